@@ -1,0 +1,119 @@
+"""One error type per meaning; the doors (HTTP, command line) map each once to what a client sees.
+
+HTTP bodies are RFC 9457 problem JSON: ``type`` (a stable code), ``title``, ``status``, ``detail`` (what and where), and
+``hint`` (what to do). Every code has its line in ``docs/errors.md``.
+"""
+
+from typing import Any, ClassVar
+
+
+class TracebilityError(Exception):
+    """Everything this program raises on purpose."""
+
+
+class ConfigurationError(TracebilityError):
+    """The installation is set up wrongly. ``str()`` is one line that names the variable and the fix, without secrets."""
+
+
+class StoreUnavailable(TracebilityError):
+    """A store does not answer, or refuses; the caller may try again. ``store`` is postgres, redis or clickhouse."""
+
+    def __init__(self, store: str, detail: str) -> None:
+        super().__init__(f"{store}: {detail}")
+        self.store = store
+        self.detail = detail
+
+
+class Problem(TracebilityError):
+    """An answer other than 2xx, as RFC 9457 has it."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Something went wrong on our side"
+
+    def __init__(
+        self, detail: str, *, hint: str = "", retry_after_s: int | None = None, **members: str | int | float | None
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.hint = hint
+        self.retry_after_s = retry_after_s
+        self.members = members
+
+    def body(self, instance: str = "") -> dict[str, Any]:
+        """The problem document. ``instance`` is the path or id of the request it speaks of."""
+        document: dict[str, Any] = {
+            "type": f"urn:tracebility:error:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.hint:
+            document["hint"] = self.hint
+        if instance:
+            document["instance"] = instance
+        return document | self.members
+
+    def headers(self) -> dict[str, str]:
+        """Headers beside the body, ``content-type`` included."""
+        headers = {"content-type": "application/problem+json", "cache-control": "no-store"}
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(self.retry_after_s)
+        return headers
+
+
+class BadRequest(Problem):
+    status, code, title = 400, "bad-request", "The request cannot be read"
+
+
+class Unauthenticated(Problem):
+    """Unknown, malformed, wrong, revoked, expired, absent: one wording for all, so that no answer tells which."""
+
+    status, code, title = 401, "unauthenticated", "A valid API key is needed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The API key is missing or not valid.",
+            hint="Send 'Authorization: Bearer tb_...' or 'x-api-key: tb_...' with a key of this installation.",
+        )
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"www-authenticate": 'Bearer realm="tracebility"'}
+
+
+class Forbidden(Problem):
+    status, code, title = 403, "forbidden", "The key lacks the scope for this"
+
+
+class NotFound(Problem):
+    """Missing, or another tenant's: the same words for both."""
+
+    status, code, title = 404, "not-found", "There is no such thing"
+
+    def __init__(self) -> None:
+        super().__init__("Nothing is stored under this address, or not for this key.")
+
+
+class MethodNotAllowed(Problem):
+    status, code, title = 405, "method-not-allowed", "This address does not take this method"
+
+
+class PayloadTooLarge(Problem):
+    status, code, title = 413, "payload-too-large", "The request is larger than is accepted"
+
+
+class UnsupportedMedia(Problem):
+    status, code, title = 415, "unsupported-media", "This content type or encoding is not understood"
+
+
+class Unprocessable(Problem):
+    status, code, title = 422, "unprocessable", "The request is well formed, but a value in it is not acceptable"
+
+
+class Overloaded(Problem):
+    """A store is away or full, so nothing was kept. Always carries ``Retry-After`` (1 to 5 s)."""
+
+    status, code, title = 503, "overloaded", "This cannot be kept right now"
+
+    def __init__(self, detail: str, *, hint: str = "Send the same request again after Retry-After seconds.") -> None:
+        super().__init__(detail, hint=hint, retry_after_s=2)
