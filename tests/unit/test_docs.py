@@ -1,0 +1,80 @@
+"""The documentation is complete: every setting, route, command, metric and error code has its line."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from tracebility.config import Settings
+from tracebility.errors import Problem
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text()
+
+
+def problems(kind: type[Problem] = Problem) -> Iterator[type[Problem]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from problems(below)
+
+
+def metric_names() -> set[str]:
+    """Names given to Counter, Gauge, Histogram and the like anywhere in the source."""
+    names = set()
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+                first = node.args[0].value
+                called = ast.unparse(node.func)
+                if isinstance(first, str) and re.search(r"(Counter|Gauge|Histogram|Summary|Metric\w*)$", called):
+                    names.add(first)
+    return names
+
+
+def commands(command: typer.core.TyperGroup | typer.core.TyperCommand, path: str) -> Iterator[str]:
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield path
+        return
+    for name, sub in below.items():
+        yield from commands(sub, f"{path} {name}")
+
+
+@pytest.mark.parametrize("field", sorted(Settings.model_fields))
+def test_every_setting_is_documented(field: str) -> None:
+    assert f"`TRACEBILITY_{field.upper()}`" in page("configuration.md")
+    assert Settings.model_fields[field].description
+
+
+@pytest.mark.parametrize("code", sorted({problem.code for problem in problems()}))
+def test_every_error_code_is_documented(code: str) -> None:
+    assert f"`{code}`" in page("errors.md")
+
+
+def test_every_metric_is_documented() -> None:
+    names = metric_names()
+    assert len(names) > 5, "the search for metrics finds none: has their declaration changed?"
+    assert [name for name in sorted(names) if f"`{name}`" not in page("metrics.md")] == []
+
+
+def test_every_command_is_documented() -> None:
+    from tracebility.cli import app
+
+    names = list(commands(typer.main.get_command(app), "tracebility"))
+    assert len(names) > 5
+    assert [name for name in names if f"`{name}" not in page("commands.md")] == []
+
+
+def test_every_route_is_documented() -> None:
+    from tracebility.api.app import openapi_document
+
+    routes = [(verb.upper(), path) for path, verbs in openapi_document()["paths"].items() for verb in verbs]
+    assert ("POST", "/v1/traces") in routes
+    assert [route for route in routes if f"`{route[0]} {route[1]}`" not in page("api.md")] == []
