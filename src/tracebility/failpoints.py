@@ -1,7 +1,8 @@
 """Named places where a test may end this process as ``kill -9`` would.
 
 ``TRACEBILITY_FAILPOINT=name`` ends the process the first time it comes by ``name``; ``name:3`` the third time. With the
-variable unset, a failpoint is one comparison.
+variable unset, a failpoint is one comparison. With ``TRACEBILITY_FAILPOINT_ONCE=FILE`` only the first process that gets
+there ends: it leaves ``FILE`` behind, so that its successor in the same environment goes on.
 """
 
 import os
@@ -10,6 +11,7 @@ import signal
 _armed = os.environ.get("TRACEBILITY_FAILPOINT", "")
 _name, _, _count = _armed.partition(":")
 _left = int(_count or 1)
+_once = os.environ.get("TRACEBILITY_FAILPOINT_ONCE", "")
 
 
 def failpoint(name: str) -> None:
@@ -18,5 +20,15 @@ def failpoint(name: str) -> None:
     if name != _name:
         return
     _left -= 1
-    if _left == 0:
+    if _left == 0 and _is_first():
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_first() -> bool:
+    if not _once:
+        return True
+    try:
+        os.close(os.open(_once, os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return False
+    return True

@@ -1,8 +1,8 @@
 """The one load that every figure and every fault round stands on: OTLP requests as an instrumented agent sends them.
 
-A request holds fifty spans of about 2 KB in five traces. Texts differ from span to span and are about as compressible as
-English, so that disk figures are honest. Requests are built once; ids and times are patched into the bytes, which costs
-under a microsecond a span.
+A request holds fifty spans of about 2 KB in five traces. Texts differ from span to span and are about as compressible
+as English, so that disk figures are honest. Requests are built once; ids and times are patched into the bytes, which
+costs under a microsecond a span.
 """
 
 import json
