@@ -1,0 +1,136 @@
+"""ClickHouse's Native format, written from Python columns: the inserts of the worker, at a few microseconds a span.
+
+A block is a header and, per column, name, type and data. Each function below turns one column's values into its data;
+``block`` puts columns together. Values are trusted to fit their type: who maps outsiders' data clamps it.
+"""
+
+import sys
+from array import array
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+# Lengths below this have their varint ready; a longer string pays for its own.
+_READY_LENGTHS = 1 << 14
+# LowCardinality, serialization version 1: each block brings a dictionary ("additional keys", bit 9; renewed, bit 10).
+_LOW_CARDINALITY_VERSION = (1).to_bytes(8, "little")
+_DICTIONARY_FLAGS = 1 << 9 | 1 << 10
+_INDEX_CODES = (("B", 1 << 8), ("H", 1 << 16), ("I", 1 << 32))
+
+
+class Column(NamedTuple):
+    """A column as the format has it: ``data`` is ``state`` (what the type writes before any value) and the values."""
+
+    name: str
+    type: str
+    data: bytes
+
+
+def varint(number: int) -> bytes:
+    """``number`` in base 128, lowest group first."""
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+_VARINTS = [varint(length) for length in range(_READY_LENGTHS)]
+
+
+def block(columns: Sequence[Column], rows: int) -> bytes:
+    """One block of ``rows`` rows, ready to follow ``INSERT INTO ... FORMAT Native``."""
+    parts = [varint(len(columns)), varint(rows)]
+    for column in columns:
+        parts += (_text(column.name), _text(column.type), column.data)
+    return b"".join(parts)
+
+
+def strings(values: Sequence[str]) -> bytes:
+    """``String``. Lone surrogates, which UTF-8 cannot say, become question marks."""
+    if not any(values):
+        return bytes(len(values))
+    try:
+        encoded = list(map(str.encode, values))
+    except UnicodeEncodeError:
+        encoded = [value.encode("utf-8", "replace") for value in values]
+    return byte_strings(encoded)
+
+
+def byte_strings(values: Sequence[bytes]) -> bytes:
+    """``String``, of values that are bytes already."""
+    lengths = list(map(len, values))
+    parts: list[bytes] = [b""] * (2 * len(values))
+    if max(lengths, default=0) < _READY_LENGTHS:
+        parts[::2] = map(_VARINTS.__getitem__, lengths)
+    else:
+        parts[::2] = map(varint, lengths)
+    parts[1::2] = values
+    return b"".join(parts)
+
+
+def low_cardinality(values: Sequence[str]) -> bytes:
+    """``LowCardinality(String)``: the block's distinct values once, then an index a row."""
+    return _LOW_CARDINALITY_VERSION + _dictionary(values)
+
+
+def unsigned(values: Iterable[int]) -> bytes:
+    """``UInt64``."""
+    return _little_endian(array("Q", values))
+
+
+def signed(values: Iterable[int]) -> bytes:
+    """``Int64``, and what is stored as one: ``DateTime64`` (ticks since 1970), ``Decimal(18, s)`` (its smallest units)."""
+    return _little_endian(array("q", values))
+
+
+def nullable_signed(values: Sequence[int | None]) -> bytes:
+    """``Nullable`` of what ``signed`` writes: a byte a row that says NULL, then the values."""
+    nulls = bytes([value is None for value in values])
+    return nulls + signed([value or 0 for value in values])
+
+
+def uuids(values: bytes) -> bytes:
+    """``UUID``, of 16 bytes a row in the order of RFC 9562: ClickHouse holds each half as a little-endian number."""
+    halves = array("Q", values)
+    halves.byteswap()
+    return halves.tobytes()
+
+
+def arrays_of_strings(flat: Sequence[str], counts: Iterable[int]) -> bytes:
+    """``Array(String)``: ``flat`` holds the elements of all rows in order, ``counts`` how many belong to each."""
+    return _offsets(counts) + strings(flat)
+
+
+def maps(keys: Sequence[str], values: Sequence[str], counts: Iterable[int]) -> bytes:
+    """``Map(LowCardinality(String), String)``: keys and values of all rows in order, and how many belong to each."""
+    if not keys:
+        return _LOW_CARDINALITY_VERSION + _offsets(counts)
+    return b"".join((_LOW_CARDINALITY_VERSION, _offsets(counts), _dictionary(keys), strings(values)))
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return varint(len(encoded)) + encoded
+
+
+def _offsets(counts: Iterable[int]) -> bytes:
+    return _little_endian(array("Q", accumulate(counts)))
+
+
+def _dictionary(values: Sequence[str]) -> bytes:
+    if not values:
+        return b""
+    positions = {value: position for position, value in enumerate(dict.fromkeys(values))}
+    code = next(code for code, bound in _INDEX_CODES if len(positions) <= bound)
+    indexes = _little_endian(array(code, map(positions.__getitem__, values)))
+    width_code = "BHI".index(code)
+    header = array("Q", (_DICTIONARY_FLAGS | width_code, len(positions)))
+    return b"".join((_little_endian(header), strings(list(positions)), unsigned((len(values),)), indexes))
+
+
+def _little_endian(numbers: "array[int]") -> bytes:
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()
