@@ -1,0 +1,349 @@
+"""The queue: streams of envelopes in Redis or Valkey, and the few verbs that edge, worker and operators need on them.
+
+Commands stay within Redis 7.0, and no command names keys of two shards, so that a cluster can hold them. A reply that
+did not come in time is *ambiguous*: the entry may be in the stream. Appends are therefore never retried here; the
+caller keeps the envelope elsewhere, and the rows' identity makes the possible double harmless.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from tracebility.config import redact
+from tracebility.errors import ConfigurationError, StoreUnavailable
+from tracebility.stores.start import START_WAIT_S, Refused, until_reachable
+from tracebility.tenant.shards import DEAD_LETTER_STREAM
+
+VARIABLE = "TRACEBILITY_REDIS_URL"
+GROUP = "ingest-worker"
+
+CONNECT_TIMEOUT_S = 1.0  # a store on the same network answers in milliseconds; a blackhole must not hold a request
+OPERATION_TIMEOUT_S = 3.0  # above the worst fsync stall of a healthy disk, below the patience of an exporter
+MAX_CONNECTIONS = 32
+
+StreamId: TypeAlias = bytes
+Fields: TypeAlias = Mapping[str, bytes]
+EntryFields: TypeAlias = dict[bytes, bytes]
+Append: TypeAlias = tuple[str, Fields]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a stream. ``fields`` is empty when the entry was deleted under a pending claim."""
+
+    id: StreamId
+    fields: EntryFields
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """One step of a claim: continue at ``cursor`` until it is ``0-0``. ``deleted`` not empty means data was lost."""
+
+    cursor: StreamId
+    entries: list[Entry]
+    deleted: list[StreamId]
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How full a stream is. ``oldest_ms`` is the Unix time of its first entry, None when it is empty."""
+
+    length: int
+    pending: int
+    oldest_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes used and allowed; ``maximum`` is 0 when there is no bound."""
+
+    used: int
+    maximum: int
+
+
+async def connect(url: str, *, wait_s: float = START_WAIT_S) -> "Queue":
+    """The queue at ``url``, once it has answered.
+
+    Raises:
+        ConfigurationError: when nothing answers there for ``wait_s``, or it refuses the credentials or the database.
+    """
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=OPERATION_TIMEOUT_S,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=None,  # `_pipeline` bounds the whole operation, not each read of it
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+            client_name="tracebility",
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"{VARIABLE} is malformed. Write it as redis://:password@host:6379/0.") from error
+    client = Redis(connection_pool=pool)
+    client.response_callbacks.clear()  # replies as they are on the wire: the same for every version of the client
+    queue = Queue(client)
+    try:
+        await until_reachable(VARIABLE, url, queue.ping, wait_s=wait_s)
+    except BaseException:
+        await queue.close()
+        raise
+    return queue
+
+
+class Queue:
+    """What may be done with the streams. Every method raises `StoreUnavailable` when the store is away or refuses."""
+
+    def __init__(self, client: "Redis") -> None:
+        self._client = client
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+        await self._client.connection_pool.disconnect()
+
+    async def ping(self) -> None:
+        """Return when the store answers."""
+        await self._pipeline([("PING",)])
+
+    # --- the edge ---
+
+    async def append(self, entries: Sequence[Append]) -> list[StreamId | StoreUnavailable]:
+        """Append each entry, all in one round trip; the id or the refusal of each, in order.
+
+        Raises:
+            StoreUnavailable: when the connection failed: any of the entries may or may not be in its stream.
+        """
+        return [
+            result if isinstance(result, StoreUnavailable) else result[0]
+            for result in await self.append_groups([[entry] for entry in entries])
+        ]
+
+    async def append_groups(self, groups: Sequence[Sequence[Append]]) -> list[list[StreamId] | StoreUnavailable]:
+        """As `append`, but the entries of one group get in together or not at all. A group is of one stream."""
+        commands: list[tuple[Any, ...]] = []
+        for group in groups:
+            if len(group) == 1:
+                commands.append(_xadd(*group[0]))
+            else:
+                commands += [("MULTI",), *(_xadd(*entry) for entry in group), ("EXEC",)]
+        replies = iter(await self._pipeline(commands, raise_on_error=False))
+        results: list[list[StreamId] | StoreUnavailable] = []
+        for group in groups:
+            # Of a transaction only EXEC's reply tells; those before it are OK, QUEUED or why EXEC refuses.
+            own = [next(replies) for _ in range(1 if len(group) == 1 else len(group) + 2)]
+            refusal = next(filter(None, map(_refusal, own)), None)
+            if refusal is not None:
+                results.append(StoreUnavailable("redis", redact(str(refusal))))
+            else:
+                results.append(own if len(group) == 1 else own[-1])
+        return results
+
+    # --- the worker ---
+
+    async def ensure_group(self, streams: Iterable[str]) -> None:
+        """Create stream and consumer group where missing; a new group starts at the first entry."""
+        commands = [("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM") for stream in streams]
+        for reply in await self._pipeline(commands, raise_on_error=False):
+            if isinstance(reply, Exception) and not str(reply).startswith("BUSYGROUP"):
+                raise StoreUnavailable("redis", redact(str(reply))) from reply
+
+    async def read(self, streams: Sequence[str], consumer: str, count_per_stream: int) -> list[tuple[str, list[Entry]]]:
+        """New entries for ``consumer``, without waiting: one XREADGROUP for each stream, in one round trip.
+
+        COUNT is per stream, so the bound of the whole read is ``count_per_stream * len(streams)``.
+        """
+        return await self._read_group(streams, consumer, count_per_stream, b">")
+
+    async def read_pending(self, stream: str, consumer: str, after: StreamId, count: int) -> list[Entry]:
+        """Entries after ``after`` that ``consumer`` was given and has not acknowledged, as after its restart."""
+        found = await self._read_group([stream], consumer, count, after)
+        return found[0][1] if found else []
+
+    async def autoclaim(
+        self, stream: str, consumer: str, min_idle_ms: int, *, start: StreamId = b"0-0", count: int = 100
+    ) -> Claimed:
+        """Take over entries whose consumer has been silent for ``min_idle_ms``."""
+        [reply] = await self._pipeline([("XAUTOCLAIM", stream, GROUP, consumer, min_idle_ms, start, "COUNT", count)])
+        cursor, entries, deleted = reply[0], reply[1], reply[2] if len(reply) > 2 else []
+        return Claimed(cursor, _entries(entries), list(deleted))
+
+    async def keep(self, stream: str, consumer: str, ids: Sequence[StreamId]) -> None:
+        """Say that ``consumer`` is still at work on ``ids``, so that nobody claims them."""
+        if ids:
+            await self._pipeline([("XCLAIM", stream, GROUP, consumer, 0, *ids, "JUSTID")])
+
+    async def deliveries(self, stream: str, ids: Sequence[StreamId]) -> dict[StreamId, int]:
+        """How often each pending id has been delivered."""
+        replies = await self._pipeline([("XPENDING", stream, GROUP, entry_id, entry_id, 1) for entry_id in ids])
+        return {row[0]: int(row[3]) for reply in replies for row in reply}
+
+    async def ack_and_delete(self, stream: str, ids: Sequence[StreamId]) -> None:
+        """Acknowledge and delete: an acknowledgement alone frees no memory."""
+        await self.ack_and_delete_all({stream: ids})
+
+    async def ack_and_delete_all(self, ids_by_stream: Mapping[str, Sequence[StreamId]]) -> None:
+        """As `ack_and_delete` for several streams, one transaction each, in one round trip."""
+        commands: list[tuple[Any, ...]] = []
+        for stream, ids in ids_by_stream.items():
+            if ids:
+                commands += [("MULTI",), ("XACK", stream, GROUP, *ids), ("XDEL", stream, *ids), ("EXEC",)]
+        await self._pipeline(commands)
+
+    async def dead_letter(self, stream: str, entry: Entry, *, reason: str, deliveries: int, at_us: int) -> None:
+        """Move ``entry`` from ``stream`` to the dead-letter stream with what happened, in one transaction."""
+        fields = {
+            "h": entry.fields.get(b"h", b""),
+            "b": entry.fields.get(b"b", b""),
+            "reason": reason.encode(),
+            "stream": stream.encode(),
+            "entry_id": entry.id,
+            "deliveries": str(deliveries).encode(),
+            "at": str(at_us).encode(),
+        }
+        # An envelope of before the shards has one field of its own; it must come back from here as it was.
+        fields |= {name.decode(): value for name, value in entry.fields.items() if name not in (b"h", b"b")}
+        await self._pipeline(
+            [
+                ("MULTI",),
+                _xadd(DEAD_LETTER_STREAM, fields),
+                ("XACK", stream, GROUP, entry.id),
+                ("XDEL", stream, entry.id),
+                ("EXEC",),
+            ]
+        )
+
+    # --- operators ---
+
+    async def replay(self, entry: Entry) -> StreamId:
+        """Put a dead letter back at the end of the stream it came from; its id there."""
+        lost = {b"reason", b"stream", b"entry_id", b"deliveries", b"at"}
+        fields = {name.decode(): value for name, value in entry.fields.items() if name not in lost}
+        stream = entry.fields[b"stream"].decode()
+        replies = await self._pipeline(
+            [("MULTI",), _xadd(stream, fields), ("XDEL", DEAD_LETTER_STREAM, entry.id), ("EXEC",)]
+        )
+        new_id: StreamId = replies[-1][0]
+        return new_id
+
+    async def delete(self, stream: str, ids: Sequence[StreamId]) -> int:
+        """Delete entries; how many there were."""
+        [deleted] = await self._pipeline([("XDEL", stream, *ids)]) if ids else [0]
+        return int(deleted)
+
+    async def range(
+        self, stream: str, *, start: StreamId = b"-", end: StreamId = b"+", count: int = 100
+    ) -> list[Entry]:
+        """Entries of ``stream`` from ``start`` to ``end``, both included; ``(id`` leaves one out."""
+        [reply] = await self._pipeline([("XRANGE", stream, start, end, "COUNT", count)])
+        return _entries(reply)
+
+    async def depths(self, streams: Sequence[str]) -> dict[str, Depth]:
+        """How full each stream is, in one round trip."""
+        commands: list[tuple[Any, ...]] = []
+        for stream in streams:
+            commands += [("XLEN", stream), ("XPENDING", stream, GROUP), ("XRANGE", stream, "-", "+", "COUNT", 1)]
+        replies = await self._pipeline(commands, raise_on_error=False)
+        depths = {}
+        for stream, (length, pending, first) in zip(streams, _in_threes(replies), strict=True):
+            # XPENDING of a stream without the group is an error; nothing is pending there.
+            waiting = 0 if isinstance(pending, Exception) else int(pending[0])
+            oldest = int(first[0][0].split(b"-")[0]) if first else None
+            depths[stream] = Depth(int(length), waiting, oldest)
+        return depths
+
+    async def length(self, stream: str) -> int:
+        """Entries in ``stream``, delivered or not."""
+        return (await self.depths([stream]))[stream].length
+
+    async def pending(self, stream: str) -> int:
+        """Entries of ``stream`` that were delivered and not acknowledged."""
+        return (await self.depths([stream]))[stream].pending
+
+    async def oldest(self, stream: str) -> int | None:
+        """Unix milliseconds of the first entry of ``stream``."""
+        return (await self.depths([stream]))[stream].oldest_ms
+
+    async def info_memory(self) -> Memory:
+        """Memory used and allowed, to stop before the store refuses."""
+        [reply] = await self._pipeline([("INFO", "memory")])
+        lines = dict(line.split(b":", 1) for line in reply.splitlines() if b":" in line)
+        return Memory(int(lines[b"used_memory"]), int(lines[b"maxmemory"]))
+
+    async def server(self) -> dict[str, str]:
+        """INFO's server, persistence and memory sections, for people: versions, what is fsynced, what is evicted."""
+        replies = await self._pipeline([("INFO", section) for section in ("server", "persistence", "memory")])
+        lines = (line.split(b":", 1) for reply in replies for line in reply.splitlines() if b":" in line)
+        return {name.decode(): value.decode(errors="replace") for name, value in lines}
+
+    async def _read_group(
+        self, streams: Sequence[str], consumer: str, count: int, after: StreamId
+    ) -> list[tuple[str, list[Entry]]]:
+        commands = [
+            ("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", count, "STREAMS", stream, after) for stream in streams
+        ]
+        found: list[tuple[str, list[Entry]]] = []
+        for stream, reply in zip(streams, await self._pipeline(commands, raise_on_error=False), strict=True):
+            if isinstance(reply, Exception):
+                if not str(reply).startswith("NOGROUP"):
+                    raise StoreUnavailable("redis", redact(str(reply))) from reply
+                # A store that was emptied, or a stream that nobody has written yet.
+                await self.ensure_group([stream])
+            elif reply:
+                found.append((stream, _entries(reply[0][1])))
+        return found
+
+    async def _pipeline(self, commands: Sequence[tuple[Any, ...]], *, raise_on_error: bool = True) -> list[Any]:
+        """Send ``commands`` in one write and return their raw replies, within the operation's time."""
+        if not commands:
+            return []
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        try:
+            async with asyncio.timeout(OPERATION_TIMEOUT_S):
+                replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        except (*_UNWELCOME, exceptions.ResponseError) as error:
+            # Outside of a pipeline's own replies only the handshake can be answered with an error.
+            raise Refused("redis", redact(str(error))) from error
+        except (TimeoutError, exceptions.TimeoutError) as error:
+            raise StoreUnavailable("redis", f"no answer within {OPERATION_TIMEOUT_S:.0f} s") from error
+        except (exceptions.RedisError, OSError) as error:
+            raise StoreUnavailable("redis", redact(str(error))) from error
+        if raise_on_error:
+            refusal = next(filter(None, map(_refusal, replies)), None)
+            if refusal is not None:
+                kind = Refused if isinstance(refusal, _UNWELCOME) else StoreUnavailable
+                raise kind("redis", redact(str(refusal))) from refusal
+        return replies
+
+
+_UNWELCOME = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
+
+
+def _refusal(reply: Any) -> Exception | None:
+    """The error that ``reply`` is, or holds as the reply of a transaction."""
+    if isinstance(reply, Exception):
+        return reply
+    if isinstance(reply, list):
+        return next((part for part in reply if isinstance(part, Exception)), None)
+    return None
+
+
+def _xadd(stream: str, fields: Fields) -> tuple[Any, ...]:
+    return ("XADD", stream, "*", *(part for field in fields.items() for part in field))
+
+
+def _entries(reply: list[Any] | None) -> list[Entry]:
+    return [Entry(row[0], dict(zip(row[1][::2], row[1][1::2], strict=True)) if row[1] else {}) for row in reply or ()]
+
+
+def _in_threes(replies: list[Any]) -> Iterator[tuple[Any, Any, Any]]:
+    return zip(replies[::3], replies[1::3], replies[2::3], strict=True)
