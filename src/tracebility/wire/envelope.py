@@ -1,8 +1,8 @@
 """The envelope: what one accepted request is on its way from the edge to the worker.
 
-It carries the tenant tuple, what was stamped at accept, and the body exactly as the client sent it. Its id is the unit of
-idempotency everywhere: queue, rows, metering, dead letters. On a stream it is two fields: ``h``, the header as msgpack, and
-``b``, the body.
+It carries the tenant tuple, what was stamped at accept, and the body exactly as the client sent it. Its id is the unit
+of idempotency everywhere: queue, rows, metering, dead letters. On a stream it is two fields: ``h``, the header as
+msgpack, and ``b``, the body.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ class MalformedEnvelope(ValueError):
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about an envelope but its body.
 
-    ``accepted_at_us`` (Unix microseconds, UTC) and ``period`` (``YYYY-MM``) are stamped once, at accept: a date derived again later
-    could put a redelivered row into another partition.
+    ``accepted_at_us`` (Unix microseconds, UTC) and ``period`` (``YYYY-MM``) are stamped once, at accept: a date derived
+    again later could put a redelivered row into another partition.
     """
 
     id: UUID
@@ -66,7 +66,7 @@ def from_fields(fields: Mapping[bytes, bytes]) -> Envelope:
     try:
         header = _decode(fields[b"h"])
         body = fields[b"b"]
-    except (KeyError, msgspec.MsgspecError) as error:
+    except (KeyError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise MalformedEnvelope(f"not an envelope: {error}") from error
     if header.v != VERSION:
         raise MalformedEnvelope(f"envelope version {header.v}, this program reads {VERSION}")

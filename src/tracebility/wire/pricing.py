@@ -1,4 +1,4 @@
-"""What a model call costs: token prices from ``genai-prices``, looked up once per model so that a span pays a microsecond.
+"""What a model call costs: prices from ``genai-prices``, looked up once per model so that a span pays a microsecond.
 
 Amounts are integers: prices in femtodollars a token (a dollar per million tokens is 10**9 of them), results in
 nanodollars, the scale of the ``cost`` columns.

@@ -1,0 +1,60 @@
+"""Every bound on what a client may send, in one place: value, unit, reason. docs/limits.md lists them.
+
+Over a bound of the request the answer is 413 and nothing is kept; over a bound of one item that item is rejected and
+the others are kept.
+"""
+
+# --- of a request ---
+
+# As sent, before decompression. OpenTelemetry's collector sends 8,192 spans a request at most: 16 MB of 2 KB spans.
+BODY_BYTES = 20 << 20
+
+# After decompression. Real bodies shrink 5 to 40 times; a bomb, 1,000 times and more, is stopped while it inflates.
+INFLATED_BYTES = 100 << 20
+
+# Spans or runs. 100 MiB of 2 KB spans, the largest request by bytes, is 51,200; more are shells that only cost memory.
+ITEMS = 60_000
+
+# Resources and scopes that group an OTLP request's spans: one of each a span, at worst.
+GROUPS = 2 * ITEMS
+
+# How long a client may take to send its body: OTLP exporters give up after 10 s, LangSmith's after 90 s at most.
+BODY_SECONDS = 90.0
+
+# --- of an item (a span or a run) ---
+
+# As decoded. One item is one row: the engine writes rows of 10 MiB without trouble, and no reader opens larger ones.
+ITEM_BYTES = 10 << 20
+
+# Attributes, those of events, links and nested values included. OpenTelemetry's SDKs stop at 128.
+ATTRIBUTES = 10_000
+
+# Nested arrays and objects in JSON. Deeper ones exhaust the stack of some reader on the way.
+JSON_DEPTH = 128
+
+# Nested messages in protobuf: the limit of every protobuf implementation, about 45 nested arrays in an attribute.
+PROTOBUF_DEPTH = 100
+
+# Names are shown whole and kept in dictionaries of distinct values.
+NAME_CHARS = 4_096
+
+# Session, user, model, provider, a tag, a metadata key: what people filter by.
+LABEL_CHARS = 1_024
+
+# Tags of a run.
+TAGS = 1_000
+
+# Largest moment: what a signed 64-bit count of nanoseconds since 1970 holds (the year 2262).
+MAX_UNIX_NANO = (1 << 63) - 1
+
+# Largest count of tokens.
+MAX_COUNT = (1 << 63) - 1
+
+# --- of what travels inside ---
+
+# A request larger than this is split by items, so that no envelope holds up its shard.
+ENVELOPE_BYTES = 1 << 20
+
+# What an answer says about rejected items: beyond this it only counts them.
+REJECTIONS_NAMED = 100
+REJECTION_CHARS = 300

@@ -1,0 +1,311 @@
+"""Native runs: the JSON of ``POST /v1/runs``, checked one run at a time and brought into one form.
+
+Fields that this version does not know are passed over, so that a newer client can talk to an older server.
+"""
+
+import re
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from tracebility.errors import BadRequest, PayloadTooLarge
+from tracebility.wire import jsontext, limits
+from tracebility.wire.moments import NotAMoment, unix_nano
+from tracebility.wire.rejection import Rejection
+
+KINDS = frozenset(
+    ("llm", "tool", "retriever", "chain", "agent", "embedding")
+    + ("reranker", "guardrail", "evaluator", "parser", "workflow", "task")
+)
+
+_STATUSES = {"ok": "ok", "success": "ok", "error": "error", "running": "unset", "pending": "unset", "unset": "unset"}
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_HEX = re.compile(r"[0-9a-fA-F]{16}|[0-9a-fA-F]{32}")
+_NIL = re.compile(r"[0-]+")
+_MAX_COST = 10**9  # the column holds nine digits before the point
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one call."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as it is stored. Text that was absent or null is empty; ``inputs`` and ``outputs`` are JSON text, or plain
+    text if a string was sent; ``metadata`` holds strings as they are and everything else as JSON text."""
+
+    id: str
+    trace_id: str
+    parent_id: str
+    name: str
+    kind: str
+    start_ns: int
+    end_ns: int  # 0: not ended
+    status: str  # "ok" | "error" | "unset"
+    inputs: str
+    outputs: str
+    error: str
+    error_type: str
+    model: str
+    provider: str
+    usage: Usage | None
+    cost: Decimal | None
+    session_id: str
+    user_id: str
+    tags: tuple[str, ...]
+    metadata: dict[str, str]
+    size: int  # bytes as received
+
+
+def decode_runs(body: bytes) -> list[Run | Rejection]:
+    """Each run of ``body`` (one run, or ``{"runs": [...]}``) in its order, or why it is refused.
+
+    A child that names its parent and no trace is put into the trace of its topmost ancestor in this body.
+
+    Raises:
+        BadRequest: when ``body`` is not JSON, or not an object.
+        PayloadTooLarge: when it holds too many runs.
+    """
+    return _placed([_run(index, raw) for index, raw in enumerate(raw_runs(body))])
+
+
+def raw_runs(body: bytes) -> list[Raw]:
+    """The JSON text of each run of ``body``.
+
+    Raises:
+        BadRequest: when ``body`` is not JSON, or not an object.
+        PayloadTooLarge: when it holds too many runs.
+    """
+    body = jsontext.repair(body)
+    try:
+        batch = jsontext.decode(body, _decode_batch)
+        if batch.runs is UNSET:
+            return [Raw(body.strip())]
+        runs = bytes(batch.runs)
+        if len(runs) > limits.ENVELOPE_BYTES:
+            jsontext.check_values(runs, 1, limits.ITEMS, "runs")
+        return _bounded(jsontext.decode(runs, _decode_list))
+    except (msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise BadRequest(
+            f"The body is not a run and not a list of runs: {_path(str(error))}.",
+            hint='Send one run, or {"runs": [run, ...]}.',
+        ) from error
+
+
+def _bounded(runs: list[Raw]) -> list[Raw]:
+    if len(runs) > limits.ITEMS:
+        raise PayloadTooLarge(f"The body holds more than {limits.ITEMS} runs.", hint="Send fewer a request.")
+    return runs
+
+
+def _run(index: int, raw: Raw) -> Run | Rejection:
+    text = bytes(raw)
+    try:
+        if len(text) > limits.ITEM_BYTES:
+            raise _Refused(f"the run is {len(text)} bytes, more than {limits.ITEM_BYTES >> 20} MiB")
+        if jsontext.is_deeper(text, limits.JSON_DEPTH):
+            raise _Refused(f"arrays and objects are nested more than {limits.JSON_DEPTH} deep")
+        return _normal(_decode_sent(text), len(text))
+    except msgspec.ValidationError as error:
+        return Rejection(index, _path(str(error)))
+    except UnicodeDecodeError as error:
+        return Rejection(index, f"a string is not UTF-8: {error.reason}")
+    except (_Refused, NotAMoment, msgspec.DecodeError) as error:
+        return Rejection(index, str(error))
+
+
+class _Refused(ValueError):
+    """A value of the right type that cannot be stored."""
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    runs: Raw | UnsetType = UNSET
+
+
+class _Sent(msgspec.Struct, frozen=True):
+    id: str
+    name: str
+    kind: str
+    start_time: str | int | float
+    trace_id: str | None = None
+    parent_id: str | None = None
+    end_time: str | int | float | None = None
+    status: str | None = None
+    inputs: Raw = Raw()
+    outputs: Raw = Raw()
+    error: Raw = Raw()
+    model: str | None = None
+    provider: str | None = None
+    usage: dict[str, Any] | None = None
+    cost: Decimal | None = None
+    session_id: str | int | None = None
+    user_id: str | int | None = None
+    tags: list[str] | None = None
+    metadata: dict[str, Raw] | None = None
+
+
+class _Error(msgspec.Struct, frozen=True):
+    message: str | None = None
+    type: str | None = None
+
+
+_decode_batch = msgspec.json.Decoder(_Batch).decode
+_decode_list = msgspec.json.Decoder(list[Raw]).decode
+_decode_sent = msgspec.json.Decoder(_Sent).decode
+_decode_string = msgspec.json.Decoder(str).decode
+_decode_error = msgspec.json.Decoder(_Error).decode
+
+
+def _normal(sent: _Sent, size: int) -> Run:
+    parent_id = _id("parent_id", sent.parent_id) if sent.parent_id else ""
+    trace_id = _id("trace_id", sent.trace_id) if sent.trace_id else ""
+    run_id = _id("id", sent.id)
+    if parent_id == run_id:
+        raise _Refused("parent_id: a run cannot be its own parent")
+    kind = sent.kind.lower()
+    if kind not in KINDS:
+        raise _Refused(f"kind: {sent.kind[:40]!r} is none of {', '.join(sorted(KINDS))}")
+    tags = tuple(_label("tags", tag) for tag in sent.tags or ())
+    metadata = sent.metadata or {}
+    if len(tags) > limits.TAGS:
+        raise _Refused(f"tags: {len(tags)}, more than {limits.TAGS}")
+    if len(metadata) > limits.ATTRIBUTES:
+        raise _Refused(f"metadata: {len(metadata)} keys, more than {limits.ATTRIBUTES}")
+    error, error_type = _error(sent.error)
+    end_ns = _moment("end_time", sent.end_time) if sent.end_time is not None else 0
+    return Run(
+        id=run_id,
+        trace_id=trace_id,
+        parent_id=parent_id,
+        name=_text("name", sent.name, limits.NAME_CHARS),
+        kind=kind,
+        start_ns=_moment("start_time", sent.start_time),
+        end_ns=end_ns,
+        status=_status(sent.status, failed=bool(error or error_type), ended=end_ns > 0),
+        inputs=_plain(sent.inputs),
+        outputs=_plain(sent.outputs),
+        error=error,
+        error_type=error_type,
+        model=_label("model", sent.model),
+        provider=_label("provider", sent.provider),
+        usage=_usage(sent.usage),
+        cost=_cost(sent.cost),
+        session_id=_label("session_id", sent.session_id),
+        user_id=_label("user_id", sent.user_id),
+        tags=tags,
+        metadata={_label("metadata", key): _plain(value) for key, value in metadata.items()},
+        size=size,
+    )
+
+
+def _id(field: str, value: str) -> str:
+    if _UUID.fullmatch(value) is None:
+        if _HEX.fullmatch(value) is None:
+            raise _Refused(f"{field}: {value[:40]!r} is not an id: send a UUID, or 16 or 32 hex digits")
+        value = value.lower()
+    if _NIL.fullmatch(value):
+        raise _Refused(f"{field}: all zeros name nothing")
+    return value
+
+
+def _text(field: str, value: str, most: int) -> str:
+    if len(value) > most:
+        raise _Refused(f"{field}: {len(value)} characters, more than {most}")
+    return value
+
+
+def _label(field: str, value: str | int | None) -> str:
+    return "" if value is None else _text(field, str(value), limits.LABEL_CHARS)
+
+
+def _moment(field: str, value: str | int | float) -> int:
+    try:
+        return unix_nano(value)
+    except NotAMoment as error:
+        raise NotAMoment(f"{field}: {error}") from error
+
+
+def _status(value: str | None, *, failed: bool, ended: bool) -> str:
+    if value:
+        try:
+            return _STATUSES[value.lower()]
+        except KeyError:
+            raise _Refused(f"status: {value[:40]!r} is none of {', '.join(_STATUSES)}") from None
+    return "error" if failed else "ok" if ended else "unset"
+
+
+def _usage(sent: dict[str, Any] | None) -> Usage | None:
+    if sent is None:
+        return None
+    return Usage(**{field: _count(field, sent.get(field)) for field in Usage.__struct_fields__})
+
+
+def _count(field: str, value: Any) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise _Refused(f"usage.{field}: {str(value)[:40]!r} is not a whole number")
+    if not 0 <= value <= limits.MAX_COUNT:
+        raise _Refused(f"usage.{field}: {str(value)[:40]} is not between 0 and 2^63")
+    return int(value)
+
+
+def _cost(cost: Decimal | None) -> Decimal | None:
+    if cost is not None and not 0 <= cost < _MAX_COST:  # NaN is in no range
+        raise _Refused(f"cost: {cost} is not between 0 and 10^9 US dollars")
+    return cost
+
+
+def _plain(raw: Raw) -> str:
+    """A string's own text, and the JSON text of everything else; nothing for null."""
+    text = bytes(raw)
+    if not text or text == b"null":
+        return ""
+    return _decode_string(text) if text[:1] == b'"' else str(text, "utf-8")
+
+
+def _error(raw: Raw) -> tuple[str, str]:
+    text = bytes(raw)
+    if text[:1] != b"{":
+        return _plain(raw), ""
+    try:
+        error = _decode_error(text)
+    except msgspec.ValidationError:
+        return _plain(raw), ""
+    return error.message or (_plain(raw) if error.type is None else ""), _label("error.type", error.type)
+
+
+def _path(message: str) -> str:
+    """``Expected `str`, got `int` - at `$.name``` as ``name: expected str, got int``."""
+    what, _, where = message.partition(" - at `$")
+    what = (what[:1].lower() + what[1:]).replace("`", "")
+    where = where.rstrip("`").lstrip(".")
+    return f"{where}: {what}" if where else what
+
+
+def _placed(runs: list[Run | Rejection]) -> list[Run | Rejection]:
+    """Runs without a trace put into one: a root into its own, a child into that of its topmost ancestor in ``runs``."""
+    if all(isinstance(run, Rejection) or run.trace_id for run in runs):
+        return runs
+    by_id = {run.id: run for run in runs if isinstance(run, Run)}
+    return [_with_trace(run, by_id) if isinstance(run, Run) and not run.trace_id else run for run in runs]
+
+
+def _with_trace(run: Run, by_id: dict[str, Run]) -> Run:
+    top, seen = run, {run.id}
+    while not top.trace_id and top.parent_id:
+        parent = by_id.get(top.parent_id)
+        if parent is None:
+            return msgspec.structs.replace(run, trace_id=top.parent_id)
+        if parent.id in seen:
+            return msgspec.structs.replace(run, trace_id=min(seen))  # a circle: one trace, whoever is asked
+        seen.add(parent.id)
+        top = parent
+    return msgspec.structs.replace(run, trace_id=top.trace_id or top.id)

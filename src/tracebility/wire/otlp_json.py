@@ -1,0 +1,298 @@
+"""OTLP in JSON: ids in hex of either case, 64-bit numbers as text or numbers, enums as numbers or names.
+
+It is read into structs, checked there, and converted to the protobuf message, so that the rest knows one form.
+"""
+
+import binascii
+from base64 import b64decode
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1 import common_pb2
+from opentelemetry.proto.trace.v1 import trace_pb2
+
+from tracebility.errors import BadRequest
+from tracebility.wire import jsontext, limits
+
+Long = int | float | str | None
+
+
+class Unfit(ValueError):
+    """JSON of the right shape whose value no OTLP message can hold."""
+
+
+class _Struct(msgspec.Struct, frozen=True, rename="camel"):
+    pass
+
+
+class AnyValue(_Struct, frozen=True, rename="camel"):
+    string_value: str | None = None
+    int_value: Long = None
+    bool_value: bool | None = None
+    double_value: Long = None
+    array_value: "ArrayValue | None" = None
+    kvlist_value: "KeyValueList | None" = None
+    bytes_value: str | None = None
+
+
+class ArrayValue(_Struct, frozen=True, rename="camel"):
+    values: list[AnyValue | None] | None = None
+
+
+class KeyValue(_Struct, frozen=True, rename="camel"):
+    key: str | None = None
+    value: AnyValue | None = None
+
+
+class KeyValueList(_Struct, frozen=True, rename="camel"):
+    values: list[KeyValue] | None = None
+
+
+Attributes = list[KeyValue] | None
+
+
+class Event(_Struct, frozen=True, rename="camel"):
+    time_unix_nano: Long = None
+    name: str | None = None
+    attributes: Attributes = None
+    dropped_attributes_count: int | None = None
+
+
+class Link(_Struct, frozen=True, rename="camel"):
+    trace_id: str | None = None
+    span_id: str | None = None
+    trace_state: str | None = None
+    attributes: Attributes = None
+    dropped_attributes_count: int | None = None
+    flags: int | None = None
+
+
+class Status(_Struct, frozen=True, rename="camel"):
+    message: str | None = None
+    code: int | str | None = None
+
+
+class Span(_Struct, frozen=True, rename="camel"):
+    trace_id: str | None = None
+    span_id: str | None = None
+    trace_state: str | None = None
+    parent_span_id: str | None = None
+    flags: int | None = None
+    name: str | None = None
+    kind: int | str | None = None
+    start_time_unix_nano: Long = None
+    end_time_unix_nano: Long = None
+    attributes: Attributes = None
+    dropped_attributes_count: int | None = None
+    events: list[Event] | None = None
+    dropped_events_count: int | None = None
+    links: list[Link] | None = None
+    dropped_links_count: int | None = None
+    status: Status | None = None
+
+
+class Scope(_Struct, frozen=True, rename="camel"):
+    name: str | None = None
+    version: str | None = None
+    attributes: Attributes = None
+    dropped_attributes_count: int | None = None
+
+
+class Resource(_Struct, frozen=True, rename="camel"):
+    attributes: Attributes = None
+    dropped_attributes_count: int | None = None
+
+
+class ScopeSpans(_Struct, frozen=True, rename="camel"):
+    scope: Scope | None = None
+    spans: list[Span] | None = None
+    schema_url: str | None = None
+
+
+class ResourceSpans(_Struct, frozen=True, rename="camel"):
+    resource: Resource | None = None
+    scope_spans: list[ScopeSpans] | None = None
+    schema_url: str | None = None
+
+
+class Request(_Struct, frozen=True, rename="camel"):
+    resource_spans: list[ResourceSpans] | None = None
+
+
+read_request = msgspec.json.Decoder(Request).decode
+read_span = msgspec.json.Decoder(Span).decode
+
+
+def decode(body: bytes) -> ExportTraceServiceRequest:
+    """The message that ``body`` is. A span that no message can hold becomes an empty one.
+
+    Raises:
+        BadRequest: when it is not an OTLP request.
+    """
+    try:
+        request = jsontext.decode(jsontext.repair(body), read_request)
+        message = ExportTraceServiceRequest()
+        for sent in request.resource_spans or ():
+            fill_group(message, sent)
+    except (msgspec.ValidationError, UnicodeDecodeError, Unfit) as error:
+        raise BadRequest(f"The body is not an OTLP trace request: {error}.") from error
+    return message
+
+
+def fill_group(message: ExportTraceServiceRequest, sent: ResourceSpans) -> None:
+    """Bring ``sent`` into ``message``, with an empty span in the place of each that is unfit."""
+    group = message.resource_spans.add(schema_url=sent.schema_url or "")
+    if sent.resource is not None:
+        _fill_attributes(group.resource.attributes, sent.resource.attributes)
+        group.resource.dropped_attributes_count = _uint32(sent.resource.dropped_attributes_count)
+    for scoped in sent.scope_spans or ():
+        scope_spans = group.scope_spans.add(schema_url=scoped.schema_url or "")
+        if scoped.scope is not None:
+            scope_spans.scope.name = scoped.scope.name or ""
+            scope_spans.scope.version = scoped.scope.version or ""
+            _fill_attributes(scope_spans.scope.attributes, scoped.scope.attributes)
+        for span in scoped.spans or ():
+            target = scope_spans.spans.add()
+            try:
+                fill_span(target, span)
+            except Unfit:
+                target.Clear()
+
+
+def fill_span(target: trace_pb2.Span, sent: Span) -> None:
+    """Bring ``sent`` into ``target``.
+
+    Raises:
+        Unfit: naming the field whose value a message cannot hold.
+    """
+    target.trace_id = _hex("traceId", sent.trace_id)
+    target.span_id = _hex("spanId", sent.span_id)
+    target.parent_span_id = _hex("parentSpanId", sent.parent_span_id)
+    target.name = sent.name or ""
+    target.kind = _enum("kind", trace_pb2.Span.SpanKind, sent.kind)
+    target.start_time_unix_nano = _moment("startTimeUnixNano", sent.start_time_unix_nano)
+    target.end_time_unix_nano = _moment("endTimeUnixNano", sent.end_time_unix_nano)
+    if sent.trace_state:
+        target.trace_state = sent.trace_state
+    if sent.flags:
+        target.flags = _uint32(sent.flags)
+    _fill_attributes(target.attributes, sent.attributes)
+    target.dropped_attributes_count = _uint32(sent.dropped_attributes_count)
+    target.dropped_events_count = _uint32(sent.dropped_events_count)
+    target.dropped_links_count = _uint32(sent.dropped_links_count)
+    for event in sent.events or ():
+        into = target.events.add(
+            name=event.name or "",
+            time_unix_nano=_moment("events.timeUnixNano", event.time_unix_nano),
+            dropped_attributes_count=_uint32(event.dropped_attributes_count),
+        )
+        _fill_attributes(into.attributes, event.attributes)
+    for link in sent.links or ():
+        link_into = target.links.add(
+            trace_id=_hex("links.traceId", link.trace_id),
+            span_id=_hex("links.spanId", link.span_id),
+            trace_state=link.trace_state or "",
+            flags=_uint32(link.flags),
+            dropped_attributes_count=_uint32(link.dropped_attributes_count),
+        )
+        _fill_attributes(link_into.attributes, link.attributes)
+    if sent.status is not None:
+        target.status.message = sent.status.message or ""
+        target.status.code = _enum("status.code", trace_pb2.Status.StatusCode, sent.status.code)
+
+
+def _fill_attributes(target: Any, sent: Attributes) -> None:
+    for pair in sent or ():
+        into = target.add(key=pair.key or "")
+        value = pair.value
+        if value is None:
+            continue
+        if value.string_value is not None:
+            into.value.string_value = value.string_value
+        else:
+            _fill_value(into.value, value)
+
+
+def _fill_value(into: common_pb2.AnyValue, value: AnyValue) -> None:
+    if value.string_value is not None:
+        into.string_value = value.string_value
+    elif value.int_value is not None:
+        into.int_value = _long("intValue", value.int_value, -(1 << 63), (1 << 63) - 1)
+    elif value.bool_value is not None:
+        into.bool_value = value.bool_value
+    elif value.double_value is not None:
+        into.double_value = _double(value.double_value)
+    elif value.bytes_value is not None:
+        into.bytes_value = _base64(value.bytes_value)
+    elif value.array_value is not None:
+        into.array_value.SetInParent()
+        for item in value.array_value.values or ():
+            inner = into.array_value.values.add()
+            if item is not None:
+                _fill_value(inner, item)
+    elif value.kvlist_value is not None:
+        into.kvlist_value.SetInParent()
+        _fill_attributes(into.kvlist_value.values, value.kvlist_value.values)
+
+
+def _hex(field: str, text: str | None) -> bytes:
+    try:
+        return bytes.fromhex(text) if text else b""
+    except ValueError:
+        raise Unfit(f"{field} must be hex digits, it is {(text or '')[:40]!r}") from None
+
+
+def _moment(field: str, value: Long) -> int:
+    return _long(field, value, 0, limits.MAX_UNIX_NANO) if value else 0
+
+
+def _long(field: str, value: Long, least: int, most: int) -> int:
+    try:
+        number = int(value or 0)
+    except (ValueError, OverflowError):
+        raise Unfit(f"{field} must be a whole number, it is {str(value)[:40]!r}") from None
+    if isinstance(value, float) and number != value:
+        raise Unfit(f"{field} must be a whole number, it is {value}")
+    if not least <= number <= most:
+        raise Unfit(f"{field} must be from {least} to {most}, it is {str(value)[:40]}")
+    return number
+
+
+def _double(value: Long) -> float:
+    try:
+        return float(value or 0)  # "NaN" and "Infinity" are how JSON spells them
+    except (ValueError, OverflowError):
+        raise Unfit(f"doubleValue must be a number, it is {str(value)[:40]!r}") from None
+
+
+def _base64(text: str) -> bytes:
+    try:
+        return b64decode(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise Unfit("bytesValue must be base64") from None
+
+
+def _uint32(value: int | None) -> int:
+    return min(max(value or 0, 0), (1 << 32) - 1)
+
+
+def _enum(field: str, enum: Any, value: int | str | None) -> Any:
+    if value is None:
+        return 0
+    if isinstance(value, str) and value.lstrip("-").isdigit():
+        value = int(value[:12])
+    if isinstance(value, int):
+        return value if 0 <= value < 1 << 31 else 0
+    try:
+        return enum.Value(value)
+    except ValueError:
+        raise Unfit(f"{field} is not a name of the specification: {value[:40]!r}") from None
+
+
+def spans_of(request: Request) -> Iterator[Span]:
+    """Each span of ``request`` in its order."""
+    for group in request.resource_spans or ():
+        for scoped in group.scope_spans or ():
+            yield from scoped.spans or ()
