@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tracebility.errors import ConfigurationError
@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(description="port to listen on", ge=0, le=65535)] = DEFAULT_PORT
     listen_socket: Annotated[str, Field(description="unix socket to listen on instead of host and port")] = ""
+    listen_fd: Annotated[int | None, Field(description="listening socket inherited from `tracebility up`; not set by hand")] = None
     api_socket: Annotated[str, Field(description="ingest-api: unix socket of the api target, for every route that is not an ingest route")] = ""
     spool_dir: Annotated[Path, Field(description="ingest-api: the disk buffer's folder")] = Path("spool")
     spool_max_bytes: Annotated[int, Field(description="ingest-api: most bytes the disk buffer may hold", ge=1 << 20)] = 4 << 30
@@ -60,6 +61,20 @@ class Settings(BaseSettings):
         if not well_formed:
             raise ConfigurationError(f"{variable} is malformed. Write it as {_EXAMPLES[variable]}.")
         return value
+
+
+def load_settings() -> Settings:
+    """The settings as the environment has them.
+
+    Raises:
+        ConfigurationError: for the first variable with an unusable value, naming it and what it takes.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = f"TRACEBILITY_{first['loc'][0]}".upper()
+        raise ConfigurationError(f"{name} is not usable: {first['msg']}. Correct it, or unset it for its default.") from None
 
 
 def redact(text: str) -> str:

@@ -1,0 +1,141 @@
+"""The command line. It loads nothing but typer until a command is chosen; each command group has its own file."""
+
+import importlib
+import os
+import pkgutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import tracebility.commands
+from tracebility import __version__
+from tracebility.commands.options import AsJson, DataDir
+from tracebility.errors import ConfigurationError, TracebilityError
+
+app = typer.Typer(
+    name="tracebility",
+    help="Multi-tenant observability for LLM applications. Start with: tracebility up",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tracebility {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _tracebility(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def up(
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Where all data lives.", show_default="~/.tracebility")
+    ] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The one port; 0 takes a free one.")] = 7080,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    ready_file: Annotated[
+        Path | None, typer.Option("--ready-file", help="Also write the ready file here (it holds secrets; mode 0600).")
+    ] = None,
+    no_web: Annotated[bool, typer.Option("--no-web", help="Serve the API without the web pages.")] = False,
+    only_stores: Annotated[
+        bool, typer.Option("--only-stores", help="Start, migrate and watch the stores, but none of the services.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what the stores say while they start.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start everything on this machine: the three stores and all services; Ctrl-C ends it, the data stays.
+
+    A store whose DSN is set (TRACEBILITY_PG_DSN, TRACEBILITY_REDIS_URL, TRACEBILITY_CLICKHOUSE_URL) is used where it is
+    and not started. The ready file (DATA_DIR/ready.json) is written when all is ready.
+
+    Examples:
+
+      tracebility up
+
+      tracebility up --data-dir /var/lib/tracebility --port 8000
+
+      TRACEBILITY_PG_DSN=postgresql://me:secret@db/tracebility tracebility up
+    """
+    from tracebility.embedded.console import Console
+    from tracebility.embedded.installation import default_data_dir
+    from tracebility.embedded.supervisor import UpOptions
+    from tracebility.embedded.supervisor import up as run_up
+
+    options = UpOptions(data_dir or default_data_dir(), host, port, ready_file, not no_web, only_stores)
+    raise typer.Exit(run_up(options, Console(as_json=as_json, verbose=verbose)))
+
+
+@app.command()
+def serve(
+    target: Annotated[str, typer.Option("--target", help="ingest-api, ingest-worker, api, or all in one process.")],
+    as_json: AsJson = False,
+) -> None:
+    """Run one service, configured by the environment (docs/configuration.md); logs are JSON lines either way.
+
+    Examples:
+
+      tracebility serve --target ingest-worker
+
+      TRACEBILITY_PORT=8080 tracebility serve --target all
+    """
+    # A process of its own without the command line's modules: it runs for weeks and is counted in memory.
+    os.execv(sys.executable, [sys.executable, "-m", "tracebility.targets", target])  # noqa: S606
+
+
+@app.command()
+def migrate(
+    action: Annotated[str, typer.Argument(help="Nothing, or 'status' to only show where each store is.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be applied; change nothing.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the schemas of both stores up to date. Safe to run again; a second runner waits for the first.
+
+    Examples:
+
+      tracebility migrate
+
+      tracebility migrate --dry-run
+
+      tracebility migrate status --json
+    """
+
+
+def main() -> None:
+    """Run the command line. What is set up wrongly is one line on standard error, never a traceback."""
+    try:
+        app()
+    except ConfigurationError as error:
+        sys.stderr.write(f"tracebility: {error}\n")
+        sys.exit(2)
+    except TracebilityError as error:
+        from tracebility.config import redact
+
+        sys.stderr.write(f"tracebility: {redact(str(error))}\n")
+        sys.exit(1)
+    except (BrokenPipeError, KeyboardInterrupt):
+        sys.exit(130)
+
+
+def _register_groups() -> None:
+    for module in pkgutil.iter_modules(tracebility.commands.__path__):
+        register = getattr(importlib.import_module(f"tracebility.commands.{module.name}"), "register", None)
+        if register is not None:
+            register(app)
+
+
+_register_groups()

@@ -1,0 +1,23 @@
+"""Options that mean the same in every command, and how a command says its result."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        help="The installation's directory. Without it: the three DSNs in the environment, else the default directory.",
+        show_default="~/.tracebility",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+def tell(text: str, document: Mapping[str, Any] | list[Any], *, as_json: bool) -> None:
+    """Print ``text`` for people, or ``document`` for programs."""
+    typer.echo(json.dumps(document, default=str) if as_json else text)

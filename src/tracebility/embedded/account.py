@@ -1,0 +1,109 @@
+"""PostgreSQL refuses to run as root, so a root's installation runs it as nobody in particular.
+
+The first way that works here is taken: a user namespace in which our own files belong to an ordinary user (needs no
+chown and gives no rights), or, where the kernel or a container forbids that, another user's id that keeps just the one
+capability it takes to reach a folder below a root's private one.
+"""
+
+import ctypes
+import os
+import pwd
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from tracebility.errors import ConfigurationError
+
+_CLONE_NEWUSER = 0x10000000
+_PR_SET_KEEPCAPS = 8
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
+_CAP_DAC_OVERRIDE = 1
+_CAPABILITY_VERSION_3 = 0x20080522
+
+Become = Callable[[], None]
+
+
+def unprivileged(program: Path, folder: Path) -> Become | None:
+    """What a child has to call before it may become ``program``, with ``folder`` made to belong to it; None if nothing.
+
+    Raises:
+        ConfigurationError: as root, when there is no way to run it as somebody else.
+    """
+    if os.geteuid() != 0:
+        return None
+    user = _ordinary_user()
+    for owner, become in ((0, _namespace(user)), (user.pw_uid, _other_user(user))):
+        if _works(become, program):
+            _give(folder, owner, 0 if owner == 0 else user.pw_gid)
+            return become
+    raise ConfigurationError(
+        "PostgreSQL does not run as root, and this machine lets no process change its user. "
+        "Run tracebility as an ordinary user, or set TRACEBILITY_PG_DSN to a server of yours."
+    )
+
+
+def _ordinary_user() -> pwd.struct_passwd:
+    # initdb asks for the name of its user, so it must be one the system knows.
+    known = {entry.pw_name: entry for entry in pwd.getpwall() if entry.pw_uid != 0}
+    for name in ("postgres", "nobody", *known):
+        if name in known:
+            return known[name]
+    raise ConfigurationError(
+        "PostgreSQL does not run as root, and this machine has no other user. "
+        "Set TRACEBILITY_PG_DSN to a server of yours."
+    )
+
+
+def _namespace(user: pwd.struct_passwd) -> Become:
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def become() -> None:
+        _check(libc.unshare(_CLONE_NEWUSER))
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{user.pw_uid} 0 1"), ("gid_map", f"{user.pw_gid} 0 1")):
+            descriptor = os.open(f"/proc/self/{name}", os.O_WRONLY)
+            os.write(descriptor, text.encode())
+            os.close(descriptor)
+
+    return become
+
+
+def _other_user(user: pwd.struct_passwd) -> Become:
+    libc = ctypes.CDLL(None, use_errno=True)
+    # struct __user_cap_header_struct, then two of __user_cap_data_struct (effective, permitted, inheritable).
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    bit = 1 << _CAP_DAC_OVERRIDE
+    data = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)
+
+    def become() -> None:
+        _check(libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
+        os.setgroups([])
+        os.setgid(user.pw_gid)
+        os.setuid(user.pw_uid)
+        _check(libc.capset(header, data))
+        _check(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_OVERRIDE, 0, 0))
+
+    return become
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), "the kernel refused")
+
+
+def _works(become: Become, program: Path) -> bool:
+    try:
+        # The supervisor has one thread, so running Python between fork and exec is safe.
+        tried = subprocess.run([program, "--version"], preexec_fn=become, capture_output=True, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return tried.returncode == 0
+
+
+def _give(folder: Path, user: int, group: int) -> None:
+    if folder.stat().st_uid == user:
+        return
+    for root, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            os.lchown(Path(root) / name, user, group)
+    os.chown(folder, user, group)

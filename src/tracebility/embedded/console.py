@@ -1,0 +1,78 @@
+"""What ``tracebility up`` shows: steps while it starts, then the lines of its children behind coloured names.
+
+Nothing here may block: a terminal that was paused or a pipe nobody reads must not stop the restarts. Lines that find no
+room are dropped, and counted.
+"""
+
+import json
+import os
+import select
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from tracebility.embedded.process import LINE_BYTES
+
+NAME_COLUMNS = 13
+_COLOURS = {
+    "postgres": 34, "valkey": 31, "clickhouse": 33, "ingest-api": 32, "ingest-worker": 35, "api": 36, "up": 1,
+}  # fmt: skip
+_STORES = ("postgres", "valkey", "clickhouse")
+
+
+class Console:
+    """Standard output for people; with ``as_json`` one JSON object a line for programs."""
+
+    def __init__(self, *, as_json: bool = False, verbose: bool = False) -> None:
+        self._descriptor = sys.stdout.fileno()
+        self._colour = os.isatty(self._descriptor) and "NO_COLOR" not in os.environ
+        self._json = as_json
+        self._verbose = verbose
+        self._starting = True
+        self._dropped = 0
+
+    def step(self, text: str, seconds: float) -> None:
+        """A finished step of the start."""
+        if self._json:
+            self._write(json.dumps({"step": text, "seconds": round(seconds, 3)}))
+        else:
+            self._write(f"{self._paint('✓', 32)} {text} {self._paint(f'({seconds:.1f} s)', 2)}")
+
+    def said(self, name: str, line: str) -> None:
+        """A line of a child's, or of ``up`` itself."""
+        if self._json:
+            self._write(json.dumps({"name": name, "line": line}))
+        elif self._verbose or not self._starting or name not in _STORES:
+            self._write(f"{self._paint(f'{name:<{NAME_COLUMNS}}', _COLOURS.get(name, 0))} {line}")
+
+    def started(self) -> None:
+        """From now on the stores are heard too: what they say while starting only hides the steps."""
+        self._starting = False
+
+    def text(self, text: str) -> None:
+        """Plain text for people."""
+        if not self._json:
+            for line in text.splitlines():
+                self._write(line)
+
+    def document(self, document: Mapping[str, Any]) -> None:
+        """A result for programs."""
+        if self._json:
+            self._write(json.dumps(document))
+
+    def _paint(self, text: str, code: int) -> str:
+        return f"\033[{code}m{text}\033[0m" if self._colour and code else text
+
+    def _write(self, line: str) -> None:
+        # A pipe that is ready takes PIPE_BUF (4096) bytes without blocking, so each write stays below that.
+        if not select.select([], [self._descriptor], [], 0)[1]:
+            self._dropped += 1
+            return
+        if self._dropped:
+            line = f"... {self._dropped} lines not shown: nobody reads this output\n{line}"
+            self._dropped = 0
+        data = line.encode(errors="replace")[: LINE_BYTES + 90] + b"\n"
+        try:
+            os.write(self._descriptor, data)
+        except OSError:  # The reader has gone; the stores and their data matter more.
+            self._descriptor = os.open(os.devnull, os.O_WRONLY)

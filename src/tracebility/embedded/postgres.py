@@ -1,0 +1,103 @@
+"""The embedded PostgreSQL: made once, then run as our own child on loopback, small but with every safety left on."""
+
+import shutil
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracebility.embedded.account import unprivileged
+from tracebility.embedded.binaries import postgres_folder
+from tracebility.embedded.process import Program
+
+USER = "tracebility"
+DATABASE = "tracebility"
+
+# What an installation on one machine needs. Everything about durability keeps its default (on).
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "60",  # Three services with pools of 10, the dictionary of ClickHouse, and commands.
+    "shared_buffers": "48MB",
+    "max_wal_size": "256MB",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "io_method": "sync",  # Spares three I/O workers; the control plane is small.
+    "max_worker_processes": "0",
+    "max_parallel_workers": "0",
+    "max_logical_replication_workers": "0",
+    "autovacuum_worker_slots": "2",
+    "autovacuum_max_workers": "1",
+    "dynamic_shared_memory_type": "mmap",  # Files in the data directory, so that nothing is left in /dev/shm.
+    "logging_collector": "off",
+    "log_checkpoints": "off",
+    "log_line_prefix": "",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """Where it lives, how to reach it, and with what."""
+
+    folder: Path
+    port: int
+    password: str
+
+    @property
+    def dsn(self) -> str:
+        """The one way to it."""
+        return f"postgresql://{USER}:{self.password}@127.0.0.1:{self.port}/{DATABASE}"
+
+    async def prepare(self, run_to_end: Callable[[Program], Awaitable[None]]) -> bool:
+        """Make the cluster and its database if they are not there yet; whether they were made.
+
+        They are made aside and put in place by one rename, so that an interrupted first start leaves nothing half-made.
+        """
+        if (self.folder / "PG_VERSION").exists():
+            return False
+        binaries = postgres_folder()
+        fresh = self.folder.with_name(f"{self.folder.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+        become = unprivileged(binaries / "postgres", fresh)
+        # The password comes over standard input: a file would have to be readable by the other user.
+        initdb = [
+            str(binaries / "initdb"),
+            f"--pgdata={fresh}",
+            f"--username={USER}",
+            "--pwfile=/dev/stdin",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale-provider=builtin",
+            "--builtin-locale=C.UTF-8",
+            "--locale=C",
+            "--no-instructions",
+            "--wal-segsize=4",
+        ]
+        await run_to_end(Program("postgres", initdb, stdin=f"{self.password}\n".encode(), before_exec=become))
+        create = [str(binaries / "postgres"), "--single", "-D", str(fresh), *_flags(self.port), "postgres"]
+        statement = f"CREATE DATABASE {DATABASE} TEMPLATE template0;\n".encode()
+        await run_to_end(Program("postgres", create, stdin=statement, before_exec=become))
+        fresh.rename(self.folder)
+        return True
+
+    def program(self) -> Program:
+        """What to run."""
+        server = postgres_folder() / "postgres"
+        return Program(
+            "postgres",
+            [str(server), "-D", str(self.folder), *_flags(self.port)],
+            stop=signal.SIGINT,  # Fast shutdown: sessions are ended, a checkpoint is written.
+            kill=signal.SIGQUIT,  # Immediate shutdown: it takes its processes and its shared memory with it.
+            orphaned=signal.SIGQUIT,
+            before_start=self._forget_pid,
+            before_exec=unprivileged(server, self.folder),
+        )
+
+    def _forget_pid(self) -> None:
+        # No postmaster of this folder is alive now, so the file can only mislead: its pid may be another program's.
+        (self.folder / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _flags(port: int) -> list[str]:
+    return [part for name, value in ({"port": str(port)} | SETTINGS).items() for part in ("-c", f"{name}={value}")]

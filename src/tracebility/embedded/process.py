@@ -1,0 +1,234 @@
+"""One child process and its family: started so that it cannot outlive us, watched, and known to be gone when it is.
+
+Each child inherits a locked file and hands it on to its own children. The lock is free exactly when the last of them
+has ended, however they ended and whoever was their parent, so neither a restart nor the next ``up`` relies on pids.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tracebility.errors import TracebilityError
+
+LAST_LINES = 20
+LINE_BYTES = 4000  # Longer lines are cut; below PIPE_BUF, so that one write of a line does not block half-way.
+READ_BYTES = 1 << 16
+FAMILY_GRACE_S = 5.0  # How long the family of a dead child may take to follow it before it is killed.
+FAMILY_POLL_S = 0.02
+
+_PR_SET_PDEATHSIG = 1
+
+Said = Callable[[str, str], None]
+
+
+class WillNotEnd(TracebilityError):
+    """Processes of an earlier run are alive and cannot be killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run, and which signals end it: politely, at once, and when we die."""
+
+    name: str
+    argv: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+    stop: signal.Signals = signal.SIGTERM
+    kill: signal.Signals = signal.SIGKILL
+    orphaned: signal.Signals = signal.SIGKILL
+    stdin: bytes = b""  # At most what a pipe holds.
+    before_start: Callable[[], None] | None = None  # Called when nothing of an earlier start is alive any more.
+    before_exec: Callable[[], None] | None = None  # Called in the child.
+    descriptors: Sequence[int] = ()
+
+
+class Process:
+    """A started ``Program``. Its output goes line by line to ``said(name, line)``; the last lines are kept."""
+
+    def __init__(self, program: Program, popen: subprocess.Popen[bytes], said: Said) -> None:
+        self.program = program
+        self.pid = popen.pid
+        self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._popen = popen
+        self._said = said
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        self._rest = b""
+        assert popen.stdout is not None
+        self._output = popen.stdout.fileno()
+        os.set_blocking(self._output, False)
+        self._loop.add_reader(self._output, self._read)
+        self._pidfd = os.pidfd_open(popen.pid)
+        self._loop.add_reader(self._pidfd, self._reap)
+
+    @classmethod
+    async def start(cls, program: Program, locks: Path, said: Said) -> "Process":
+        """Start ``program`` once nothing of an earlier start of it is alive any more.
+
+        Raises:
+            WillNotEnd: when something is, and cannot be killed.
+            OSError: when it cannot be started.
+        """
+        lock = await _family_lock(locks / f"{program.name}.lock")
+        stdin = _pipe_holding(program.stdin)
+        try:
+            if program.before_start is not None:
+                program.before_start()
+            popen = subprocess.Popen(  # noqa: ASYNC220 - it only forks; the process is watched by the loop
+                program.argv,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=program.folder,
+                env={**os.environ, **program.environment},
+                # A session of its own: Ctrl-C in the terminal reaches us alone, and the order of the end is ours.
+                start_new_session=True,
+                pass_fds=(lock, *program.descriptors),
+                # Only this one thread exists, so running Python between fork and exec is safe.
+                preexec_fn=_bound_to_parent(program),
+            )
+        finally:
+            os.close(stdin)
+            os.close(lock)
+        return cls(program, popen, said)
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; as ``subprocess`` has it, a negative number is the signal that ended it."""
+        return self._ended.result() if self._ended.done() else None
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal it, if it is still there."""
+        if not self._ended.done():
+            self._popen.send_signal(number)
+
+    async def ended(self) -> int:
+        """Wait until it has ended and its output was read; its exit code."""
+        return await asyncio.shield(self._ended)
+
+    async def stop(self, grace_s: float) -> None:
+        """Ask it to end, and after ``grace_s`` see to it."""
+        self.send(self.program.stop)
+        for number, patience_s in ((self.program.kill, grace_s), (signal.SIGKILL, 1.0)):
+            try:
+                await asyncio.wait_for(self.ended(), patience_s)
+            except TimeoutError:
+                self.send(number)
+            else:
+                return
+        await self.ended()
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._output, READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            self._loop.remove_reader(self._output)
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()
+        if len(self._rest) > LINE_BYTES or (not data and self._rest):
+            lines.append(self._rest)
+            self._rest = b""
+        for raw in lines:
+            line = raw[:LINE_BYTES].decode(errors="replace").rstrip()
+            if line:
+                self.last_lines.append(line)
+                self._said(self.program.name, line)
+
+    def _reap(self) -> None:
+        code = self._popen.poll()
+        if code is None:
+            return
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        # Its last words are in the pipe already; a grandchild may hold the pipe open, so its end is not waited for.
+        self._read()
+        self._loop.remove_reader(self._output)
+        if self._rest:
+            self.last_lines.append(self._rest[:LINE_BYTES].decode(errors="replace"))
+        if self._popen.stdout is not None:
+            self._popen.stdout.close()
+        self._ended.set_result(code)
+
+
+def describe_exit(code: int) -> str:
+    """``code`` in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"signal {signal.Signals(-code).name}"
+    return f"signal {-code}"
+
+
+async def _family_lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = clock() - started
+            if waited > 2 * FAMILY_GRACE_S:
+                os.close(descriptor)
+                pids = ", ".join(map(str, _holders(path))) or "unknown pids"
+                raise WillNotEnd(
+                    f"Processes of an earlier run still hold {path} and cannot be ended: {pids}."
+                ) from None
+            if waited > FAMILY_GRACE_S:
+                for pid in _holders(path):
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(FAMILY_POLL_S)
+        else:
+            return descriptor
+
+
+def _pipe_holding(data: bytes) -> int:
+    if not data:
+        return os.open(os.devnull, os.O_RDONLY)
+    reading, writing = os.pipe()
+    os.write(writing, data)
+    os.close(writing)
+    return reading
+
+
+def _holders(path: Path) -> list[int]:
+    """Processes other than this one that have ``path`` open."""
+    target = str(path)
+    found = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            for descriptor in os.scandir(f"/proc/{entry.name}/fd"):
+                with contextlib.suppress(OSError):
+                    if os.readlink(descriptor.path) == target:
+                        found.append(int(entry.name))
+                        break
+    return found
+
+
+def _bound_to_parent(program: Program) -> Callable[[], None]:
+    libc = ctypes.CDLL(None, use_errno=True)
+    parent = os.getpid()
+
+    def before_exec() -> None:
+        # A change of user clears the parent-death signal, so it comes first.
+        if program.before_exec is not None:
+            program.before_exec()
+        libc.prctl(_PR_SET_PDEATHSIG, int(program.orphaned), 0, 0, 0)
+        # The parent may have died before the line above: then no signal will come.
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return before_exec

@@ -1,0 +1,134 @@
+"""One store or target kept running: restarted with backoff, and named with its last lines when it keeps dying."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from tracebility.embedded.probes import Probe
+from tracebility.embedded.process import Process, Program, Said, WillNotEnd, describe_exit
+from tracebility.errors import TracebilityError
+
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 5.0
+# Alive this long, it counts as recovered: the next death starts at the first backoff again.
+RECOVERED_S = 10.0
+# So many deaths in a row mean that it keeps dying; during the start they end the start.
+KEEPS_DYING = 3
+READY_TIMEOUT_S = (
+    90.0  # Reading a 1 GiB queue log back takes Valkey some 10 s; a slow disk may be several times slower.
+)
+PROBE_EVERY_S = 0.02
+# A child that ends with this has been set up wrongly (see tracebility.errors); another try would end the same.
+CONFIGURATION_EXIT = 2
+
+
+class StartFailed(TracebilityError):
+    """A store or target did not become ready. ``str()`` names it; ``last_lines`` is what it said."""
+
+    def __init__(self, reason: str, last_lines: list[str]) -> None:
+        super().__init__(reason)
+        self.last_lines = last_lines
+
+
+class Service:
+    """A child that is to be there until it is stopped."""
+
+    def __init__(self, name: str, make: Callable[[], Program], probe: Probe, locks: Path, said: Said) -> None:
+        self.name = name
+        self.started: Callable[[], None] = lambda: None
+        self.process: Process | None = None
+        self._make = make
+        self._probe = probe
+        self._locks = locks
+        self._said = said
+        self._stopping = asyncio.Event()
+        self._failure: StartFailed | None = None
+        self._was_ready = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start it, and from now on again whenever it dies."""
+        self._task = asyncio.get_running_loop().create_task(self._keep(), name=f"keep {self.name}")
+
+    async def ready(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            StartFailed: when it keeps dying or does not answer in time.
+        """
+        reason = "it was not asked"
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                while True:
+                    if self._failure is not None:
+                        raise self._failure
+                    try:
+                        reason = await self._probe()
+                    except (OSError, TimeoutError) as error:
+                        reason = f"it does not answer ({error or 'timeout'})"
+                    if not reason:
+                        self._was_ready = True
+                        return
+                    await asyncio.sleep(PROBE_EVERY_S)
+        except TimeoutError:
+            lines = list(self.process.last_lines) if self.process else []
+            raise StartFailed(f"{self.name} is not ready after {READY_TIMEOUT_S:.0f} s: {reason}", lines) from None
+
+    async def stop(self, grace_s: float) -> None:
+        """End it and do not start it again; after ``grace_s`` less politely."""
+        self._stopping.set()
+        if self.process is not None:
+            await self.process.stop(grace_s)
+        if self._task is not None:
+            await self._task
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._stopping.set()
+        if self.process is not None:
+            self.process.send(self.process.program.kill)
+
+    async def _keep(self) -> None:
+        clock = asyncio.get_running_loop().time
+        backoff, deaths = BACKOFF_FIRST_S, 0
+        while not self._stopping.is_set():
+            began = clock()
+            try:
+                self.process = await Process.start(self._make(), self._locks, self._said)
+            except (OSError, TracebilityError) as error:
+                reason, lines, hopeless = (
+                    f"{self.name} cannot be started: {error}",
+                    [],
+                    not isinstance(error, WillNotEnd),
+                )
+            else:
+                if self._stopping.is_set():  # Asked to stop while it was being started.
+                    self.process.send(self.process.program.stop)
+                self.started()
+                code = await self.process.ended()
+                if self._stopping.is_set():
+                    return
+                reason, lines = f"{self.name} ended ({describe_exit(code)})", list(self.process.last_lines)
+                hopeless = code == CONFIGURATION_EXIT
+            if clock() - began > RECOVERED_S:
+                backoff, deaths = BACKOFF_FIRST_S, 0
+            deaths += 1
+            if not self._was_ready and (hopeless or deaths >= KEEPS_DYING):
+                self._failure = StartFailed(reason, lines)
+                return
+            self._tell(reason, lines, deaths, backoff)
+            try:
+                await asyncio.wait_for(self._stopping.wait(), backoff)
+            except TimeoutError:
+                backoff = min(backoff * 2, BACKOFF_MAX_S)
+
+    def _tell(self, reason: str, lines: list[str], deaths: int, backoff: float) -> None:
+        if deaths < KEEPS_DYING:
+            self._said("up", f"{reason}; starting it again")
+            return
+        self._said(
+            "up",
+            f"{self.name} keeps dying: {reason}, {deaths} times in a row; next try in {backoff:.1f} s. Its last lines:",
+        )
+        for line in lines or ["(it said nothing)"]:
+            self._said("up", f"    {line}")

@@ -1,0 +1,113 @@
+"""The three stores of an installation: each an outside server when its DSN is set, else a child of ours."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tracebility.embedded import probes
+from tracebility.embedded.installation import DSN_VARIABLES, DataDir, Secrets
+from tracebility.embedded.postgres import Postgres
+from tracebility.embedded.process import Program, Said
+from tracebility.embedded.service import Service
+from tracebility.embedded.valkey import Valkey
+
+CLICKHOUSE_OWNER = "tracebility"
+CLICKHOUSE_READER = "tracebility_reader"
+
+
+@dataclass(slots=True)
+class Stores:
+    """How to reach each store, and the services that run those that are ours."""
+
+    pg_dsn: str
+    redis_url: str
+    clickhouse_url: str
+    clickhouse_reader_url: str
+    postgres: Postgres | None
+    services: list[Service] = field(default_factory=list)
+
+    @classmethod
+    def plan(cls, data: DataDir, environment: Mapping[str, str], said: Said) -> "Stores":
+        """Decide what runs where; nothing is started yet.
+
+        Raises:
+            ConfigurationError: for a malformed DSN or a program that is nowhere.
+        """
+        _check_outside(environment)
+        secrets = data.secrets()
+        stores = cls("", "", "", "", None)
+
+        def keep(name: str, make: Callable[[], Program], probe: probes.Probe) -> None:
+            stores.services.append(Service(name, make, probe, data.run, said))
+
+        if environment.get("TRACEBILITY_PG_DSN"):
+            stores.pg_dsn = environment["TRACEBILITY_PG_DSN"]
+        else:
+            postgres = Postgres(data.path / "postgres", secrets.port("postgres"), secrets.password("postgres"))
+            stores.postgres, stores.pg_dsn = postgres, postgres.dsn
+            keep("postgres", postgres.program, lambda: probes.postgres(postgres.dsn))
+        if environment.get("TRACEBILITY_REDIS_URL"):
+            stores.redis_url = environment["TRACEBILITY_REDIS_URL"]
+        else:
+            valkey = Valkey(data.path / "valkey", secrets.port("valkey"), secrets.password("valkey"))
+            stores.redis_url = valkey.url
+            keep("valkey", valkey.program, lambda: probes.valkey(valkey.url))
+        if environment.get("TRACEBILITY_CLICKHOUSE_URL"):
+            stores.clickhouse_url = stores.clickhouse_reader_url = environment["TRACEBILITY_CLICKHOUSE_URL"]
+        elif find_spec("tracebility.embedded.clickhouse.__main__") is not None:
+            front = ClickHouse(data.path / "clickhouse", secrets, stores.pg_dsn)
+            stores.clickhouse_url, stores.clickhouse_reader_url = front.url(), front.url(reader=True)
+            keep("clickhouse", front.program, lambda: probes.clickhouse(front.url()))
+        return stores
+
+    def environment(self, *, reader: bool = False) -> dict[str, str]:
+        """The variables that tell a target its stores; ``reader`` for one that may only read the data plane."""
+        return {
+            "TRACEBILITY_PG_DSN": self.pg_dsn,
+            "TRACEBILITY_REDIS_URL": self.redis_url,
+            "TRACEBILITY_CLICKHOUSE_URL": self.clickhouse_reader_url if reader else self.clickhouse_url,
+        }
+
+
+def _check_outside(environment: Mapping[str, str]) -> None:
+    given = [variable for variable in DSN_VARIABLES.values() if environment.get(variable)]
+    if given:
+        # Loaded only when there is something to check: the supervisor stays small.
+        from tracebility.config import load_settings
+
+        for variable in given:
+            load_settings().dsn(variable)
+
+
+class ClickHouse:
+    """The embedded engine behind ClickHouse's HTTP interface."""
+
+    def __init__(self, folder: Path, secrets: Secrets, pg_dsn: str) -> None:
+        self._folder = folder
+        # The one place the engine may connect to: its tenant dictionary reads from there.
+        where = urlsplit(pg_dsn)
+        self._postgres = f"{where.hostname}:{where.port or 5432}"
+        self._port = secrets.port("clickhouse")
+        self._owner = secrets.password("clickhouse")
+        self._reader = secrets.password("clickhouse_reader")
+
+    def url(self, *, reader: bool = False) -> str:
+        """The one way to it, as its owner or as the user that may only read."""
+        user, password = (CLICKHOUSE_READER, self._reader) if reader else (CLICKHOUSE_OWNER, self._owner)
+        return f"http://{user}:{password}@127.0.0.1:{self._port}/tracebility"
+
+    def program(self) -> Program:
+        """What to run."""
+        where = ("--data-dir", str(self._folder), "--host", "127.0.0.1", "--port", str(self._port))
+        return Program(
+            "clickhouse",
+            [sys.executable, "-m", "tracebility.embedded.clickhouse", *where],
+            environment={
+                "TRACEBILITY_CLICKHOUSE_PASSWORD": self._owner,
+                "TRACEBILITY_CLICKHOUSE_READER_PASSWORD": self._reader,
+                "TRACEBILITY_CLICKHOUSE_ALLOWED_HOSTS": self._postgres,
+            },
+        )

@@ -1,0 +1,269 @@
+"""``tracebility up``: stores and targets under one parent that starts, watches, restarts and ends them in order."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tracebility.embedded import probes
+from tracebility.embedded.console import Console
+from tracebility.embedded.first_trace import first_trace
+from tracebility.embedded.installation import DataDir, write_private
+from tracebility.embedded.process import Process, Program, describe_exit
+from tracebility.embedded.service import Service, StartFailed
+from tracebility.embedded.stores import Stores
+from tracebility.errors import ConfigurationError
+from tracebility.targets import listen
+
+# The whole end stays below 10 s: the edge drains, then worker and api, then the stores.
+TARGET_GRACE_S = 2.5
+STORE_GRACE_S = 3.0
+
+TENANT_FILE = "tenant.json"
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What the command line says."""
+
+    data_dir: Path
+    host: str
+    port: int
+    ready_file: Path | None = None
+    web: bool = True
+    only_stores: bool = False
+
+
+class Supervisor:
+    """One run of one installation."""
+
+    def __init__(self, options: UpOptions, console: Console) -> None:
+        self._options = options
+        self._console = console
+        self._began = time.monotonic()
+        self._stop = asyncio.Event()
+        self._hurry = False
+        self._ready_files: list[Path] = []
+        self._targets: list[Service] = []
+        self._one_off: Process | None = None
+        self._tenant: dict[str, Any] = {}
+
+    async def run(self) -> int:
+        """Run until a signal ends it; the exit code.
+
+        Raises:
+            ConfigurationError: when it cannot start, in one line.
+            StartFailed: when a store or target does not become ready.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        self._data = DataDir.open(self._options.data_dir)
+        self._listener: socket.socket | None = None
+        try:
+            self._ready_files = [self._data.path / "ready.json"]
+            if self._options.ready_file is not None:
+                self._ready_files.append(self._options.ready_file.expanduser().absolute())
+            self._forget_ready()
+            if not self._options.only_stores:
+                self._listener = listen(self._options.host, self._options.port, hint="Choose another with --port.")
+            self._stores = Stores.plan(self._data, os.environ, self._console.said)
+            starting = loop.create_task(self._start())
+            stopping = loop.create_task(self._stop.wait())
+            try:
+                await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+                if starting.done():
+                    starting.result()
+                    await stopping
+            finally:
+                for task in (starting, stopping):
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, StartFailed, ConfigurationError):
+                        await task
+                await self._end()
+        finally:
+            if self._listener is not None:
+                self._listener.close()
+            self._data.close()
+        return 0
+
+    # -- start --------------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        with self._step(f"Data directory {self._data.path}"):
+            pass
+        if self._stores.postgres is not None and not (self._stores.postgres.folder / "PG_VERSION").exists():
+            with self._step("Made the PostgreSQL cluster"):
+                await self._stores.postgres.prepare(self._run_to_end)
+        with self._step("Stores answer: " + ", ".join(service.name for service in self._stores.services)):
+            await self._bring_up(self._stores.services)
+        with self._step("Schemas are up to date, the first tenant is there"):
+            await self._prepare()
+        if not self._options.only_stores:
+            self._targets = self._plan_targets()
+            with self._step("Services are ready: " + ", ".join(service.name for service in self._targets)):
+                await self._bring_up(self._targets)
+        self._write_ready()
+        for service in (*self._stores.services, *self._targets):
+            service.started = self._write_ready
+        self._console.started()
+        document = self._document()
+        self._console.document(document)
+        self._console.text(first_trace(document, time.monotonic() - self._began))
+
+    async def _bring_up(self, services: Sequence[Service]) -> None:
+        for service in services:
+            service.start()
+        async with asyncio.TaskGroup() as group:
+            for service in services:
+                group.create_task(service.ready())
+
+    async def _prepare(self) -> None:
+        if find_spec("tracebility.stores.migrations") is None:
+            return
+        tenant_file = self._data.path / TENANT_FILE
+        argv = [sys.executable, "-m", "tracebility.embedded.prepare", str(tenant_file)]
+        await self._run_to_end(Program("prepare", argv, environment=self._stores.environment()))
+        self._tenant = json.loads(tenant_file.read_text())
+
+    async def _run_to_end(self, program: Program) -> None:
+        process = await Process.start(program, self._data.run, lambda name, line: None)
+        self._one_off = process
+        code = await process.ended()
+        lines = list(process.last_lines)
+        if code == 2 and lines:
+            raise ConfigurationError(lines[-1].removeprefix("tracebility: "))
+        if code != 0:
+            raise StartFailed(f"{program.name} failed ({describe_exit(code)})", lines)
+        self._one_off = None
+
+    def _plan_targets(self) -> list[Service]:
+        assert self._listener is not None
+        sockets = self._data.sockets()
+        api_socket = sockets / "api.sock"
+        worker_socket = sockets / "worker.sock"
+        host, port = self._listener.getsockname()[:2]
+        probe_host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+        edge = {
+            "TRACEBILITY_HOST": host,
+            "TRACEBILITY_PORT": str(port),
+            "TRACEBILITY_LISTEN_FD": str(self._listener.fileno()),
+            "TRACEBILITY_API_SOCKET": str(api_socket),
+            "TRACEBILITY_SPOOL_DIR": str(self._data.path / "spool"),
+        }
+        return [
+            self._target("ingest-worker", {"TRACEBILITY_LISTEN_SOCKET": str(worker_socket)}, socket_path=worker_socket),
+            self._target("api", {"TRACEBILITY_LISTEN_SOCKET": str(api_socket)}, socket_path=api_socket, reader=True),
+            self._target("ingest-api", edge, host=probe_host, port=port, descriptors=(self._listener.fileno(),)),
+        ]
+
+    def _target(
+        self,
+        name: str,
+        environment: dict[str, str],
+        *,
+        socket_path: Path | None = None,
+        host: str = "",
+        port: int = 0,
+        reader: bool = False,
+        descriptors: Sequence[int] = (),
+    ) -> Service:
+        program = Program(
+            name,
+            [sys.executable, "-m", "tracebility.targets", name],
+            environment=self._stores.environment(reader=reader) | environment,
+            descriptors=descriptors,
+        )
+
+        async def probe() -> str:
+            return await probes.http("/readyz", host=host, port=port, socket_path=str(socket_path or ""))
+
+        return Service(name, lambda: program, probe, self._data.run, self._console.said)
+
+    # -- the ready file -----------------------------------------------------------------------------------------------
+
+    def _document(self) -> dict[str, Any]:
+        services = (*self._stores.services, *self._targets)
+        url = ""
+        if self._listener is not None:
+            host, port = self._listener.getsockname()[:2]
+            shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+            url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+        return {
+            "url": url,
+            **self._tenant,
+            "otlp_grpc": None,
+            "pids": {service.name: service.process.pid for service in services if service.process is not None},
+            "pg_dsn": self._stores.pg_dsn,
+            "redis_url": self._stores.redis_url,
+            "clickhouse_url": self._stores.clickhouse_url,
+            "clickhouse_reader_url": self._stores.clickhouse_reader_url,
+            "data_dir": str(self._data.path),
+            "supervisor_pid": os.getpid(),
+        }
+
+    def _write_ready(self) -> None:
+        for path in self._ready_files:
+            try:
+                write_private(path, self._document())
+            except OSError as error:
+                self._console.said("up", f"{path} cannot be written: {error.strerror}")
+
+    def _forget_ready(self) -> None:
+        for path in self._ready_files:
+            path.unlink(missing_ok=True)
+
+    # -- end ----------------------------------------------------------------------------------------------------------
+
+    def _asked_to_stop(self) -> None:
+        if not self._stop.is_set():
+            self._console.said("up", "Stopping; press Ctrl-C again to hurry")
+            self._stop.set()
+            return
+        self._hurry = True
+        for service in (*self._targets, *self._stores.services):
+            service.kill()
+
+    async def _end(self) -> None:
+        """Edge first, so that what it accepted is queued; then worker and api; the stores when nobody needs them."""
+        began = time.monotonic()
+        self._forget_ready()
+        if self._listener is not None:
+            self._listener.close()
+        if self._one_off is not None:
+            await self._one_off.stop(STORE_GRACE_S)
+        edge = [service for service in self._targets if service.name == "ingest-api"]
+        inner = [service for service in self._targets if service.name != "ingest-api"]
+        for group, grace_s in ((edge, TARGET_GRACE_S), (inner, TARGET_GRACE_S), (self._stores.services, STORE_GRACE_S)):
+            await asyncio.gather(*(service.stop(0.0 if self._hurry else grace_s) for service in group))
+        self._console.said("up", f"Stopped in {time.monotonic() - began:.1f} s")
+
+    @contextlib.contextmanager
+    def _step(self, text: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._console.step(text, time.monotonic() - began)
+
+
+def up(options: UpOptions, console: Console) -> int:
+    """Run an installation until it is told to stop; the exit code."""
+    try:
+        return asyncio.run(Supervisor(options, console).run())
+    except* StartFailed as group:
+        failed = group.exceptions[0]
+        while isinstance(failed, BaseExceptionGroup):
+            failed = failed.exceptions[0]
+        lines = failed.last_lines if isinstance(failed, StartFailed) else []
+        for line in lines:
+            sys.stderr.write(f"    {line}\n")
+        sys.stderr.write(f"tracebility: {failed}\n")
+    return 1

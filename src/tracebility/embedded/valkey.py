@@ -1,0 +1,59 @@
+"""The embedded Valkey: the queue, run so that what it answered OK to is on disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracebility.embedded.binaries import valkey_server
+from tracebility.embedded.process import Program
+
+DEFAULT_MAX_BYTES = 1 << 30
+# The log is rewritten when it has doubled since the last time, but never below this: at 40 MB/s of ingest a smaller
+# bound (the default is 64 MB) rewrites every two seconds, and each rewrite forks.
+REWRITE_MIN_BYTES = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Valkey:
+    """Where it lives, how to reach it, and with what."""
+
+    folder: Path
+    port: int
+    password: str
+    max_bytes: int = DEFAULT_MAX_BYTES
+
+    @property
+    def url(self) -> str:
+        """The one way to it."""
+        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+
+    def program(self) -> Program:
+        """What to run. The settings go in a file: a command line shows the password to every user of the machine."""
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        settings = {
+            "bind": "127.0.0.1",
+            "port": self.port,
+            "protected-mode": "yes",
+            "requirepass": self.password,
+            "dir": f'"{self.folder}"',
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "no-appendfsync-on-rewrite": "no",
+            "auto-aof-rewrite-percentage": 100,
+            "auto-aof-rewrite-min-size": REWRITE_MIN_BYTES,
+            "aof-load-truncated": "yes",
+            "aof-use-rdb-preamble": "yes",
+            "save": '""',
+            "maxmemory": self.max_bytes,
+            "maxmemory-policy": "noeviction",
+            "daemonize": "no",
+            "tcp-keepalive": 60,
+            "databases": 1,
+            "loglevel": "notice",
+            "logfile": '""',
+            "always-show-logo": "no",
+            "set-proc-title": "no",
+        }
+        path = self.folder / "valkey.conf"
+        path.touch(mode=0o600)
+        path.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+        return Program("valkey", [str(valkey_server()), str(path)], folder=self.folder)

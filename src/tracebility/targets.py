@@ -1,0 +1,211 @@
+"""Which targets there are, and how each is run: settings in, until SIGTERM or SIGINT, an exit code out.
+
+This module loads no target; each is imported when it is run, so that a process holds only what it needs.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracebility.errors import ConfigurationError, TracebilityError
+
+if TYPE_CHECKING:
+    from tracebility.config import Settings
+
+TARGETS = ("ingest-api", "ingest-worker", "api", "all")
+NOT_YET = ("operator", "eval-orchestrator")
+
+CONFIGURATION_EXIT = 2
+BACKLOG = 2048
+# Requests in flight get this long when a target is told to end; `tracebility up` allows it a little more.
+DRAIN_S = 2
+# Longer than the 60 s that load balancers and clients keep an idle connection, so that they close first and no request
+# meets a closing socket.
+KEEP_ALIVE_S = 75
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+def run(name: str) -> int:
+    """Run the target ``name``; its exit code. What is set up wrongly is told in one line on standard error."""
+    try:
+        serve = _serving(name)
+        return _run(name, serve)
+    except ConfigurationError as error:
+        sys.stderr.write(f"tracebility: {error}\n")
+        return CONFIGURATION_EXIT
+    except TracebilityError as error:
+        from tracebility.config import redact
+
+        sys.stderr.write(f"tracebility: {name}: {redact(str(error))}\n")
+        return 1
+
+
+def _serving(name: str) -> Callable[["Settings", asyncio.Event], Awaitable[None]]:
+    if name in NOT_YET:
+        raise ConfigurationError(f"This version has no target '{name}'. It has {', '.join(TARGETS)}.")
+    if name not in TARGETS:
+        raise ConfigurationError(f"There is no target '{name}'. Choose one of {', '.join(TARGETS)}.")
+    return {"ingest-api": _ingest_api, "ingest-worker": _ingest_worker, "api": _api, "all": _all}[name]
+
+
+def _run(name: str, serve: Callable[["Settings", asyncio.Event], Awaitable[None]]) -> int:
+    import uvloop
+
+    from tracebility.config import load_settings
+    from tracebility.telemetry import configure_logging
+
+    settings = load_settings()
+    configure_logging(name)
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await serve(settings, stop)
+
+    uvloop.run(main())
+    return 0
+
+
+async def _ingest_api(settings: "Settings", stop: asyncio.Event) -> None:
+    from tracebility.ingest.app import create_app
+    from tracebility.ingest.service import open_services
+
+    async with open_services(settings) as services:
+        await _serve_http(create_app(services), settings, stop)
+
+
+async def _api(settings: "Settings", stop: asyncio.Event) -> None:
+    from tracebility.api.app import create_app
+    from tracebility.api.service import open_services
+
+    async with open_services(settings) as services:
+        await _serve_http(create_app(services), settings, stop)
+
+
+async def _ingest_worker(settings: "Settings", stop: asyncio.Event) -> None:
+    from tracebility.worker.service import run as run_worker
+
+    await run_worker(settings, stop)
+
+
+async def _all(settings: "Settings", stop: asyncio.Event) -> None:
+    from tracebility.api.app import create_app as create_api
+    from tracebility.api.service import open_services as open_api
+    from tracebility.ingest.app import create_app as create_edge
+    from tracebility.ingest.service import open_services as open_edge
+    from tracebility.worker.service import run as run_worker
+
+    # The edge ends first; what it accepted is drained as far as the time allows, the rest stays in the queue.
+    edge_ended = asyncio.Event()
+    async with open_api(settings) as api, open_edge(settings) as edge:
+        worker = asyncio.create_task(run_worker(settings, edge_ended))
+        worker.add_done_callback(lambda _: stop.set())
+        try:
+            await _serve_http(create_edge(edge, create_api(api)), settings, stop)
+        finally:
+            edge_ended.set()
+            await worker
+
+
+async def _serve_http(app: App, settings: "Settings", stop: asyncio.Event) -> None:
+    """Serve ``app`` on what the settings name until ``stop``; requests in flight are finished."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield  # The signals are ours: they end more than the listener.
+
+    async with _listener(settings) as listener:
+        server = Server(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=DRAIN_S,
+            )
+        )
+
+        async def end() -> None:
+            await stop.wait()
+            server.should_exit = True
+
+        ending = asyncio.create_task(end())
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            ending.cancel()
+
+
+@asynccontextmanager
+async def _listener(settings: "Settings") -> AsyncIterator[socket.socket]:
+    if settings.listen_fd is not None:
+        try:
+            inherited = socket.socket(fileno=settings.listen_fd)
+        except OSError as error:
+            raise ConfigurationError(
+                f"TRACEBILITY_LISTEN_FD is no open socket ({error.strerror}). Only 'tracebility up' sets it: unset it."
+            ) from None
+        yield inherited
+    elif settings.listen_socket:
+        with _unix_listener(Path(settings.listen_socket)) as made:
+            yield made
+    else:
+        yield listen(settings.host, settings.port, hint="Set TRACEBILITY_PORT (and TRACEBILITY_HOST) to a free one.")
+
+
+@contextmanager
+def _unix_listener(path: Path) -> Iterator[socket.socket]:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)  # An earlier process's: a unix socket does not vanish with its listener.
+        mask = os.umask(0o177)
+        try:
+            made.bind(str(path))
+        finally:
+            os.umask(mask)
+        made.listen(BACKLOG)
+    except OSError as error:
+        made.close()
+        raise ConfigurationError(
+            f"TRACEBILITY_LISTEN_SOCKET {path} cannot be listened on: {error.strerror}. Name another path."
+        ) from None
+    try:
+        yield made
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def listen(host: str, port: int, *, hint: str) -> socket.socket:
+    """A listening TCP socket.
+
+    Raises:
+        ConfigurationError: when the port is taken or not allowed, ending in ``hint``.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(f"Port {port} on {host} cannot be used: {error.strerror}. {hint}") from None
+    return listener
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1]))
