@@ -16,8 +16,10 @@ from tracebility.wire.moments import NotAMoment, unix_nano
 from tracebility.wire.rejection import Rejection
 
 KINDS = frozenset(
-    ("llm", "tool", "retriever", "chain", "agent", "embedding")
-    + ("reranker", "guardrail", "evaluator", "parser", "workflow", "task")
+    [
+        *("llm", "tool", "retriever", "chain", "agent", "embedding"),
+        *("reranker", "guardrail", "evaluator", "parser", "workflow", "task"),
+    ]
 )
 
 _STATUSES = {"ok": "ok", "success": "ok", "error": "error", "running": "unset", "pending": "unset", "unset": "unset"}

@@ -1,0 +1,80 @@
+"""API keys: ``tb_<public_id>_<secret>``. The secret ends in a checksum, so that a mistyped key costs no look-up.
+
+What is stored is the SHA-256 of the secret: it holds 220 random bits, which no slow hash could protect better.
+"""
+
+import hmac
+import re
+import secrets
+from dataclasses import dataclass, field
+from hashlib import sha256
+from zlib import crc32
+
+from tracebility.ids import PublicKeyId
+
+PREFIX = "tb"
+PUBLIC_ID_CHARS = 12
+SECRET_CHARS = 43
+CHECKSUM_CHARS = 6
+
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_FORM = re.compile(rf"{PREFIX}_([0-9A-Za-z]{{{PUBLIC_ID_CHARS}}})_([0-9A-Za-z]{{{SECRET_CHARS}}})", re.ASCII)
+
+# Compared with when there is no such key, so that its absence takes as long as a wrong secret.
+NO_HASH = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key just made. ``key`` is shown once and kept nowhere."""
+
+    public_id: PublicKeyId
+    key: str = field(repr=False)
+    secret_hash: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedKey:
+    """A well-formed key of a request, not yet known to be one of ours."""
+
+    public_id: PublicKeyId
+    secret_hash: bytes = field(repr=False)
+
+
+def generate() -> NewKey:
+    """A new key."""
+    public_id = _random(PUBLIC_ID_CHARS)
+    unchecked = f"{PREFIX}_{public_id}_{_random(SECRET_CHARS - CHECKSUM_CHARS)}"
+    key = unchecked + _checksum(unchecked)
+    return NewKey(PublicKeyId(public_id), key, _hash(key))
+
+
+def parse(text: str) -> ParsedKey | None:
+    """The key that ``text`` is; None when it is malformed or its checksum is wrong."""
+    found = _FORM.fullmatch(text)
+    if found is None or _checksum(text[:-CHECKSUM_CHARS]) != text[-CHECKSUM_CHARS:]:
+        return None
+    return ParsedKey(PublicKeyId(found[1]), _hash(text))
+
+
+def matches(parsed: ParsedKey, secret_hash: bytes) -> bool:
+    """Whether ``parsed`` holds the secret of ``secret_hash``, in the same time whatever the answer."""
+    return hmac.compare_digest(parsed.secret_hash, secret_hash)
+
+
+def _hash(key: str) -> bytes:
+    return sha256(key[-SECRET_CHARS:].encode()).digest()
+
+
+def _random(count: int) -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(count))
+
+
+def _checksum(unchecked: str) -> str:
+    """CRC-32 of all that stands before it, in six digits of base 62."""
+    value = crc32(unchecked.encode())
+    digits = ""
+    for _ in range(CHECKSUM_CHARS):
+        value, digit = divmod(value, len(_ALPHABET))
+        digits = _ALPHABET[digit] + digits
+    return digits
