@@ -1,5 +1,6 @@
-"""Which tables hold rows of tenants. Each has a row policy wherever the engine is set up, and a test compares this list with
-the schema, so that a table with an ``org_id`` and no policy cannot come to be.
+"""Which tables hold rows of tenants: each has a row policy wherever the engine is set up.
+
+A test compares this list with the schema, so that a table with an ``org_id`` and no policy cannot come to be.
 """
 
 # Every table of the data plane from before tenancy; migration 0006 gave each its tenant columns.

@@ -1,0 +1,71 @@
+"""Brings both stores to the schema of this release: ordered, checksummed, one runner at a time, safe to run again."""
+
+from collections.abc import Mapping
+
+from tracebility.stores.migrations import control_plane, data_plane
+from tracebility.stores.migrations.control_plane import Say
+from tracebility.stores.migrations.files import STORES, SchemaError, Store, discover, way_back
+from tracebility.stores.migrations.history import Standing, compare
+
+__all__ = ["STORES", "SchemaError", "Standing", "Store", "migrate", "pending", "roll_back", "status"]
+
+
+async def migrate(
+    pg_dsn: str, clickhouse_url: str, *, up_to: Mapping[Store, int] | None = None, say: Say = lambda line: None
+) -> list[Standing]:
+    """Apply what is pending, PostgreSQL first, and return it. ``up_to`` stops a store at a number.
+
+    Raises:
+        ConfigurationError: when a store cannot be used, or files and stores do not fit together (`SchemaError`).
+        StoreUnavailable: when a store went away on the way. Run it again: it goes on.
+    """
+    applied: list[Standing] = []
+    async with control_plane.connected(pg_dsn) as control, data_plane.connected(clickhouse_url) as data:
+        await control.lock(say)
+        await control.prepare()
+        await data.prepare(say)
+        for store in STORES:
+            migrations = {migration.number: migration for migration in discover(store)}
+            records = await (control.records() if store == "postgres" else data.records())
+            for standing in compare(store, list(migrations.values()), records):
+                if standing.state == "applied" or standing.number > (up_to or {}).get(store, standing.number):
+                    continue
+                migration = migrations[standing.number]
+                say(f"{migration.label}: {'going on' if standing.state == 'interrupted' else 'applying'}")
+                if store == "postgres":
+                    await control.apply(migration)
+                else:
+                    await data.apply(migration, control, say)
+                applied.append(standing)
+    return applied
+
+
+async def status(pg_dsn: str, clickhouse_url: str) -> list[Standing]:
+    """Where both stores stand with each migration. Changes nothing, waits for no other runner."""
+    async with control_plane.connected(pg_dsn) as control, data_plane.connected(clickhouse_url) as data:
+        records = {"postgres": await control.records(), "clickhouse": await data.records()}
+    return [standing for store in STORES for standing in compare(store, discover(store), records[store])]
+
+
+async def pending(pg_dsn: str, clickhouse_url: str) -> list[Standing]:
+    """What `migrate` would apply. Changes nothing."""
+    return [standing for standing in await status(pg_dsn, clickhouse_url) if standing.state != "applied"]
+
+
+async def roll_back(number: int, pg_dsn: str, clickhouse_url: str, *, say: Say = lambda line: None) -> None:
+    """Undo a ClickHouse migration that has a way back. Stop the worker first; `migrate` applies it again.
+
+    Raises:
+        SchemaError: when it has no way back, or is not applied.
+    """
+    back = way_back(number)
+    async with control_plane.connected(pg_dsn) as control, data_plane.connected(clickhouse_url) as data:
+        await control.lock(say)
+        await data.prepare(say)
+        migrations = discover("clickhouse")
+        standings = compare("clickhouse", migrations, await data.records())
+        migration = next(found for found in migrations if found.number == number)
+        if next(standing for standing in standings if standing.number == number).state == "pending":
+            raise SchemaError(f"{migration.label} is not applied, so there is nothing to go back from.")
+        say(f"{back.label}: going back")
+        await data.undo(migration, back, control, say)

@@ -1,0 +1,138 @@
+"""Applies ClickHouse's migrations statement by statement, so that a run that died anywhere can be run again.
+
+There are no transactions. A file that was not finished therefore runs again from its first statement: each is safe to
+repeat or stands under a guard that looks at the tables themselves, so what is true in the engine decides, never what
+was noted.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tracebility.errors import TracebilityError
+from tracebility.failpoints import failpoint
+from tracebility.stores.clickhouse import Engine, EngineRejected, connect, new_query_id
+from tracebility.stores.migrations.control_plane import ControlPlane, Say
+from tracebility.stores.migrations.files import Load, Migration, SchemaError, Step, steps
+from tracebility.stores.migrations.history import Record
+from tracebility.stores.queries import query
+
+STATEMENT_TIMEOUT_S = 7 * 24 * 3600.0  # the backfill of a large table may take a day; it must not be cut off
+_LEFT_OVER_PAUSE_S = 0.2
+_WHOLE_FILE = 0  # the version table's row for a file as a whole; its statements count from 1
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator["DataPlane"]:
+    """A client with time for backfills, closed at the end."""
+    engine = await connect(url, operation_timeout_s=STATEMENT_TIMEOUT_S)
+    try:
+        yield DataPlane(engine)
+    finally:
+        await engine.close()
+
+
+class DataPlane:
+    """ClickHouse as the runner sees it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def records(self) -> list[Record]:
+        """What was applied or begun; nothing when the version table is not there yet."""
+        if not await self._table_exists("schema_migration"):
+            return []
+        found = await self._engine.query(query("steps_recorded"))
+        return [
+            Record(row["number"], row["name"], row["checksum"], bool(row["finished"]), row["at"], row["steps_done"])
+            for row in found.dicts()
+        ]
+
+    async def prepare(self, say: Say) -> None:
+        """Create the version table, and wait for what a runner that died has left running."""
+        await self._engine.execute(query("create_steps_table"))
+        waiting = False
+        while left_over := (await self._engine.query(query("left_over_statements"))).rows:
+            if not waiting:
+                say(
+                    f"A statement of an earlier run is still running in ClickHouse ({left_over[0][0]}). Waiting for it."
+                )
+                waiting = True
+            await asyncio.sleep(_LEFT_OVER_PAUSE_S)
+
+    async def apply(self, migration: Migration, control_plane: ControlPlane, say: Say) -> None:
+        """Run the file, then record it as finished."""
+        todo = steps(migration.text)
+        is_server = await self._is_server()
+        await self._record(migration, _WHOLE_FILE, "started")
+        for step in todo:
+            await control_plane.still_locked()
+            await self._record(migration, step.number, "started")
+            if await self._applies(step, is_server=is_server):
+                await self._run(migration, step, len(todo), control_plane, say)
+            failpoint("migrate_before_record")
+            await self._record(migration, step.number, "done")
+        await self._record(migration, _WHOLE_FILE, "done")
+
+    async def undo(self, migration: Migration, back: Migration, control_plane: ControlPlane, say: Say) -> None:
+        """Run the way back of ``migration``, and record that it is to be applied again."""
+        await self._record(migration, _WHOLE_FILE, "started")
+        todo = steps(back.text)
+        is_server = await self._is_server()
+        for step in todo:
+            await control_plane.still_locked()
+            if await self._applies(step, is_server=is_server):
+                await self._run(back, step, len(todo), control_plane, say)
+            failpoint("migrate_before_record")
+        await self._record(migration, _WHOLE_FILE, "undone")
+
+    async def _applies(self, step: Step, *, is_server: bool) -> bool:
+        if step.only_server and not is_server:
+            return False
+        return not (step.unless_table and await self._table_exists(step.unless_table))
+
+    async def _run(
+        self, migration: Migration, step: Step, steps_in_all: int, control_plane: ControlPlane, say: Say
+    ) -> None:
+        try:
+            if isinstance(step.action, Load):
+                await self._load(step.action, control_plane)
+            else:
+                await self._engine.execute(step.action, settings=_settings())
+        except EngineRejected as error:
+            raise SchemaError(
+                f"{migration.label}, statement {step.number} of {steps_in_all}: {' '.join(error.detail.split())} "
+                "Correct what it says and run the migration again; it goes on from there."
+            ) from error
+        except TracebilityError:
+            say(f"{migration.label} stopped at statement {step.number} of {steps_in_all}; run it again to go on.")
+            raise
+
+    async def _load(self, load: Load, control_plane: ControlPlane) -> None:
+        columns = await control_plane.columns(load.query)
+        async for rows in control_plane.rows(load.query):
+            await self._engine.insert_rows(load.table, columns, rows)
+
+    async def _table_exists(self, table: str) -> bool:
+        found = await self._engine.query(query("table_exists"), {"table": table})
+        return bool(found.rows)
+
+    async def _is_server(self) -> bool:
+        # The embedded engine reads users and policies from its configuration and has nowhere to keep others.
+        return bool((await self._engine.query(query("writable_access_storages"))).rows)
+
+    async def _record(self, migration: Migration, step: int, state: str) -> None:
+        await self._engine.execute(
+            query("record_step"),
+            {
+                "number": migration.number,
+                "step": step,
+                "name": migration.name,
+                "checksum": migration.checksum,
+                "state": state,
+            },
+        )
+
+
+def _settings() -> dict[str, str]:
+    return {"query_id": new_query_id("migrate"), "max_execution_time": "0"}

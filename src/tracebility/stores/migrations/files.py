@@ -1,0 +1,147 @@
+"""Reads the schema: numbered SQL files of both stores, and the statements and directives in those of ClickHouse.
+
+PostgreSQL runs a file as one transaction. ClickHouse has none, so its files run statement by statement, and each
+statement must be safe to run again. What plain SQL cannot say is said in comment lines of their own:
+
+- ``-- @unless table NAME`` ... ``-- @end``: pass over these statements when the table exists. Asked before each.
+- ``-- @only server`` ... ``-- @end``: only where the engine can keep roles and row policies; the embedded one has them
+  in its configuration.
+- ``-- @load postgres QUERY into TABLE``: copy the rows of a named query of PostgreSQL into a table.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.abc import Traversable
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from tracebility.errors import ConfigurationError
+
+Store = Literal["postgres", "clickhouse"]
+STORES: tuple[Store, ...] = ("postgres", "clickhouse")
+
+_FILE = re.compile(r"(\d{4})_\w+\.sql")
+_TOKEN = re.compile(r"--[^\n]*\n?|'(?:[^'\\]|\\.|'')*'|`[^`]*`|;|[^-;'`]+|-", re.DOTALL)
+_END_OF_STATEMENT = ";"
+_UNLESS = re.compile(r"unless table (\w+)")
+_LOAD = re.compile(r"load postgres (\w+) into (\w+)")
+
+
+class SchemaError(ConfigurationError):
+    """The files and the stores do not fit together. One line that says which, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file. Its checksum is of its text, line endings aside."""
+
+    store: Store
+    number: int
+    name: str
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256, hexadecimal."""
+        return sha256(self.text.encode()).hexdigest()
+
+    @property
+    def label(self) -> str:
+        """The file as messages name it."""
+        return f"schemas/{self.store}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Copy the rows of a named PostgreSQL query into a ClickHouse table."""
+
+    query: str
+    table: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do: a statement or a load, unless a table exists, everywhere or only on a server."""
+
+    number: int
+    action: str | Load
+    unless_table: str = ""
+    only_server: bool = False
+
+
+def discover(store: Store) -> tuple[Migration, ...]:
+    """The store's migrations in order."""
+    return tuple(_read(store, schemas().joinpath(store)))
+
+
+def way_back(number: int) -> Migration:
+    """How to undo a ClickHouse migration, for those that can be undone."""
+    found = {migration.number: migration for migration in _read("clickhouse", schemas() / "clickhouse" / "rollback")}
+    if number not in found:
+        known = ", ".join(f"{known:04d}" for known in found)
+        raise SchemaError(f"ClickHouse migration {number:04d} has no way back. Those with one: {known}.")
+    return found[number]
+
+
+def schemas() -> Traversable:
+    """Where the files are: inside the wheel, else in the checkout."""
+    packaged = files("tracebility").joinpath("schemas")
+    return packaged if packaged.is_dir() else Path(__file__).parents[4] / "schemas"
+
+
+def steps(text: str) -> list[Step]:
+    """What a ClickHouse file says to do, in order, numbered from 1.
+
+    Raises:
+        ValueError: when a directive is unknown, inside a statement, or not closed.
+    """
+    found: list[Step] = []
+    statement: list[str] = []
+    unless_table, only_server, in_block = "", False, False
+
+    def add(action: str | Load) -> None:
+        found.append(Step(len(found) + 1, action, unless_table, only_server))
+
+    def end_statement() -> None:
+        if sql := "".join(statement).strip():
+            add(sql)
+        statement.clear()
+
+    for token in _TOKEN.findall(text):
+        if token == _END_OF_STATEMENT:
+            end_statement()
+        elif not token.startswith("--"):
+            statement.append(token)
+        elif token.startswith("-- @"):
+            directive = token.removeprefix("-- @").strip()
+            if "".join(statement).strip():
+                raise ValueError(f"@{directive} stands inside a statement")
+            if directive == "end" and in_block:
+                unless_table, only_server, in_block = "", False, False
+            elif load := _LOAD.fullmatch(directive):
+                add(Load(load[1], load[2]))
+            elif not in_block and (unless := _UNLESS.fullmatch(directive)):
+                unless_table, in_block = unless[1], True
+            elif not in_block and directive == "only server":
+                only_server, in_block = True, True
+            else:
+                raise ValueError(f"@{directive} is not understood here")
+    if in_block:
+        raise ValueError("a block is not closed by @end")
+    end_statement()
+    return found
+
+
+def _read(store: Store, folder: Traversable) -> Iterator[Migration]:
+    numbers: set[int] = set()
+    for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if not (match := _FILE.fullmatch(file.name)):
+            continue
+        number = int(match[1])
+        if number in numbers:
+            raise SchemaError(f"schemas/{store} has two files numbered {number:04d}. Give one of them a new number.")
+        numbers.add(number)
+        yield Migration(store, number, file.name, file.read_text("utf-8").replace("\r\n", "\n"))

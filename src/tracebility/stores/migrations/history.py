@@ -1,0 +1,67 @@
+"""What was applied to a store, as its version table tells it, and how that fits the files."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from tracebility.stores.migrations.files import Migration, SchemaError, Store
+
+State = Literal["applied", "interrupted", "pending"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row of the version table: a file that was applied, or begun."""
+
+    number: int
+    name: str
+    checksum: str
+    finished: bool
+    at: datetime
+    steps_done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a store stands with one migration. ``steps_done`` counts the statements of one that was interrupted."""
+
+    store: Store
+    number: int
+    name: str
+    state: State
+    at: datetime | None
+    steps_done: int = 0
+
+
+def compare(store: Store, migrations: Sequence[Migration], records: Iterable[Record]) -> list[Standing]:
+    """Where the store stands with each migration.
+
+    Raises:
+        SchemaError: when an applied file was changed since, or the store was migrated by a later release.
+    """
+    recorded = {record.number: record for record in records}
+    later = sorted(recorded.keys() - {migration.number for migration in migrations})
+    if later:
+        record = recorded[later[0]]
+        raise SchemaError(
+            f"The {store} store has migration {record.name}, which this release does not know. "
+            "Run a release at least as new as the one that applied it."
+        )
+    return [_standing(migration, recorded.get(migration.number)) for migration in migrations]
+
+
+def _standing(migration: Migration, record: Record | None) -> Standing:
+    place = (migration.store, migration.number, migration.name)
+    if record is None:
+        return Standing(*place, "pending", None)
+    if not record.finished:
+        # Begun with another text is no drift: the statements of an unfinished file all run again.
+        return Standing(*place, "interrupted", record.at, record.steps_done)
+    if record.checksum != migration.checksum:
+        raise SchemaError(
+            f"{migration.label} was changed after it was applied at {record.at:%Y-%m-%d %H:%M} UTC "
+            f"(checksum then {record.checksum[:12]}, now {migration.checksum[:12]}). "
+            "Restore the file as it was released, and write the change as a new migration."
+        )
+    return Standing(*place, "applied", record.at)
