@@ -11,7 +11,7 @@ import typer
 
 import tracebility.commands
 from tracebility import __version__
-from tracebility.commands.options import AsJson, DataDir
+from tracebility.commands.options import AsJson
 from tracebility.errors import ConfigurationError, TracebilityError
 
 app = typer.Typer(
@@ -94,25 +94,6 @@ def serve(
     """
     # A process of its own without the command line's modules: it runs for weeks and is counted in memory.
     os.execv(sys.executable, [sys.executable, "-m", "tracebility.targets", target])  # noqa: S606
-
-
-@app.command()
-def migrate(
-    action: Annotated[str, typer.Argument(help="Nothing, or 'status' to only show where each store is.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be applied; change nothing.")] = False,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Bring the schemas of both stores up to date. Safe to run again; a second runner waits for the first.
-
-    Examples:
-
-      tracebility migrate
-
-      tracebility migrate --dry-run
-
-      tracebility migrate status --json
-    """
 
 
 def main() -> None:

@@ -1,27 +1,45 @@
 """A short-lived child of ``tracebility up``: bring both schemas up to date and make the first tenant.
 
-A process of its own, so that the supervisor never loads a store's client and stays small.
+A process of its own, so that the supervisor never loads a store's client and stays small. It is also the first to use
+each DSN in earnest, so a wrong one is told here, once, before any service starts.
 """
 
 import asyncio
 import sys
 from pathlib import Path
 
+from tracebility.config import Settings, load_settings
+from tracebility.errors import ConfigurationError, TracebilityError
 
-async def prepare(tenant_file: Path) -> None:
+
+async def prepare(settings: Settings, tenant_file: Path) -> None:
     """Migrate, then make the first tenant unless it exists; ``tenant_file`` has it before it is committed."""
+    from tracebility.embedded.installation import write_private
+    from tracebility.stores import redis
+    from tracebility.stores.migrations import migrate
+
+    pg_dsn = settings.dsn("TRACEBILITY_PG_DSN")
+    queue = await redis.connect(settings.dsn("TRACEBILITY_REDIS_URL"))
+    await queue.close()
+    await migrate(pg_dsn, settings.dsn("TRACEBILITY_CLICKHOUSE_URL"), say=_say)
+    write_private(tenant_file, {})
 
 
 def main() -> int:
     """Run it; the exit code."""
-    from tracebility.errors import ConfigurationError
-
     try:
-        asyncio.run(prepare(Path(sys.argv[1])))
+        asyncio.run(prepare(load_settings(), Path(sys.argv[1])))
     except ConfigurationError as error:
         sys.stderr.write(f"tracebility: {error}\n")
         return 2
+    except TracebilityError as error:
+        sys.stderr.write(f"tracebility: {error}\n")
+        return 1
     return 0
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 if __name__ == "__main__":

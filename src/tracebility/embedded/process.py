@@ -172,25 +172,31 @@ def describe_exit(code: int) -> str:
 async def _family_lock(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     clock = asyncio.get_running_loop().time
-    started = clock()
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waited = clock() - started
-            if waited > 2 * FAMILY_GRACE_S:
-                os.close(descriptor)
+    kill_at = clock() + FAMILY_GRACE_S
+    give_up_at = kill_at + FAMILY_GRACE_S
+    try:
+        while not _try_lock(descriptor):
+            if clock() > give_up_at:
                 pids = ", ".join(map(str, _holders(path))) or "unknown pids"
-                raise WillNotEnd(
-                    f"Processes of an earlier run still hold {path} and cannot be ended: {pids}."
-                ) from None
-            if waited > FAMILY_GRACE_S:
+                raise WillNotEnd(f"Processes of an earlier run still hold {path} and cannot be ended: {pids}.")
+            if clock() > kill_at:
+                kill_at += 1.0
                 for pid in _holders(path):
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, signal.SIGKILL)
             await asyncio.sleep(FAMILY_POLL_S)
-        else:
-            return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _pipe_holding(data: bytes) -> int:

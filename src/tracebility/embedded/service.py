@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tracebility.embedded.probes import Probe
 from tracebility.embedded.process import Process, Program, Said, WillNotEnd, describe_exit
-from tracebility.errors import TracebilityError
+from tracebility.errors import ConfigurationError, TracebilityError
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 5.0
@@ -42,7 +43,7 @@ class Service:
         self._locks = locks
         self._said = said
         self._stopping = asyncio.Event()
-        self._failure: StartFailed | None = None
+        self._failure: TracebilityError | None = None
         self._was_ready = False
         self._task: asyncio.Task[None] | None = None
 
@@ -55,6 +56,7 @@ class Service:
 
         Raises:
             StartFailed: when it keeps dying or does not answer in time.
+            ConfigurationError: when it says that it is set up wrongly.
         """
         reason = "it was not asked"
         try:
@@ -62,6 +64,8 @@ class Service:
                 while True:
                     if self._failure is not None:
                         raise self._failure
+                    if self._task is not None and self._task.done():
+                        self._task.result()
                     try:
                         reason = await self._probe()
                     except (OSError, TimeoutError) as error:
@@ -77,10 +81,13 @@ class Service:
     async def stop(self, grace_s: float) -> None:
         """End it and do not start it again; after ``grace_s`` less politely."""
         self._stopping.set()
-        if self.process is not None:
+        if self._task is None:
+            return
+        if self.process is not None and self.process.exit_code is None:
             await self.process.stop(grace_s)
-        if self._task is not None:
-            await self._task
+        else:  # Between two starts, or before the first.
+            self._task.cancel()
+        await asyncio.wait((self._task,))
 
     def kill(self) -> None:
         """End it at once."""
@@ -91,44 +98,64 @@ class Service:
     async def _keep(self) -> None:
         clock = asyncio.get_running_loop().time
         backoff, deaths = BACKOFF_FIRST_S, 0
+        again = False
         while not self._stopping.is_set():
             began = clock()
-            try:
-                self.process = await Process.start(self._make(), self._locks, self._said)
-            except (OSError, TracebilityError) as error:
-                reason, lines, hopeless = (
-                    f"{self.name} cannot be started: {error}",
-                    [],
-                    not isinstance(error, WillNotEnd),
-                )
-            else:
-                if self._stopping.is_set():  # Asked to stop while it was being started.
-                    self.process.send(self.process.program.stop)
-                self.started()
-                code = await self.process.ended()
-                if self._stopping.is_set():
-                    return
-                reason, lines = f"{self.name} ended ({describe_exit(code)})", list(self.process.last_lines)
-                hopeless = code == CONFIGURATION_EXIT
+            death = await self._live_once(again)
+            if self._stopping.is_set():
+                return
             if clock() - began > RECOVERED_S:
                 backoff, deaths = BACKOFF_FIRST_S, 0
             deaths += 1
-            if not self._was_ready and (hopeless or deaths >= KEEPS_DYING):
-                self._failure = StartFailed(reason, lines)
+            if not self._was_ready and (death.hopeless or deaths >= KEEPS_DYING):
+                self._failure = death.failure()
                 return
-            self._tell(reason, lines, deaths, backoff)
-            try:
-                await asyncio.wait_for(self._stopping.wait(), backoff)
-            except TimeoutError:
-                backoff = min(backoff * 2, BACKOFF_MAX_S)
+            self._tell(death, deaths, backoff)
+            await asyncio.sleep(backoff)  # `stop` cancels it.
+            backoff = min(backoff * 2, BACKOFF_MAX_S)
+            again = True
 
-    def _tell(self, reason: str, lines: list[str], deaths: int, backoff: float) -> None:
+    async def _live_once(self, again: bool) -> "_Death":
+        try:
+            program = self._make()
+            if again:  # A failpoint ends a process once, not each of its successors.
+                program = replace(program, environment={**program.environment, "TRACEBILITY_FAILPOINT": ""})
+            process = await Process.start(program, self._locks, self._said)
+        except WillNotEnd as error:
+            return _Death(str(error), [])
+        except (OSError, TracebilityError) as error:
+            return _Death(f"{self.name} cannot be started: {error}", [], hopeless=True)
+        self.process = process
+        self.started()
+        code = await process.ended()
+        return _Death(
+            f"{self.name} ended ({describe_exit(code)})",
+            list(process.last_lines),
+            hopeless=code == CONFIGURATION_EXIT,
+            configuration=code == CONFIGURATION_EXIT,
+        )
+
+    def _tell(self, death: "_Death", deaths: int, backoff: float) -> None:
         if deaths < KEEPS_DYING:
-            self._said("up", f"{reason}; starting it again")
+            self._said("up", f"{death.reason}; starting it again")
             return
         self._said(
             "up",
-            f"{self.name} keeps dying: {reason}, {deaths} times in a row; next try in {backoff:.1f} s. Its last lines:",
+            f"{self.name} keeps dying: {death.reason}, {deaths} times in a row; next try in {backoff:.1f} s. "
+            "Its last lines:",
         )
-        for line in lines or ["(it said nothing)"]:
+        for line in death.lines or ["(it said nothing)"]:
             self._said("up", f"    {line}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Death:
+    reason: str
+    lines: list[str]
+    hopeless: bool = False  # The next try would end the same.
+    configuration: bool = False  # Its last line says what is set up wrongly, and the fix.
+
+    def failure(self) -> TracebilityError:
+        if self.configuration and self.lines:
+            return ConfigurationError(self.lines[-1].removeprefix("tracebility: "))
+        return StartFailed(self.reason, self.lines)

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from tracebility.embedded.console import Console
 from tracebility.embedded.first_trace import first_trace
 from tracebility.embedded.installation import DataDir, write_private
 from tracebility.embedded.process import Process, Program, describe_exit
-from tracebility.embedded.service import Service, StartFailed
+from tracebility.embedded.service import CONFIGURATION_EXIT, Service, StartFailed
 from tracebility.embedded.stores import Stores
 from tracebility.errors import ConfigurationError
 from tracebility.targets import listen
@@ -123,12 +122,15 @@ class Supervisor:
     async def _bring_up(self, services: Sequence[Service]) -> None:
         for service in services:
             service.start()
-        async with asyncio.TaskGroup() as group:
-            for service in services:
-                group.create_task(service.ready())
+        waiting = [asyncio.ensure_future(service.ready()) for service in services]
+        try:
+            await asyncio.gather(*waiting)
+        finally:
+            for one in waiting:
+                one.cancel()
 
     async def _prepare(self) -> None:
-        if find_spec("tracebility.stores.migrations") is None:
+        if not self._stores.clickhouse_url:
             return
         tenant_file = self._data.path / TENANT_FILE
         argv = [sys.executable, "-m", "tracebility.embedded.prepare", str(tenant_file)]
@@ -140,7 +142,7 @@ class Supervisor:
         self._one_off = process
         code = await process.ended()
         lines = list(process.last_lines)
-        if code == 2 and lines:
+        if code == CONFIGURATION_EXIT and lines:
             raise ConfigurationError(lines[-1].removeprefix("tracebility: "))
         if code != 0:
             raise StartFailed(f"{program.name} failed ({describe_exit(code)})", lines)
@@ -258,12 +260,8 @@ def up(options: UpOptions, console: Console) -> int:
     """Run an installation until it is told to stop; the exit code."""
     try:
         return asyncio.run(Supervisor(options, console).run())
-    except* StartFailed as group:
-        failed = group.exceptions[0]
-        while isinstance(failed, BaseExceptionGroup):
-            failed = failed.exceptions[0]
-        lines = failed.last_lines if isinstance(failed, StartFailed) else []
-        for line in lines:
+    except StartFailed as failed:
+        for line in failed.last_lines:
             sys.stderr.write(f"    {line}\n")
         sys.stderr.write(f"tracebility: {failed}\n")
-    return 1
+        return 1

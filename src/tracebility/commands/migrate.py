@@ -1,0 +1,67 @@
+"""``tracebility migrate``: both stores to the schema of this release."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tracebility.commands.options import AsJson, DataDir
+
+if TYPE_CHECKING:
+    from tracebility.stores.migrations import Standing
+
+
+class Action(StrEnum):
+    """What to do with the migrations."""
+
+    APPLY = "apply"
+    STATUS = "status"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(migrate)
+
+
+def migrate(
+    action: Annotated[Action, typer.Argument(help="'status' only shows where each store stands.")] = Action.APPLY,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be applied; change nothing.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the schemas of both stores up to date. Safe to run again; a second runner waits for the first.
+
+    Examples:
+
+      tracebility migrate
+
+      tracebility migrate --dry-run
+
+      tracebility migrate status --json
+    """
+    from tracebility.embedded.installation import locate
+    from tracebility.stores import migrations
+
+    found = locate(data_dir)
+    stores = (found.pg_dsn, found.clickhouse_url)
+    if action is Action.STATUS:
+        standings: Sequence[Standing] = asyncio.run(migrations.status(*stores))
+        nothing = "There are no migrations."
+    elif dry_run:
+        standings = asyncio.run(migrations.pending(*stores))
+        nothing = "Nothing to apply: both stores are up to date."
+    else:
+        standings = asyncio.run(migrations.migrate(*stores, say=lambda line: typer.echo(line, err=True)))
+        nothing = "Both stores are up to date."
+    if as_json:
+        typer.echo(json.dumps({"migrations": [asdict(standing) for standing in standings]}, default=str))
+        return
+    for standing in standings:
+        at = f"{standing.at:%Y-%m-%d %H:%M} UTC" if standing.at else ""
+        typer.echo(f"{standing.store:<10}  {standing.name:<40}  {standing.state:<11}  {at}".rstrip())
+    if not standings:
+        typer.echo(nothing)
