@@ -8,5 +8,5 @@ CREATE TABLE session
     expires_at timestamptz NOT NULL
 );
 
-CREATE INDEX session_user ON session (user_id);
+CREATE INDEX session_of_user ON session (user_id);
 CREATE INDEX session_expiry ON session (expires_at);

@@ -10,9 +10,9 @@ from typing import Any
 import asyncpg
 
 from tracebility.failpoints import failpoint
-from tracebility.stores.migrations.files import Migration
+from tracebility.stores.migrations.files import Migration, SchemaError
 from tracebility.stores.migrations.history import Record
-from tracebility.stores.postgres import CONNECT_TIMEOUT_S, VARIABLE, translated
+from tracebility.stores.postgres import CONNECT_TIMEOUT_S, VARIABLE, Conflict, translated
 from tracebility.stores.queries import query
 from tracebility.stores.start import START_WAIT_S, until_reachable
 
@@ -75,13 +75,19 @@ class ControlPlane:
 
     async def apply(self, migration: Migration) -> None:
         """Run the file and record it: both or neither."""
-        with translated():
-            async with self._connection.transaction():
-                await self._connection.execute(migration.text)
-                failpoint("migrate_before_record")
-                await self._connection.execute(
-                    query("record_migration"), migration.number, migration.name, migration.checksum
-                )
+        try:
+            with translated():
+                async with self._connection.transaction():
+                    await self._connection.execute(migration.text)
+                    failpoint("migrate_before_record")
+                    await self._connection.execute(
+                        query("record_migration"), migration.number, migration.name, migration.checksum
+                    )
+        except (asyncpg.PostgresError, Conflict) as error:
+            raise SchemaError(
+                f"{migration.label}: {' '.join(str(error).split())}. Nothing of the file was applied; "
+                "correct what it says and run the migration again."
+            ) from error
 
     async def rows(self, name: str) -> AsyncIterator[list[tuple[Any, ...]]]:
         """The rows of a named query, some thousands at a time."""
