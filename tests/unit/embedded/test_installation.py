@@ -1,0 +1,92 @@
+"""Which installation a command is meant for, and what an installation keeps."""
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from tracebility.embedded.installation import AlreadyRunning, DataDir, Secrets, locate, write_private
+from tracebility.errors import ConfigurationError
+
+DSNS = {"pg_dsn": "postgresql://a@b/c", "redis_url": "redis://d/0", "clickhouse_url": "http://e/f"}
+VARIABLES = {f"TRACEBILITY_{name.upper()}": value for name, value in DSNS.items()}
+
+
+def test_three_dsns_win_over_a_data_directory(tmp_path: Path) -> None:
+    write_private(tmp_path / "ready.json", dict.fromkeys(DSNS, "other"))
+    found = locate(tmp_path, VARIABLES)
+    assert found.environment() == VARIABLES
+    assert found.data_dir is None
+
+
+def test_a_ready_file_fills_in_what_the_environment_lacks(tmp_path: Path) -> None:
+    write_private(tmp_path / "ready.json", DSNS | {"api_key": "tb_x"})
+    found = locate(tmp_path, {"TRACEBILITY_PG_DSN": "postgresql://mine"})
+    assert (found.pg_dsn, found.redis_url) == ("postgresql://mine", DSNS["redis_url"])
+    assert found.ready["api_key"] == "tb_x"
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"pg_dsn": "x"}'])
+def test_no_usable_installation_is_one_line(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "ready.json").write_text(content)
+    with pytest.raises(ConfigurationError, match="tracebility up") as raised:
+        locate(tmp_path, {})
+    assert "\n" not in str(raised.value)
+
+
+def test_a_directory_belongs_to_one_process(tmp_path: Path) -> None:
+    first = DataDir.open(tmp_path / "data")
+    with pytest.raises(AlreadyRunning, match=r"\(pid \d+\)"):
+        DataDir.open(tmp_path / "data")
+    first.close()
+    DataDir.open(tmp_path / "data").close()
+
+
+@pytest.mark.parametrize("path", ["/tmp", "/", "/proc/nowhere", "/dev/null"])
+def test_a_directory_that_others_use_is_left_alone(path: str) -> None:
+    before = Path(path).stat().st_mode if Path(path).exists() else None
+    with pytest.raises(ConfigurationError, match="--data-dir"):
+        DataDir.open(Path(path))
+    assert before is None or Path(path).stat().st_mode == before
+
+
+def test_a_long_path_gets_a_private_folder_for_its_sockets(tmp_path: Path) -> None:
+    short = DataDir.open(Path("/tmp") / tmp_path.name)
+    long = DataDir.open(tmp_path / ("d" * 100))
+    try:
+        assert short.sockets() == short.run
+        assert len(str(long.sockets())) < 75
+        assert stat.S_IMODE(long.sockets().stat().st_mode) == 0o700
+    finally:
+        long.sockets().rmdir()
+        short.close()
+        long.close()
+
+
+def test_secrets_stay_the_same_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "installation.json"
+    made = Secrets(path)
+    password, port = made.password("postgres"), made.port("postgres")
+    assert len(password) >= 32
+    assert made.password("valkey") != password
+    again = Secrets(path)
+    assert (again.password("postgres"), again.port("postgres")) == (password, port)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_damaged_secrets_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "installation.json").write_text("{")
+    with pytest.raises(ConfigurationError, match=r"installation\.json is damaged"):
+        Secrets(tmp_path / "installation.json")
+
+
+def test_a_private_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "ready.json"
+    path.write_text("old, and readable by all")
+    path.chmod(0o644)
+    write_private(path, {"new": True})
+    assert json.loads(path.read_text()) == {"new": True}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
