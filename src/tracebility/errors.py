@@ -117,3 +117,14 @@ class Overloaded(Problem):
 
     def __init__(self, detail: str, *, hint: str = "Send the same request again after Retry-After seconds.") -> None:
         super().__init__(detail, hint=hint, retry_after_s=2)
+
+
+class Unavailable(Problem):
+    """A store that an answer needs is away. Nothing was changed; the same request works once it is back."""
+
+    status, code, title = 503, "store-unavailable", "A store that this answer needs is away"
+
+    def __init__(self, detail: str, **members: str | int | float | None) -> None:
+        super().__init__(
+            detail, hint="Send the same request again after Retry-After seconds.", retry_after_s=2, **members
+        )

@@ -1,0 +1,123 @@
+"""The api target's ASGI app: routes, problems, headers, metrics, and the description of every route."""
+
+import time
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tracebility import __version__
+from tracebility.api import pages, problems
+from tracebility.api.routers import health, projects, runs
+from tracebility.api.service import ApiServices
+from tracebility.telemetry import RequestMetrics
+
+# Answers are one tenant's: no cache on the way may keep one, and a browser must not guess what it holds.
+_HEADERS = {
+    "cache-control": "private, no-store",
+    "vary": "Authorization",
+    "x-content-type-options": "nosniff",
+}
+_ANSWERS = (projects.ProjectPage, runs.RunPage, runs.RunDetail)
+
+
+def create_app(services: ApiServices) -> ASGIApp:
+    """The app that answers with ``services``."""
+    app = _routes()
+    app.state.services = services
+    return _Observed(app, RequestMetrics(services.metrics, "api"))
+
+
+def openapi_document() -> dict[str, Any]:
+    """Every HTTP route of an installation, the ingest target's included, as OpenAPI 3.1 has it."""
+    document: dict[str, Any] = get_openapi(
+        title="tracebility", version=__version__, routes=_routes().routes, openapi_version="3.1.0"
+    )
+    _, schemas = msgspec.json.schema_components(_ANSWERS, ref_template="#/components/schemas/{name}")
+    components = document.setdefault("components", {})
+    components.setdefault("schemas", {}).update(schemas)
+    components["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, tb_..."},
+        "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    }
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            operation.get("responses", {}).pop("422", None)
+            operation["responses"]["default"] = {"$ref": "#/components/responses/Problem"}
+            if path.startswith("/v1/"):
+                operation["security"] = [{"bearer": []}, {"apiKey": []}]
+    components["responses"] = {"Problem": _PROBLEM}
+    return document
+
+
+def _routes() -> FastAPI:
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    problems.install(app)
+    for router in (projects.router, runs.router, health.router, pages.router):
+        app.include_router(router)
+    described: list[bytes] = []
+
+    @app.get("/openapi.json", tags=["description"], summary="This description")
+    async def openapi() -> Response:
+        """Every route, ingest included."""
+        if not described:
+            described.append(msgspec.json.encode(openapi_document()))
+        return Response(described[0], media_type="application/json")
+
+    return app
+
+
+_PROBLEM: dict[str, Any] = {
+    "description": "Problem JSON (RFC 9457). 429 and 503 carry Retry-After.",
+    "content": {
+        "application/problem+json": {
+            "schema": {
+                "type": "object",
+                "required": ["type", "title", "status", "detail"],
+                "properties": {
+                    "type": {"type": "string", "examples": ["urn:tracebility:error:not-found"]},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "detail": {"type": "string"},
+                    "hint": {"type": "string"},
+                    "instance": {"type": "string"},
+                },
+            }
+        }
+    },
+}
+
+
+class _Observed:
+    """Puts the headers that every answer has on each, and counts it under its route's template."""
+
+    def __init__(self, app: ASGIApp, requests: RequestMetrics) -> None:
+        self._app = app
+        self._requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500
+        began = time.perf_counter()
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        self._requests.started()
+        try:
+            await self._app(scope, receive, observed)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            self._requests.answered(route, scope["method"], status, time.perf_counter() - began)

@@ -1,0 +1,49 @@
+"""Pages from templates: whatever is put into one is escaped, unless it was made here."""
+
+from base64 import b64encode
+from functools import cache
+from hashlib import sha256
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from starlette.responses import Response
+
+
+class Html(str):
+    """Text that is HTML already. Everything else is escaped when it is put into a template."""
+
+    __slots__ = ()
+
+
+def fill(template: str, **values: object) -> Html:
+    """``template`` with each ``$name`` replaced by its value, escaped unless it is `Html`."""
+    return Html(Template(template).substitute({name: _safe(value) for name, value in values.items()}))
+
+
+def join(parts: list[Html]) -> Html:
+    """``parts``, one after the other."""
+    return Html("".join(parts))
+
+
+@cache
+def template(name: str) -> str:
+    """The text of a file of ``api/templates``."""
+    return files("tracebility.api").joinpath("templates", name).read_text("utf-8")
+
+
+def page(title: str, content: Html, *, status: int = 200, account: str = "") -> Response:
+    """A whole page: no script, nothing from elsewhere, and a policy that makes browsers load neither."""
+    style = template("style.css")
+    body = fill(template("page.html"), title=title, style=Html(style), content=content, account=account)
+    digest = b64encode(sha256(style.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    )
+    headers = {"content-security-policy": policy, "referrer-policy": "no-referrer"}
+    return Response(body, status, headers, media_type="text/html")
+
+
+def _safe(value: object) -> str:
+    return value if isinstance(value, Html) else escape(str(value))

@@ -1,0 +1,186 @@
+"""What the pages are made of: the table of runs, the spans of one, and numbers as people read them."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from tracebility.api import tree
+from tracebility.api.html import Html, fill, join
+from tracebility.api.routers.runs import Run, RunDetail, Span
+from tracebility.api.times import nanoseconds
+from tracebility.stores.postgres import Row
+
+SPANS_SHOWN = 1000  # a page with more gets slow in browsers; the API gives all
+TEXT_SHOWN = 4000
+DEEPEST_INDENT = 9
+
+
+def projects_bar(projects: Sequence[Row], shown: UUID) -> Html:
+    """Links to the projects that the key may see."""
+    links = [
+        fill(
+            '<a href="/?project=$id"$current>$name</a>',
+            id=project["project_id"],
+            name=project["name"],
+            current=Html(' aria-current="page"') if project["project_id"] == shown else "",
+        )
+        for project in projects
+    ]
+    return fill('<div class="bar"><nav aria-label="Projects">$links</nav></div>', links=join(links))
+
+
+def runs_table(runs: Sequence[Run], project_id: UUID, now_ns: int, *, older: str, newest: bool) -> Html:
+    """The runs of a page, newest first."""
+    rows = [_run_row(run, project_id, now_ns) for run in runs]
+    return fill(
+        _RUNS,
+        project=project_id,
+        rows=join(rows),
+        newest="" if newest else fill('<a href="/?project=$project">Newest</a>', project=project_id),
+        older=fill('<a rel="next" href="$address">Older</a>', address=older) if older else "",
+    )
+
+
+def run_detail(run: RunDetail, project_id: UUID, now_ns: int) -> Html:
+    """A run: its numbers, and its spans with where in time each lies."""
+    spans = tree.flatten(run.spans)
+    starts = [nanoseconds(span.start_time) for span in spans]
+    first_ns = min(starts, default=0)
+    lengths = [start - first_ns + int((span.latency_ms or 0) * 1e6) for start, span in zip(starts, spans, strict=True)]
+    whole_ns = max(max(lengths, default=0), 1)
+    shown = [
+        _span_row(span, (start - first_ns) / whole_ns, whole_ns)
+        for span, start in zip(spans[:SPANS_SHOWN], starts, strict=False)
+    ]
+    facts = [
+        ("Started", ago(nanoseconds(run.start_time), now_ns)),
+        ("Latency", duration(run.latency_ms)),
+        ("Tokens", f"{run.input_tokens:,} in, {run.output_tokens:,} out" if run.total_tokens else "none"),
+        ("Cost", money(run.cost)),
+        ("Spans", f"{run.span_count:,}" + (f", {run.error_count:,} failed" if run.error_count else "")),
+        ("Models", ", ".join(run.models)),
+        ("Session", run.session_id or ""),
+        ("User", run.user_id or ""),
+        ("Tags", ", ".join(run.tags)),
+        ("Run", run.id),
+    ]
+    listed = join([fill("<div><dt>$name</dt><dd>$value</dd></div>", name=n, value=v) for n, v in facts if v])
+    left_out = len(spans) - len(shown)
+    return fill(
+        _DETAIL,
+        project=project_id,
+        name=run.name or "(no name)",
+        status=_status(run.status),
+        error=fill('<p class="refused">$text</p>', text=_cut(run.error)) if run.error else "",
+        facts=listed,
+        spans=join(shown),
+        more=f"{left_out:,} more spans are not shown here; the API gives all." if left_out else "",
+        api=f"/v1/projects/{project_id}/runs/{run.id}",
+    )
+
+
+def ago(then_ns: int, now_ns: int) -> str:
+    """How long ago, in the largest unit that fits."""
+    seconds = (now_ns - then_ns) // 1_000_000_000
+    if seconds < 0:
+        return "in the future"
+    for length, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
+        if seconds >= length:
+            count = seconds // length
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return f"{seconds} s ago"
+
+
+def duration(milliseconds: float | None) -> str:
+    """Milliseconds in the unit that people use for so many."""
+    if milliseconds is None:
+        return "-"
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f} ms"
+    if milliseconds < 60_000:
+        return f"{milliseconds / 1000:.2f} s"
+    minutes, seconds = divmod(milliseconds / 1000, 60)
+    return f"{minutes:.0f} min {seconds:.0f} s"
+
+
+def money(dollars: float | None) -> str:
+    """US dollars; of small sums the first digits that say something."""
+    if dollars is None:
+        return "-"
+    return f"${dollars:,.2f}" if dollars >= 1 or dollars == 0 else f"${dollars:.4f}"
+
+
+def _run_row(run: Run, project_id: UUID, now_ns: int) -> Html:
+    return fill(
+        _RUN,
+        address=f"/projects/{project_id}/runs/{run.id}",
+        name=run.name or "(no name)",
+        preview=run.error or run.output_preview or run.input_preview,
+        status=_status(run.status),
+        started=run.start_time,
+        ago=ago(nanoseconds(run.start_time), now_ns),
+        latency=duration(run.latency_ms),
+        tokens=f"{run.total_tokens:,}" if run.total_tokens else "-",
+        cost=money(run.cost),
+        spans=f"{run.span_count:,}",
+    )
+
+
+def _span_row(span: Span, offset: float, whole_ns: int) -> Html:
+    texts = [("Error", span.error), ("Input", _text(span.inputs)), ("Output", _text(span.outputs))]
+    body = [fill("<div>$name</div><pre>$text</pre>", name=name, text=_cut(text)) for name, text in texts if text]
+    width = max((span.latency_ms or 0) * 1e6 / whole_ns * 100, 0.7)
+    return fill(
+        _SPAN,
+        depth=min(span.depth, DEEPEST_INDENT),
+        failed="failed" if span.status == "error" else "",
+        kind=span.kind or "span",
+        name=span.name or "(no name)",
+        model=span.model or "",
+        tokens=f"{span.total_tokens:,} tok" if span.total_tokens else "",
+        latency=duration(span.latency_ms),
+        offset=f"{min(offset * 100, 99.3):.2f}",
+        width=f"{width:.2f}",
+        body=join(body) or Html('<p class="quiet">Neither input nor output.</p>'),
+    )
+
+
+def _status(status: str) -> Html:
+    return fill('<span class="status $status">$status</span>', status=status)
+
+
+def _text(raw: object) -> str:
+    text = bytes(raw).decode() if isinstance(raw, bytes | bytearray | memoryview) else str(raw)
+    return "" if text == "null" else text
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT_SHOWN else f"{text[:TEXT_SHOWN]}... ({len(text) - TEXT_SHOWN:,} characters more)"
+
+
+_RUNS = """
+<div class="bar"><h1>Runs</h1><nav class="end" aria-label="Pages">$newest<a href="">Refresh</a></nav></div>
+<div class="paper"><table>
+<thead><tr><th scope="col">Run</th><th scope="col">Status</th><th scope="col">Started</th>
+<th scope="col" class="number">Latency</th><th scope="col" class="number spare">Tokens</th>
+<th scope="col" class="number spare">Cost</th><th scope="col" class="number spare">Spans</th></tr></thead>
+<tbody>$rows</tbody>
+</table></div>
+<p class="bar"><span class="end"></span>$older</p>
+"""
+_RUN = """<tr><td class="wide"><div><a href="$address">$name</a></div><div
+class="preview">$preview</div></td><td>$status</td> <td><time datetime="$started" title="$started">$ago</time></td><td
+class="number">$latency</td> <td class="number spare">$tokens</td><td class="number spare">$cost</td><td class="number
+spare">$spans</td></tr>
+"""
+_DETAIL = """
+<div class="bar"><nav><a href="/?project=$project">Runs</a></nav></div>
+<div class="card"><div class="bar"><h1>$name</h1>$status</div>$error<dl class="facts">$facts</dl></div>
+<h2>Spans</h2>
+<div class="paper spans">$spans</div>
+<p class="quiet">$more As JSON: <code>GET $api</code></p>
+"""
+_SPAN = """<details class="$failed"><summary class="d$depth"><span class="kind">$kind</span><span
+class="name">$name</span> <span class="quiet spare">$model</span><span class="number spare">$tokens</span><span
+class="number">$latency</span> <svg viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true"><rect
+x="$offset" width="$width" height="6"/></svg> </summary><div class="body">$body</div></details>
+"""

@@ -1,0 +1,145 @@
+"""The pages that a browser sees before there is a web application: the last runs, one run, and how to send the first.
+
+A key that was entered in the form is kept in a cookie that scripts cannot read and other sites cannot send. The
+cookie is taken for these pages only, never for a route under ``/v1``.
+"""
+
+from typing import Annotated
+from urllib.parse import parse_qs, quote, urlsplit
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import RedirectResponse, Response
+
+from tracebility.api import page_parts as parts
+from tracebility.api.auth import Services, require, services_of
+from tracebility.api.html import Html, fill, page, template
+from tracebility.api.routers.projects import FIRST_PLACE, visible_projects
+from tracebility.api.routers.runs import detail_from, run_from, seal_place, window_of
+from tracebility.api.run_reads import newest_runs, one_run
+from tracebility.api.scope import resolve_project_scope
+from tracebility.errors import BadRequest, Forbidden, PayloadTooLarge, Unauthenticated
+from tracebility.stores.scoped import ScopedClickHouse
+from tracebility.tenant.context import Scope, TenantContext
+
+router = APIRouter(tags=["pages"])
+
+COOKIE = "tracebility_key"
+RUNS_A_PAGE = 50
+PROJECTS_SHOWN = 100
+LARGEST_FORM_BYTES = 4096  # a key has 60 characters
+
+
+async def page_principal(request: Request) -> TenantContext:
+    """The tenant of the key in the headers, else of the one in the cookie.
+
+    Raises:
+        Unauthenticated: without a valid key.
+        Forbidden: when the key may not read.
+    """
+    authorization, api_key = request.headers.get("authorization", ""), request.headers.get("x-api-key", "")
+    if not authorization and not api_key:
+        api_key = request.cookies.get(COOKIE, "")
+    return require(await services_of(request).resolver.resolve(authorization, api_key), Scope.READ)
+
+
+PageReader = Annotated[TenantContext, Depends(page_principal)]
+
+
+async def page_rows(project_id: str, context: PageReader, services: Services) -> ScopedClickHouse:
+    """The engine seen through the project that the address names."""
+    return services.engine.within(await resolve_project_scope(context, project_id, services))
+
+
+@router.get("/", summary="The last runs, or how to send the first")
+async def landing(request: Request, services: Services, project: str = "", cursor: str = "") -> Response:
+    """Asks for a key when there is none."""
+    try:
+        context = await page_principal(request)
+    except Unauthenticated:
+        return _signed_out(request, refused=COOKIE in request.cookies)
+    scope = await resolve_project_scope(context, project or str(context.project_id), services)
+    rows = services.engine.within(scope)
+    window = window_of(cursor or None, None, None, scope)
+    runs, more = await newest_runs(rows, window, RUNS_A_PAGE, services.now_ns())
+    projects = await visible_projects(services, context, FIRST_PLACE, PROJECTS_SHOWN)
+    if not runs and not cursor:
+        content = parts.projects_bar(projects, scope.project_id) + _first_trace(request)
+    else:
+        older = f"/?project={scope.project_id}&cursor={quote(seal_place(window, runs[-1], scope))}" if more else ""
+        content = parts.projects_bar(projects, scope.project_id) + parts.runs_table(
+            [run_from(row) for row in runs], scope.project_id, services.now_ns(), older=older, newest=not cursor
+        )
+    return page("Runs · tracebility", Html(content), account=_SIGN_OUT)
+
+
+@router.get("/projects/{project_id}/runs/{run_id}", summary="One run as a page")
+async def run_page(rows: Annotated[ScopedClickHouse, Depends(page_rows)], services: Services, run_id: str) -> Response:
+    """The run and its spans."""
+    run, spans = await one_run(rows, run_id)
+    detail = detail_from(run, spans)
+    content = parts.run_detail(detail, rows.scope.project_id, services.now_ns())
+    return page(f"{detail.name} · tracebility", content, account=_SIGN_OUT)
+
+
+@router.post("/session", summary="Keep a key for the pages", status_code=303)
+async def sign_in(request: Request, services: Services) -> Response:
+    """Takes the form of the landing page, answers with the cookie."""
+    _refuse_other_sites(request)
+    key = parse_qs((await _bounded(request)).decode("utf-8", "replace")).get("key", [""])[0].strip()
+    try:
+        require(await services.resolver.resolve("", key), Scope.READ)
+    except (Unauthenticated, Forbidden) as refusal:
+        return _signed_out(request, refused=True, status=refusal.status)
+    response = RedirectResponse("/", 303)
+    response.set_cookie(COOKIE, key, path="/", httponly=True, samesite="strict", secure=_encrypted(request))
+    return response
+
+
+@router.post("/session/end", summary="Forget the key", status_code=303)
+async def sign_out(request: Request) -> Response:
+    """Takes the cookie back."""
+    _refuse_other_sites(request)
+    response = RedirectResponse("/", 303)
+    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict", secure=_encrypted(request))
+    return response
+
+
+_SIGN_OUT = Html('<form method="post" action="/session/end"><button class="plain">Forget the key</button></form>')
+_REFUSED = Html('<p class="refused" role="alert">This key is not valid, or may not read.</p>')
+
+
+def _signed_out(request: Request, *, refused: bool = False, status: int = 200) -> Response:
+    form = fill(template("sign_in.html"), refused=_REFUSED if refused else "")
+    response = page("tracebility", Html(form + _first_trace(request)), status=status)
+    if refused:
+        response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+    return response
+
+
+def _first_trace(request: Request) -> Html:
+    return fill(template("first_trace.html"), origin=_origin(request))
+
+
+def _origin(request: Request) -> str:
+    return f"{'https' if _encrypted(request) else 'http'}://{request.headers.get('host', 'localhost')}"
+
+
+def _encrypted(request: Request) -> bool:
+    return request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """A form on another site must not sign anyone in or out here; browsers say where a form was."""
+    origin = request.headers.get("origin")
+    elsewhere = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if elsewhere or request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise BadRequest("This form was sent from another site.", hint="Open the address of tracebility itself.")
+
+
+async def _bounded(request: Request) -> bytes:
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > LARGEST_FORM_BYTES:
+            raise PayloadTooLarge("The form holds more than a key.")
+    return body

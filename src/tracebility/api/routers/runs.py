@@ -1,0 +1,303 @@
+"""Runs of a project: the list, newest first, and one run with its spans as a tree."""
+
+import asyncio
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from tracebility.api import cursor, tree
+from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, schema_of
+from tracebility.api.auth import Services
+from tracebility.api.run_reads import Row, Window, newest_runs, one_run
+from tracebility.api.scope import TenantRows
+from tracebility.api.times import EARLIEST_NS, LATEST_NS, nanoseconds, rfc3339
+from tracebility.errors import BadRequest, Unprocessable
+from tracebility.stores.scoped import TenantScope
+from tracebility.wire.jsontext import is_deeper
+
+router = APIRouter(tags=["runs"])
+
+# Text of a span that is a JSON object or array no deeper than this is answered as such; deeper, it would be more than
+# parsers of the answer can read inside of a deep tree.
+DEEPEST_JSON = 128
+
+_PLACE = struct.Struct(">qqq")
+
+
+class Run(msgspec.Struct, kw_only=True):
+    """A run, as it is known so far: it is summed up again whenever spans of it arrive."""
+
+    id: str
+    trace_id: str
+    name: str
+    kind: str
+    status: str  # running | ok | error
+    error: str | None
+    start_time: str
+    end_time: str | None
+    latency_ms: float | None
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    cost: float | None  # USD
+    span_count: int
+    error_count: int
+    models: list[str]
+    input_preview: str
+    output_preview: str
+    session_id: str | None
+    user_id: str | None
+    tags: list[str]
+    environment: str | None
+
+
+class RunPage(msgspec.Struct, kw_only=True):
+    """A page of runs, newest first."""
+
+    items: list[Run]
+    next_cursor: str | None
+
+
+class Span(msgspec.Struct, kw_only=True, eq=False):
+    """A span with everything that is stored of it. Values that are JSON objects or arrays are given as such."""
+
+    id: str
+    trace_id: str
+    parent_id: str | None
+    depth: int = 0
+    name: str
+    kind: str
+    otel_kind: str | None
+    status: str  # ok | error | unset
+    error: str | None
+    error_type: str | None
+    start_time: str
+    end_time: str | None
+    latency_ms: float | None
+    model: str | None
+    request_model: str | None
+    provider: str | None
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    cost: float | None  # USD
+    cost_source: str | None  # reported | priced
+    time_to_first_token_ms: float | None
+    inputs: msgspec.Raw
+    outputs: msgspec.Raw
+    session_id: str | None
+    user_id: str | None
+    tags: list[str]
+    metadata: dict[str, msgspec.Raw]
+    attributes: dict[str, msgspec.Raw]
+    resource: dict[str, msgspec.Raw]
+    scope_name: str | None
+    scope_version: str | None
+    environment: str | None
+    events: msgspec.Raw
+    links: msgspec.Raw
+    source: str
+    accepted_at: str
+    children: list["Span"] = []
+
+
+class RunDetail(Run, kw_only=True):
+    """A run and its spans: the top-most ones, each with its children, siblings in the order of their start.
+
+    A span whose parent is not stored is a top-most one. Spans more than 100 deep hang on their ancestor at that
+    depth; their `parent_id` and `depth` are the true ones.
+    """
+
+    spans: list[Span]
+
+
+TimeText = Annotated[str | None, Query(description="RFC 3339.", examples=["2026-03-01T00:00:00Z"])]
+
+
+@router.get(
+    "/v1/projects/{project_id}/runs",
+    summary="The runs of a project, newest first",
+    responses=schema_of(RunPage, "A page of runs, newest first."),
+)
+async def list_runs(
+    rows: TenantRows,
+    services: Services,
+    limit: Limit = LIMIT_DEFAULT,
+    cursor_text: CursorText = None,
+    from_text: Annotated[TimeText, Query(alias="from", description="Runs that started at this time or later.")] = None,
+    to_text: Annotated[TimeText, Query(alias="to", description="Runs that started before this time.")] = None,
+) -> Response:
+    """Pages stay where they are while new runs arrive: a cursor names the last run of its page."""
+    window = window_of(cursor_text, from_text, to_text, rows.scope)
+    runs, more = await newest_runs(rows, window, limit, services.now_ns())
+    return answer(
+        RunPage(
+            items=[run_from(row) for row in runs],
+            next_cursor=seal_place(window, runs[-1], rows.scope) if more else None,
+        )
+    )
+
+
+@router.get(
+    "/v1/projects/{project_id}/runs/{run_id}",
+    summary="One run with its spans as a tree",
+    responses=schema_of(RunDetail, "The run."),
+)
+async def get_run(rows: TenantRows, run_id: str) -> Response:
+    """The run, and every span of it that is stored so far."""
+    run, spans = await one_run(rows, run_id)
+    # Ten thousand spans take some 300 ms to shape: on a thread, so that other requests are answered meanwhile.
+    return await asyncio.to_thread(lambda: answer(detail_from(run, spans)))
+
+
+def run_from(row: Row) -> Run:
+    """A row of ``read_runs_newest`` or ``read_run`` as clients see it."""
+    return Run(**_run_fields(row))
+
+
+def detail_from(run: Row, spans: Sequence[Row]) -> RunDetail:
+    """A run and its rows of ``read_run_spans`` as clients see it."""
+    return RunDetail(**_run_fields(run), spans=tree.grow(span_from(row) for row in spans))
+
+
+def span_from(row: Row) -> Span:
+    """A row of ``read_run_spans`` as clients see it."""
+    start_ns, end_ns = row["start_ns"], row["end_ns"]
+    first_token_ns = row["time_to_first_token_ns"]
+    return Span(
+        id=row["span_id"],
+        trace_id=row["trace_id"],
+        parent_id=row["parent_span_id"] or None,
+        name=row["name"],
+        kind=row["kind"],
+        otel_kind=row["otel_kind"] or None,
+        status=row["status"],
+        error=row["status_message"] or None,
+        error_type=row["error_type"] or None,
+        start_time=rfc3339(start_ns),
+        end_time=None if end_ns is None else rfc3339(end_ns),
+        latency_ms=None if end_ns is None else (end_ns - start_ns) / 1e6,
+        model=row["model"] or None,
+        request_model=row["request_model"] or None,
+        provider=row["provider"] or None,
+        input_tokens=row["input_tokens"],
+        output_tokens=row["output_tokens"],
+        total_tokens=row["total_tokens"],
+        cache_read_tokens=row["cache_read_tokens"],
+        cache_write_tokens=row["cache_write_tokens"],
+        reasoning_tokens=row["reasoning_tokens"],
+        cost=None if row["cost"] is None else float(row["cost"]),
+        cost_source=row["cost_source"] or None,
+        time_to_first_token_ms=first_token_ns / 1e6 if first_token_ns else None,
+        inputs=_value(row["inputs"], empty=_NULL),
+        outputs=_value(row["outputs"], empty=_NULL),
+        session_id=row["session_id"] or None,
+        user_id=row["user_id"] or None,
+        tags=list(row["tags"]),
+        metadata=_values(row["metadata"]),
+        attributes=_values(row["attributes"]),
+        resource=_values(row["resource"]),
+        scope_name=row["scope_name"] or None,
+        scope_version=row["scope_version"] or None,
+        environment=row["environment"] or None,
+        events=_value(row["events"], empty=_EMPTY_LIST),
+        links=_value(row["links"], empty=_EMPTY_LIST),
+        source=row["source"],
+        accepted_at=rfc3339(row["accepted_us"] * 1000),
+        children=[],
+    )
+
+
+_NULL = msgspec.Raw(b"null")
+_EMPTY_LIST = msgspec.Raw(b"[]")
+_EMPTY_TEXT = msgspec.Raw(b'""')
+_as_json = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+def _run_fields(row: Row) -> dict[str, Any]:
+    start_ns, end_ns = row["start_ns"], row["end_ns"]
+    return {
+        "id": row["run_id"],
+        "trace_id": row["run_id"],
+        "name": row["name"],
+        "kind": row["kind"],
+        "status": row["status"],
+        "error": row["error_message"] or None,
+        "start_time": rfc3339(start_ns),
+        "end_time": None if end_ns is None else rfc3339(end_ns),
+        "latency_ms": None if end_ns is None else (end_ns - start_ns) / 1e6,
+        "input_tokens": row["input_tokens"],
+        "output_tokens": row["output_tokens"],
+        "total_tokens": row["total_tokens"],
+        "cost": None if row["cost"] is None else float(row["cost"]),
+        "span_count": row["span_count"],
+        "error_count": row["error_count"],
+        "models": list(row["models"]),
+        "input_preview": row["input_preview"],
+        "output_preview": row["output_preview"],
+        "session_id": row["session_id"] or None,
+        "user_id": row["user_id"] or None,
+        "tags": list(row["tags"]),
+        "environment": row["environment"] or None,
+    }
+
+
+def _values(stored: Mapping[str, str]) -> dict[str, msgspec.Raw]:
+    return {name: _value(text, empty=_EMPTY_TEXT) for name, text in stored.items()}
+
+
+def _value(text: str, *, empty: msgspec.Raw) -> msgspec.Raw:
+    """Stored text as JSON: itself when it is an object or array, else a string (the text ``42`` may be either)."""
+    if not text:
+        return empty
+    if text[0] in "{[":
+        try:
+            if not is_deeper(text.encode(), DEEPEST_JSON):
+                return _as_json(text)
+        except (msgspec.DecodeError, RecursionError):
+            pass  # text that only begins as JSON does
+    return msgspec.Raw(msgspec.json.encode(text))
+
+
+def window_of(cursor_text: str | None, from_text: str | None, to_text: str | None, scope: TenantScope) -> Window:
+    """What the parameters ask for. A cursor brings the times of its first page; they may be repeated, not changed."""
+    from_ns = EARLIEST_NS if from_text is None else _time("from", from_text)
+    to_ns = LATEST_NS if to_text is None else _time("to", to_text)
+    if cursor_text is None:
+        if from_ns > to_ns:
+            raise Unprocessable("from: is after 'to'.", hint="Give a 'from' that is earlier than 'to'.")
+        return Window(from_ns, to_ns, to_ns, "")
+    place = cursor.unseal(cursor_text, _owner(scope))
+    window = Window._make((*_PLACE.unpack_from(place), place[_PLACE.size :].decode()))
+    if (from_text is not None and from_ns != window.from_ns) or (to_text is not None and to_ns != window.to_ns):
+        raise BadRequest(
+            "cursor: made for another 'from' or 'to'.",
+            hint="Repeat the times of the first page, or leave them out: the cursor holds them.",
+        )
+    return window
+
+
+def seal_place(window: Window, last: Row, scope: TenantScope) -> str:
+    place = _PLACE.pack(window.from_ns, window.to_ns, last["start_ns"]) + last["run_id"].encode()
+    return cursor.seal(place, _owner(scope))
+
+
+def _owner(scope: TenantScope) -> bytes:
+    return b"runs" + scope.org_id.bytes + scope.project_id.bytes
+
+
+def _time(name: str, text: str) -> int:
+    try:
+        return nanoseconds(text)
+    except ValueError:
+        raise Unprocessable(
+            f"{name}: not an RFC 3339 time.",
+            hint=f"Write {name} as 2026-03-01T12:00:00Z or 2026-03-01T12:00:00%2B01:00.",
+        ) from None

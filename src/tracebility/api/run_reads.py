@@ -1,0 +1,101 @@
+"""How runs are read: the newest of a project without paying for every version of every run, and one with its spans."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tracebility.api.times import EARLIEST_NS
+from tracebility.errors import NotFound
+from tracebility.stores.scoped import ScopedClickHouse
+
+# A list without a beginning first looks this far back from where it starts, and only when that does not fill the page
+# at everything: active projects stay as cheap after years as in their first month, and old runs are still found.
+FIRST_LOOK_NS = 31 * 86_400 * 1_000_000_000
+# Rows asked for beyond a page's, because a run that still grows has rows of versions that were replaced.
+SPARE_ROWS = 16
+
+Row = Mapping[str, Any]
+
+
+class Window(NamedTuple):
+    """What part of the list is asked for: start times from (included) to (excluded), and after which run."""
+
+    from_ns: int
+    to_ns: int
+    before_ns: int
+    before_id: str
+
+
+async def newest_runs(rows: ScopedClickHouse, window: Window, limit: int, now_ns: int) -> tuple[list[Row], bool]:
+    """At most ``limit`` runs of the window, newest first, and whether there are more."""
+    recent_ns = min(window.before_ns, max(now_ns, EARLIEST_NS + FIRST_LOOK_NS)) - FIRST_LOOK_NS
+    looks = [recent_ns, EARLIEST_NS] if window.from_ns == EARLIEST_NS else [window.from_ns]
+    found: list[Row] = []
+    for from_ns in looks:
+        found = [run async for run in _latest(rows, window._replace(from_ns=from_ns), limit + 1)]
+        if len(found) > limit:
+            break
+    return found[:limit], len(found) > limit
+
+
+async def one_run(rows: ScopedClickHouse, run_id: str) -> tuple[Row, Sequence[Row]]:
+    """A run and its spans in the order of their start.
+
+    Raises:
+        NotFound: when the project has no such run.
+    """
+    run, spans = await asyncio.gather(rows.rows("read_run", run_id=run_id), rows.rows("read_run_spans", run_id=run_id))
+    if not run:
+        raise NotFound
+    return run[0], spans
+
+
+async def _latest(rows: ScopedClickHouse, window: Window, limit: int) -> AsyncIterator[Row]:
+    """At most ``limit`` runs of the window, newest first.
+
+    Candidates are rows of any version. Those that are the latest of their run are exactly the runs in order, because
+    every latest version is among the rows; the others are passed over. A run that was summed up anew since the
+    candidates were read counts by the place of its newest row and is given as it was read: it must not vanish for
+    having been busy.
+    """
+    seen: set[str] = set()
+    while True:
+        ask = limit - len(seen) + SPARE_ROWS + limit // 4
+        candidates = await rows.rows("read_runs_newest", **_bounds(window), limit=ask)
+        if not candidates:
+            return
+        newest = {row["run_id"]: row["version"] for row in sorted(candidates, key=_version)}
+        places = {
+            row["run_id"]: (row["start_ns"], row["run_id"])
+            for row in await rows.rows("read_runs_versions", ids=list(newest))
+        }
+        end = _place(candidates[-1]) if len(candidates) == ask else (EARLIEST_NS, "")
+        for row in candidates:
+            run_id = row["run_id"]
+            if row["version"] != newest[run_id] or run_id in seen or places.get(run_id, end) < end:
+                continue
+            seen.add(run_id)
+            yield row
+            if len(seen) == limit:
+                return
+        if len(candidates) < ask:
+            return
+        window = window._replace(before_ns=end[0], before_id=end[1])
+
+
+def _bounds(window: Window) -> dict[str, object]:
+    return {
+        "from": window.from_ns,
+        "to": window.to_ns,
+        "before": window.before_ns,
+        "before_id": window.before_id,
+    }
+
+
+def _version(row: Row) -> int:
+    version: int = row["version"]
+    return version
+
+
+def _place(row: Row) -> tuple[int, str]:
+    return row["start_ns"], row["run_id"]

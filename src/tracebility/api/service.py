@@ -1,0 +1,59 @@
+"""What the api target holds while it runs: its stores, its resolver, its metrics. Opened once, handed to the app."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from tracebility.config import Settings
+from tracebility.errors import StoreUnavailable
+from tracebility.stores import postgres, scoped
+from tracebility.stores.keys import PostgresKeys
+from tracebility.telemetry import Metrics
+from tracebility.tenant.resolver import Resolver
+
+READY_WAIT_S = 2.0  # a store that takes longer to say "here" is not one to send requests to
+
+
+@dataclass(frozen=True, slots=True)
+class ApiServices:
+    """Everything that request code may use."""
+
+    control: postgres.Postgres
+    engine: scoped.ScopedEngine
+    resolver: Resolver
+    metrics: Metrics = field(default_factory=Metrics)
+    now_ns: Callable[[], int] = time.time_ns
+
+    async def missing_stores(self) -> dict[str, str]:
+        """The stores that do not answer, and what they say instead."""
+        probes = {"postgres": self.control.ping, "clickhouse": self.engine.ping}
+
+        async def failure(store: str) -> str | None:
+            try:
+                async with asyncio.timeout(READY_WAIT_S):
+                    await probes[store]()
+            except TimeoutError:
+                return f"no answer within {READY_WAIT_S:.0f} s"
+            except StoreUnavailable:
+                return "no usable answer"
+            return None
+
+        said = await asyncio.gather(*(failure(store) for store in probes))
+        return {store: words for store, words in zip(probes, said, strict=True) if words is not None}
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
+    """The services of one process, closed at the end of the block.
+
+    Raises:
+        ConfigurationError: when a DSN is missing, malformed or refused, or nothing answers there.
+    """
+    async with AsyncExitStack() as stack:
+        control = await postgres.connect(settings.dsn("TRACEBILITY_PG_DSN"))
+        stack.push_async_callback(control.close)
+        engine = await scoped.connect(settings.dsn("TRACEBILITY_CLICKHOUSE_URL"))
+        stack.push_async_callback(engine.close)
+        yield ApiServices(control, engine, Resolver(PostgresKeys(control)))

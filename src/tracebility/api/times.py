@@ -1,0 +1,33 @@
+"""Times on the wire: RFC 3339 in, RFC 3339 in UTC out, nanoseconds since 1970 between."""
+
+import re
+from datetime import UTC, datetime
+
+# What the engine's DateTime64(9) holds: 1900 to 2262. Times outside of it cannot be stored, so bounds are cut to it.
+EARLIEST_NS = -2_208_988_800_000_000_000
+LATEST_NS = 9_223_372_036_000_000_000
+
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?([Zz]|[+ -]\d\d:\d\d)")
+
+
+def rfc3339(ns: int) -> str:
+    """Microseconds, always six digits and ``Z``, so that the texts sort as the times do."""
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"
+
+
+def nanoseconds(text: str) -> int:
+    """The time that ``text`` names, cut to what the engine holds.
+
+    Raises:
+        ValueError: when it is not RFC 3339 with ``Z`` or an offset. (A ``+`` that arrived as a space, as it does in an
+            address that was not percent-encoded, is taken for a ``+``.)
+    """
+    found = _RFC3339.fullmatch(text)
+    if found is None:
+        raise ValueError("not an RFC 3339 time")
+    day, time, fraction, offset = found.groups()
+    offset = "+00:00" if offset in "Zz" else offset.replace(" ", "+")
+    seconds = int(datetime.fromisoformat(f"{day}T{time}{offset}").timestamp())
+    ns = seconds * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
+    return min(max(ns, EARLIEST_NS), LATEST_NS)

@@ -1,0 +1,129 @@
+"""The only door of request code to the engine: a tenant's scope goes in, that tenant's rows come out.
+
+Each request names its tenant to the engine and is read-only; row policies on every tenant table do the filtering
+there. The filters that the queries carry themselves only choose the rows that a page shows and the part of the index
+that serves them: with all of them gone (tests/isolation does that), an answer still holds no other tenant's row. A
+request that names no tenant sees no rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass
+from typing import Any, Final, Literal
+
+import structlog
+
+from tracebility.errors import StoreUnavailable
+from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
+from tracebility.stores import clickhouse
+from tracebility.stores.queries import query
+from tracebility.tenant.context import TenantContext
+
+# The setting that the row policies compare org_id with.
+TENANT_SETTING = "SQL_tracebility_org"
+
+# Sent with every request. Neither of the engine's caches of results and of which granules match is keyed by the tenant.
+REQUEST_SETTINGS: Mapping[str, str] = {
+    "readonly": "1",
+    "use_query_cache": "0",
+    "use_query_condition_cache": "0",
+}
+ANSWER_WAIT_S = 15.0  # answers take milliseconds; nobody waits longer for a page
+
+ReadQuery = Literal["read_runs_newest", "read_runs_versions", "read_run", "read_run_spans"]
+
+_log = structlog.get_logger()
+_SEAL: Final = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantScope:
+    """Whose rows a request may see, and by which key. Only `tracebility.api.scope.resolve_project_scope` makes one."""
+
+    org_id: OrgId
+    workspace_id: WorkspaceId
+    project_id: ProjectId
+    key_id: PublicKeyId
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise TypeError("a TenantScope is made by resolve_project_scope, which checks who asks")
+
+
+def sealed_scope(context: TenantContext, workspace_id: WorkspaceId, project_id: ProjectId) -> TenantScope:
+    """The scope of a project of the context's org. The caller has checked that the project is of this org."""
+    return TenantScope(
+        org_id=context.org_id,
+        workspace_id=workspace_id,
+        project_id=project_id,
+        key_id=context.key_id,
+        seal=_SEAL,
+    )
+
+
+class ScopedClickHouse:
+    """Named queries, seen through one scope."""
+
+    def __init__(self, engine: clickhouse.Engine, scope: TenantScope) -> None:
+        self._engine = engine
+        self.scope = scope
+
+    async def rows(self, name: ReadQuery, **parameters: object) -> list[dict[str, Any]]:
+        """The rows of the query ``name`` of ``stores/sql``, by column.
+
+        ``{org}`` and ``{project}`` of the query are the scope's, whatever ``parameters`` say.
+
+        Raises:
+            StoreUnavailable: when the engine is away, busy, or has not been migrated yet.
+        """
+        bound = {**parameters, "org": str(self.scope.org_id), "project": str(self.scope.project_id)}
+        settings = {**REQUEST_SETTINGS, TENANT_SETTING: str(self.scope.org_id)}
+        try:
+            result = await self._engine.query(query(name), bound, settings)
+        except clickhouse.EngineRejected as rejected:
+            if rejected.code not in _NOT_MIGRATED:
+                raise
+            _log.warning("engine_not_ready", query=name, code=rejected.code)
+            raise StoreUnavailable("clickhouse", "the tables are not there yet") from rejected
+        return result.dicts()
+
+
+class ScopedEngine:
+    """The engine as services that answer requests hold it: it can be asked whether it is there, and through a scope."""
+
+    def __init__(self, engine: clickhouse.Engine) -> None:
+        self.__engine = engine
+
+    def within(self, scope: TenantScope) -> ScopedClickHouse:
+        """The engine, seen through ``scope``."""
+        return ScopedClickHouse(self.__engine, scope)
+
+    async def ping(self) -> None:
+        """Return when the engine answers.
+
+        Raises:
+            StoreUnavailable: when it does not.
+        """
+        await self.__engine.ping()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.__engine.close()
+
+
+async def connect(url: str) -> ScopedEngine:
+    """The engine at ``url``, which names a user that may only read.
+
+    Raises:
+        ConfigurationError: when nothing answers there, or it refuses the user, password or database.
+    """
+    return ScopedEngine(await clickhouse.connect(url, operation_timeout_s=ANSWER_WAIT_S))
+
+
+_NOT_MIGRATED = frozenset(
+    {
+        16,  # NO_SUCH_COLUMN_IN_TABLE
+        47,  # UNKNOWN_IDENTIFIER
+        60,  # UNKNOWN_TABLE
+    }
+)
