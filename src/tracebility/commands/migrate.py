@@ -20,6 +20,7 @@ class Action(StrEnum):
 
     APPLY = "apply"
     STATUS = "status"
+    BACK = "back"
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +29,11 @@ def register(app: typer.Typer) -> None:
 
 
 def migrate(
-    action: Annotated[Action, typer.Argument(help="'status' only shows where each store stands.")] = Action.APPLY,
+    action: Annotated[
+        Action,
+        typer.Argument(help="'status' only shows where each store stands; 'back' undoes a ClickHouse migration."),
+    ] = Action.APPLY,
+    number: Annotated[int | None, typer.Argument(min=1, help="With 'back': which one.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be applied; change nothing.")] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -42,14 +47,22 @@ def migrate(
       tracebility migrate --dry-run
 
       tracebility migrate status --json
+
+      tracebility migrate back 6
     """
     from tracebility.embedded.installation import locate
     from tracebility.stores import migrations
 
+    if (action is Action.BACK) != (number is not None):
+        raise typer.BadParameter("'back' needs the number of a migration, and only 'back' takes one.")
     found = locate(data_dir)
     stores = (found.pg_dsn, found.clickhouse_url)
     if action is Action.STATUS:
         standings: Sequence[Standing] = asyncio.run(migrations.status(*stores))
+        nothing = "There are no migrations."
+    elif number is not None:
+        asyncio.run(migrations.roll_back(number, *stores, say=lambda line: typer.echo(line, err=True)))
+        standings = asyncio.run(migrations.status(*stores))
         nothing = "There are no migrations."
     elif dry_run:
         standings = asyncio.run(migrations.pending(*stores))
