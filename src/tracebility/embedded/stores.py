@@ -13,6 +13,7 @@ from tracebility.embedded.postgres import Postgres
 from tracebility.embedded.process import Program, Said
 from tracebility.embedded.service import Service
 from tracebility.embedded.valkey import Valkey
+from tracebility.errors import ConfigurationError
 
 CLICKHOUSE_OWNER = "tracebility"
 CLICKHOUSE_READER = "tracebility_reader"
@@ -100,7 +101,16 @@ class ClickHouse:
         return f"http://{user}:{password}@127.0.0.1:{self._port}/tracebility"
 
     def program(self) -> Program:
-        """What to run."""
+        """What to run.
+
+        Raises:
+            ConfigurationError: when the engine is not installed.
+        """
+        if find_spec("chdb") is None:
+            raise ConfigurationError(
+                "The ClickHouse engine was not found. Run 'pip install chdb-core', "
+                "or set TRACEBILITY_CLICKHOUSE_URL to a server of yours."
+            )
         where = ("--data-dir", str(self._folder), "--host", "127.0.0.1", "--port", str(self._port))
         return Program(
             "clickhouse",
