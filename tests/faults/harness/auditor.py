@@ -6,7 +6,7 @@ its spans; nobody's rows carry another tenant's canary. Reads the stores by them
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,10 @@ _RUNS = """
         countIf(runs.n = 1 AND runs.spans != spans.n) AS miscounted,
         countIf(spans.n = 0) AS without_spans
     FROM
-        (SELECT project_id, trace_id AS id, count() AS n FROM span FINAL WHERE org_id = {org:UUID} GROUP BY 1, 2) AS spans
+        (
+            SELECT project_id, trace_id AS id, count() AS n FROM span FINAL
+            WHERE org_id = {org:UUID} GROUP BY 1, 2
+        ) AS spans
         FULL OUTER JOIN
         (
             SELECT project_id, run_id AS id, count() AS n, any(span_count) AS spans FROM run FINAL
@@ -123,7 +126,7 @@ class Auditor:
     async def settle(
         self, ledger: Ledger, *, org_id: str, deadline_s: float = DRAIN_DEADLINE_S, say: Say = None
     ) -> None:
-        """Wait until everything acknowledged can be found and nothing is in flight; give up quietly after ``deadline_s``.
+        """Wait until all that was acknowledged can be found and nothing is in flight; give up quietly at the deadline.
 
         Giving up is not judged here: `audit` will name what is missing.
         """
@@ -134,8 +137,8 @@ class Auditor:
             try:
                 in_flight = await asyncio.to_thread(self.in_flight)
                 if in_flight == 0:
-                    stored = await asyncio.to_thread(self._stored, org_id)
-                    if np.isin(due, stored).all() or np.isin(due, np.concatenate([stored, self.dead_letters()])).all():
+                    found = np.concatenate([await asyncio.to_thread(self._stored, org_id), self.dead_letters()])
+                    if np.isin(due, found).all():
                         return
                 if say is not None and in_flight != told:
                     say(f"draining, {in_flight:,} in flight")
@@ -161,11 +164,12 @@ class Auditor:
             stored = np.unique(rows)
             dead = np.unique(self.dead_letters())
             verdict = Verdict(
-                acknowledged=len(acknowledged), refused=len(refused), unknown=len(unknown), stored=len(rows), dead=len(dead),
-                lost=int((~np.isin(acknowledged, np.concatenate([stored, dead]))).sum()),
+                acknowledged=len(acknowledged), refused=len(refused), unknown=len(unknown),
+                stored=len(rows), dead=len(dead),
+                lost=_absent(acknowledged, np.concatenate([stored, dead])),
                 doubled=len(rows) - len(stored),
-                refused_but_stored=int(np.isin(refused, stored).sum()),
-                invented=int((~np.isin(stored, np.concatenate([acknowledged, refused, unknown]))).sum()),
+                refused_but_stored=len(refused) - _absent(refused, stored),
+                invented=_absent(stored, np.concatenate([acknowledged, refused, unknown])),
             )  # fmt: skip
             wrong = verdict.problems
             for name in ("lost", "doubled", "invented"):
@@ -189,6 +193,10 @@ class Auditor:
 def spooled_bytes(folder: Path) -> int:
     """Bytes that wait in a disk buffer."""
     return sum(path.stat().st_size for path in folder.rglob("*.seg"))
+
+
+def _absent(ids: Ids, elsewhere: Ids) -> int:
+    return int((~np.isin(ids, elsewhere)).sum())
 
 
 def _column(engine: Client, sql: str, parameters: dict[str, Any]) -> Ids:

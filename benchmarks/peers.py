@@ -1,0 +1,248 @@
+"""(f) The same load against peers as they come, each in an environment of its own under ``.bench/``.
+
+Durable means: still there after ``kill -9`` of the server right after the last answer. Queryable means: a row that the
+peer's own store counts.
+"""
+
+import argparse
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+import uvloop
+from harness.installation import until
+from harness.load import Load
+from harness.payload import SPANS_A_REQUEST, Request, requests
+
+from tracebility.embedded.installation import free_port
+
+from . import ROOT, report
+
+ENVIRONMENTS = ROOT / ".bench"
+START_DEADLINE_S = 180.0
+DRAIN_DEADLINE_S = 900.0
+QUIET_S = 20.0  # no new row for so long: nothing more will come
+LOAD_S = 20.0
+WARM_UP_REQUESTS = 20  # its first requests import code and prepare statements
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One product in one set-up."""
+
+    name: str
+    package: str
+    argv: tuple[str, ...]  # {port}, {grpc} and {dir} are filled in
+    database: str  # SQLite file in {dir}
+    connections: int
+    headers: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+_MLFLOW = ("mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--backend-store-uri", "sqlite:///{dir}/db")
+_EXPERIMENT = {"x-mlflow-experiment-id": "0"}
+_NO_PHONE = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "PHOENIX_TELEMETRY_ENABLED": "false"}
+PEERS = (
+    Peer(
+        "Phoenix", "arize-phoenix", ("phoenix", "serve"), "phoenix.db", 8,
+        environment={
+            "PHOENIX_WORKING_DIR": "{dir}", "PHOENIX_HOST": "127.0.0.1",
+            "PHOENIX_PORT": "{port}", "PHOENIX_GRPC_PORT": "{grpc}",
+        },
+    ),
+    Peer("MLflow", "mlflow", _MLFLOW, "db", 8, headers=_EXPERIMENT),
+    Peer("MLflow, one worker", "mlflow", (*_MLFLOW, "--workers", "1"), "db", 1, headers=_EXPERIMENT),
+)  # fmt: skip
+
+
+@dataclass
+class Figures:
+    """What one peer did."""
+
+    peer: str
+    version: str
+    acknowledged_per_s: float
+    queryable_per_s: float
+    p99_ms: float
+    disk_bytes_per_span: float
+    lost_percent: float  # of acknowledged spans, after kill -9 at the last answer
+
+
+def install(package: str) -> Path:
+    """The environment that holds ``package``, made if need be."""
+    folder = ENVIRONMENTS / package
+    if not (folder / "installed").exists():
+        print(f"installing {package} into {folder} ...", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        pip = [str(folder / "bin" / "pip"), "install", "--quiet", package]
+        done = subprocess.run(pip, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{package} cannot be installed:\n{done.stderr}")
+        (folder / "installed").touch()
+    return folder / "bin"
+
+
+class Server:
+    """A peer that runs on an empty folder."""
+
+    def __init__(self, peer: Peer, folder: Path) -> None:
+        self.peer, self.folder = peer, folder
+        self.port, self.grpc = free_port(), free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, peer: Peer) -> "AsyncIterator[Server]":
+        """A fresh one, killed and removed at the end."""
+        with tempfile.TemporaryDirectory(prefix="peer-") as name:
+            server = cls(peer, Path(name))
+            try:
+                await server.start()
+                yield server
+            finally:
+                server.kill()
+
+    async def start(self) -> None:
+        binaries = install(self.peer.package)
+        fill = {"port": str(self.port), "grpc": str(self.grpc), "dir": str(self.folder)}
+        argv = [part.format_map(fill) for part in self.peer.argv]
+        own = {name: value.format_map(fill) for name, value in self.peer.environment.items()}
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - it only forks
+                [str(binaries / argv[0]), *argv[1:]],
+                env={**os.environ, **_NO_PHONE, "PATH": f"{binaries}:{os.environ['PATH']}", **own},
+                cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        await until(f"{self.peer.name} listens", self._listens, START_DEADLINE_S)
+        await until(f"{self.peer.name} has its tables", lambda: self.spans() == 0, START_DEADLINE_S)
+
+    def spans(self) -> int:
+        """Rows in its table of spans, -1 while there is none."""
+        try:
+            with closing(sqlite3.connect(f"file:{self.folder / self.peer.database}?mode=ro", uri=True)) as database:
+                return int(database.execute("SELECT count(*) FROM spans").fetchone()[0])
+        except sqlite3.OperationalError:
+            return -1
+
+    def disk_bytes(self) -> int:
+        """Everything it wrote, after its write-ahead log was folded in."""
+        path = self.folder / self.peer.database
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return path.stat().st_size
+
+    def kill(self) -> None:
+        """``kill -9`` of it and its family."""
+        if self._process is None:
+            return
+        family = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
+        for process in family:
+            process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        psutil.wait_procs(family, timeout=10)
+        self._process = None
+
+    def version(self) -> str:
+        python = ENVIRONMENTS / self.peer.package / "bin" / "python"
+        code = f"import importlib.metadata as m; print(m.version({self.peer.package!r}))"
+        return subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+async def measure(peer: Peer, seconds: float) -> Figures:
+    """One run for rates and disk, one for what ``kill -9`` leaves."""
+    pool = requests(64)
+    async with Server.running(peer) as server:
+        load = await _warm(server, pool)
+        warm, disk = load.acknowledged, server.disk_bytes()
+        began = time.perf_counter()
+        ledger = await load.run(seconds=seconds)
+        sent, acknowledged_s = load.acknowledged - warm, time.perf_counter() - began
+        stored, queryable_s = await _drained(server, load.acknowledged, began)
+        version = server.version()
+        server.kill()
+        disk = server.disk_bytes() - disk
+        p99_ms = float(np.percentile(ledger.latencies()[WARM_UP_REQUESTS:], 99) * 1000)
+    rates = (sent / acknowledged_s, (stored - warm) / queryable_s)
+    per_span = disk / max(stored - warm, 1)
+    async with Server.running(peer) as server:
+        load = await _warm(server, pool)
+        await load.run(seconds=min(seconds, 5))
+        server.kill()
+        lost = 1 - server.spans() / load.acknowledged
+    return Figures(peer.name, version, *rates, p99_ms, per_span, 100 * lost)
+
+
+async def _warm(server: Server, pool: list[Request]) -> Load:
+    load = Load(server.url, server.peer.headers, pool, connections=server.peer.connections, deadline_s=120)
+    await load.run(requests=WARM_UP_REQUESTS)
+    await _drained(server, load.acknowledged, time.perf_counter())
+    return load
+
+
+async def _drained(server: Server, due: int, began: float) -> tuple[int, float]:
+    stored, at = 0, time.perf_counter()
+    while time.perf_counter() - began < DRAIN_DEADLINE_S and time.perf_counter() - at < QUIET_S:
+        now = server.spans()
+        if now != stored:
+            stored, at = now, time.perf_counter()
+        if stored >= due:
+            break
+        await asyncio.sleep(0.25)
+    return stored, at - began
+
+
+def text(figures: list[Figures]) -> str:
+    """The table."""
+    columns = (
+        "peer",
+        "version",
+        "acknowledged/s",
+        "queryable/s",
+        "p99 answer ms",
+        "disk bytes/span",
+        "lost by kill -9 %",
+    )
+    rows = [
+        (f.peer, f.version, f.acknowledged_per_s, f.queryable_per_s, f.p99_ms, f.disk_bytes_per_span, f.lost_percent)
+        for f in figures
+    ]
+    return (
+        f"Requests of {SPANS_A_REQUEST} spans of 2 KB, everything and the load on the same cores. *Acknowledged* is what "
+        "was answered 2xx while the load ran; *queryable* is what its own store counts, over the time until the last "
+        "was there.\n\n" + report.table(columns, rows)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=LOAD_S, help="of load for each peer")
+    arguments = parser.parse_args()
+    figures = [uvloop.run(measure(peer, arguments.seconds)) for peer in PEERS]
+    print(text(figures))
+    report.publish("peers", "Peers under the same load", text(figures), module="benchmarks.peers")
+
+
+if __name__ == "__main__":
+    main()
