@@ -6,22 +6,16 @@ each DSN in earnest, so a wrong one is told here, once, before any service start
 
 import asyncio
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tracebility.config import Settings, load_settings
-from tracebility.embedded.installation import write_private
 from tracebility.errors import ConfigurationError, TracebilityError
-
-if TYPE_CHECKING:
-    from tracebility.stores.bootstrap import FirstTenant
 
 
 async def prepare(settings: Settings, tenant_file: Path) -> None:
-    """Migrate, then make the first tenant unless it exists; ``tenant_file`` has it before it is committed."""
+    """Migrate, then make sure that ``tenant_file`` holds a tenant of this control plane."""
+    from tracebility.embedded.first_tenant import ensure_tenant
     from tracebility.stores import postgres, redis
-    from tracebility.stores.bootstrap import ensure_first_tenant
     from tracebility.stores.migrations import migrate
 
     pg_dsn = settings.dsn("TRACEBILITY_PG_DSN")
@@ -30,7 +24,7 @@ async def prepare(settings: Settings, tenant_file: Path) -> None:
     await migrate(pg_dsn, settings.dsn("TRACEBILITY_CLICKHOUSE_URL"), say=_say)
     control = await postgres.connect(pg_dsn)
     try:
-        await ensure_first_tenant(control, lambda tenant: _keep(tenant_file, tenant))
+        await ensure_tenant(control, tenant_file)
     finally:
         await control.close()
 
@@ -46,10 +40,6 @@ def main() -> int:
         sys.stderr.write(f"tracebility: {error}\n")
         return 1
     return 0
-
-
-def _keep(tenant_file: Path, tenant: "FirstTenant") -> None:
-    write_private(tenant_file, {name: str(value) for name, value in asdict(tenant).items()})
 
 
 def _say(line: str) -> None:
