@@ -7,7 +7,7 @@ A block is a header and, per column, name, type and data. Each function below tu
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain, repeat
 from typing import NamedTuple
 
 # Lengths below this have their varint ready; a longer string pays for its own.
@@ -81,7 +81,7 @@ def unsigned(values: Iterable[int]) -> bytes:
 
 
 def signed(values: Iterable[int]) -> bytes:
-    """``Int64``, and what is stored as one: ``DateTime64`` (ticks since 1970), ``Decimal(18, s)`` (its smallest units)."""
+    """``Int64``, and its kin ``DateTime64`` (ticks since 1970) and ``Decimal(18, s)`` (units of its scale)."""
     return _little_endian(array("q", values))
 
 
@@ -110,6 +110,23 @@ def maps(keys: Sequence[str], values: Sequence[str], counts: Iterable[int]) -> b
     return b"".join((_LOW_CARDINALITY_VERSION, _offsets(counts), _dictionary(keys), strings(values)))
 
 
+def repeated_maps(runs: Sequence[tuple[Sequence[str], Sequence[str], int]]) -> bytes:
+    """As ``maps``, where rows come in runs that are alike: keys and values of one row, and how many rows say so."""
+    positions: dict[str, int] = {}
+    for keys, _, _ in runs:
+        for key in keys:
+            positions.setdefault(key, len(positions))
+    offsets = _offsets(chain.from_iterable(repeat(len(keys), rows) for keys, _, rows in runs))
+    if not positions:
+        return _LOW_CARDINALITY_VERSION + offsets
+    code = _index_code(len(positions))
+    indexes = [_little_endian(array(code, [positions[key] for key in keys])) * rows for keys, _, rows in runs]
+    texts = [strings(values) * rows for _, values, rows in runs]
+    entries = sum(len(keys) * rows for keys, _, rows in runs)
+    head = (_LOW_CARDINALITY_VERSION, offsets, _dictionary_head(list(positions), code, entries))
+    return b"".join((*head, *indexes, *texts))
+
+
 def _text(text: str) -> bytes:
     encoded = text.encode()
     return varint(len(encoded)) + encoded
@@ -123,11 +140,18 @@ def _dictionary(values: Sequence[str]) -> bytes:
     if not values:
         return b""
     positions = {value: position for position, value in enumerate(dict.fromkeys(values))}
-    code = next(code for code, bound in _INDEX_CODES if len(positions) <= bound)
+    code = _index_code(len(positions))
     indexes = _little_endian(array(code, map(positions.__getitem__, values)))
-    width_code = "BHI".index(code)
-    header = array("Q", (_DICTIONARY_FLAGS | width_code, len(positions)))
-    return b"".join((_little_endian(header), strings(list(positions)), unsigned((len(values),)), indexes))
+    return _dictionary_head(list(positions), code, len(values)) + indexes
+
+
+def _dictionary_head(distinct: Sequence[str], code: str, rows: int) -> bytes:
+    flags = _DICTIONARY_FLAGS | "BHI".index(code)
+    return b"".join((unsigned((flags, len(distinct))), strings(distinct), unsigned((rows,))))
+
+
+def _index_code(distinct: int) -> str:
+    return next(code for code, bound in _INDEX_CODES if distinct <= bound)
 
 
 def _little_endian(numbers: "array[int]") -> bytes:

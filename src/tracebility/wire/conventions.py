@@ -1,0 +1,351 @@
+"""Which attribute means which column: the dialects of OpenTelemetry as data, so that a further dialect is further rows.
+
+``SOURCES`` lists for each slot where its value may come from, best first. A name that ends in ``.*`` stands for
+attributes that spell a list by index (``llm.input_messages.0.message.role``); one in round brackets for span events of
+that name. What a better source already filled, or what cannot be read as the slot's kind of value, stays an attribute.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from enum import IntEnum, auto
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+
+Reader: TypeAlias = Callable[[Any], Any]
+
+# No call has more tokens; a sum over a trace must not wrap around.
+MAX_TOKENS = 10**12
+# Decimal(18, 9) ends at a billion dollars. A run sums its spans, so one span may hold a thousandth of it.
+MAX_COST_NANODOLLARS = 10**15
+MAX_SECONDS = 10**9
+# Names of attributes come from outside: what was learned about them is forgotten when it is this much.
+_REMEMBERED_NAMES = 20_000
+_REMEMBERED_NAME_CHARS = 200
+# Indexes and names in one attribute's name; tool calls of messages, the deepest that dialects spell, have six.
+_DEEPEST_PATH = 16
+
+
+class Slot(IntEnum):
+    """What a span can say about itself beyond OpenTelemetry's own fields."""
+
+    KIND = 0
+    TOOL_NAME = auto()
+    MODEL = auto()
+    REQUEST_MODEL = auto()
+    PROVIDER = auto()
+    INPUTS = auto()
+    SYSTEM_INSTRUCTIONS = auto()
+    OUTPUTS = auto()
+    INPUT_TOKENS = auto()
+    OUTPUT_TOKENS = auto()
+    TOTAL_TOKENS = auto()
+    CACHE_READ_TOKENS = auto()
+    CACHE_WRITE_TOKENS = auto()
+    REASONING_TOKENS = auto()
+    COST = auto()
+    INPUT_COST = auto()
+    OUTPUT_COST = auto()
+    SESSION_ID = auto()
+    USER_ID = auto()
+    TAGS = auto()
+    METADATA = auto()
+    ENVIRONMENT = auto()
+    ERROR_TYPE = auto()
+    TIME_TO_FIRST_TOKEN = auto()
+
+
+OPERATION_DETAILS_EVENT = "gen_ai.client.inference.operation.details"
+# Deprecated but live: one event a message.
+MESSAGE_EVENTS: Mapping[str, tuple[Slot, str]] = {
+    "gen_ai.system.message": (Slot.INPUTS, "system"),
+    "gen_ai.user.message": (Slot.INPUTS, "user"),
+    "gen_ai.assistant.message": (Slot.INPUTS, "assistant"),
+    "gen_ai.tool.message": (Slot.INPUTS, "tool"),
+    "gen_ai.content.prompt": (Slot.INPUTS, ""),
+    "gen_ai.choice": (Slot.OUTPUTS, "assistant"),
+    "gen_ai.content.completion": (Slot.OUTPUTS, ""),
+}
+
+SOURCES: Mapping[Slot, tuple[str, ...]] = {
+    Slot.KIND: ("openinference.span.kind", "gen_ai.operation.name"),
+    Slot.TOOL_NAME: ("gen_ai.tool.name", "tool.name"),
+    Slot.MODEL: (
+        "gen_ai.response.model",
+        "llm.response.model_name",
+        "llm.model_name",
+        "embedding.model_name",
+        "reranker.model_name",
+    ),
+    Slot.REQUEST_MODEL: ("gen_ai.request.model", "llm.request.model_name"),
+    Slot.PROVIDER: ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system"),
+    Slot.INPUTS: (
+        "gen_ai.input.messages",
+        f"({OPERATION_DETAILS_EVENT})",
+        "gen_ai.tool.call.arguments",
+        "llm.input_messages.*",
+        "(messages)",
+        "gen_ai.retrieval.query.text",
+        "gen_ai.prompt",
+        "input.value",
+        "reranker.input_documents.*",
+        "input",
+    ),
+    Slot.SYSTEM_INSTRUCTIONS: ("gen_ai.system_instructions",),
+    Slot.OUTPUTS: (
+        "gen_ai.output.messages",
+        f"({OPERATION_DETAILS_EVENT})",
+        "gen_ai.tool.call.result",
+        "llm.output_messages.*",
+        "(messages)",
+        "gen_ai.retrieval.documents",
+        "retrieval.documents.*",
+        "reranker.output_documents.*",
+        "gen_ai.completion",
+        "output.value",
+        "output",
+    ),
+    Slot.INPUT_TOKENS: ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
+    Slot.OUTPUT_TOKENS: ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion"),
+    Slot.TOTAL_TOKENS: ("gen_ai.usage.total_tokens", "llm.usage.total_tokens", "llm.token_count.total"),
+    Slot.CACHE_READ_TOKENS: (
+        "gen_ai.usage.cache_read.input_tokens",
+        "gen_ai.usage.cache_read_input_tokens",
+        "gen_ai.usage.cache_read_tokens",
+        "gen_ai.usage.input_cached_tokens",
+        "llm.token_count.prompt_details.cache_read",
+        "llm.token_count.prompt_details.cache_input",
+    ),
+    Slot.CACHE_WRITE_TOKENS: (
+        "gen_ai.usage.cache_creation.input_tokens",
+        "gen_ai.usage.cache_creation_input_tokens",
+        "llm.token_count.prompt_details.cache_write",
+    ),
+    Slot.REASONING_TOKENS: (
+        "gen_ai.usage.reasoning.output_tokens",
+        "gen_ai.usage.reasoning_tokens",
+        "llm.usage.reasoning_tokens",
+        "llm.token_count.completion_details.reasoning",
+    ),
+    Slot.COST: ("gen_ai.usage.cost", "llm.cost.total"),
+    Slot.INPUT_COST: ("gen_ai.usage.input_cost", "llm.cost.prompt"),
+    Slot.OUTPUT_COST: ("gen_ai.usage.output_cost", "llm.cost.completion"),
+    Slot.SESSION_ID: ("session.id", "gen_ai.conversation.id"),
+    Slot.USER_ID: ("user.id", "enduser.id", "gen_ai.user", "gen_ai.request.user", "llm.user"),
+    Slot.TAGS: ("tag.tags",),
+    Slot.METADATA: ("metadata",),
+    Slot.ENVIRONMENT: ("deployment.environment.name", "deployment.environment"),
+    Slot.ERROR_TYPE: ("error.type",),
+    Slot.TIME_TO_FIRST_TOKEN: ("gen_ai.response.time_to_first_chunk",),
+}
+
+# What a resource may say for all of its spans, where a span itself says nothing.
+RESOURCE_SLOTS = frozenset({Slot.SESSION_ID, Slot.USER_ID, Slot.ENVIRONMENT})
+
+# In attributes that spell a list by index, the word after the index that only repeats what the list holds.
+WRAPPERS = frozenset({"message", "message_content", "tool_call", "document"})
+
+DEFAULT_KIND = "chain"
+# Kinds whose model is called and paid for. Others that name a model or usage repeat what their children say.
+MODEL_KINDS = frozenset({"llm", "embedding", "reranker"})
+
+_KINDS = {
+    # OpenInference, and kinds that are ours already
+    "llm": "llm",
+    "chain": "chain",
+    "tool": "tool",
+    "retriever": "retriever",
+    "embedding": "embedding",
+    "agent": "agent",
+    "reranker": "reranker",
+    "guardrail": "guardrail",
+    "evaluator": "evaluator",
+    "prompt": "chain",
+    "parser": "parser",
+    "workflow": "workflow",
+    "task": "task",
+    # OpenTelemetry GenAI operations
+    "chat": "llm",
+    "text_completion": "llm",
+    "completion": "llm",
+    "generate_content": "llm",
+    "generate": "llm",
+    "embeddings": "embedding",
+    "execute_tool": "tool",
+    "invoke_agent": "agent",
+    "create_agent": "agent",
+    "invoke_workflow": "chain",
+    "plan": "chain",
+    "agent_step": "chain",
+    "retrieval": "retriever",
+}
+
+
+def read_text(value: Any) -> str | None:
+    """A name or id: text, or a number as text; nothing when empty or a structure."""
+    if type(value) is str:
+        return value or None
+    return str(value) if type(value) is int else None
+
+
+def read_payload(value: Any) -> str | None:
+    """Inputs and outputs: text as it is, structures as JSON."""
+    if type(value) is str:
+        return value or None
+    return None if value is None or value in ([], {}) else as_text(value)
+
+
+def read_kind(value: Any) -> str | None:
+    """One of our kinds, by whatever name a dialect has for it."""
+    return _KINDS.get(value.lower()) if type(value) is str else None
+
+
+def read_tokens(value: Any) -> int | None:
+    """A count: a whole number, or text or a float that is one; negative counts are nothing said."""
+    if type(value) is int and 0 <= value <= MAX_TOKENS:
+        return value
+    number = _number(value)
+    return None if number is None or number < 0 else int(min(number, MAX_TOKENS))
+
+
+def read_dollars(value: Any) -> int | None:
+    """An amount, as nanodollars."""
+    return _scaled(value, 1e9, MAX_COST_NANODOLLARS)
+
+
+def read_seconds(value: Any) -> int | None:
+    """A duration in seconds, as nanoseconds."""
+    return _scaled(value, 1e9, MAX_SECONDS * 10**9)
+
+
+def read_strings(value: Any) -> list[str] | None:
+    """A list of texts; a single text is a list of one."""
+    if type(value) is str:
+        return [value] if value else None
+    return [as_text(part) for part in value] if type(value) is list and value else None
+
+
+def read_object(value: Any) -> dict[str, str] | None:
+    """An object, or JSON that spells one: each member's value as text."""
+    if type(value) is str:
+        try:
+            value = msgspec.json.decode(value)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return None
+    return {key: as_text(member) for key, member in value.items()} if type(value) is dict and value else None
+
+
+READERS: Mapping[Slot, Reader] = {
+    Slot.KIND: read_kind,
+    Slot.INPUTS: read_payload,
+    Slot.SYSTEM_INSTRUCTIONS: read_payload,
+    Slot.OUTPUTS: read_payload,
+    Slot.INPUT_TOKENS: read_tokens,
+    Slot.OUTPUT_TOKENS: read_tokens,
+    Slot.TOTAL_TOKENS: read_tokens,
+    Slot.CACHE_READ_TOKENS: read_tokens,
+    Slot.CACHE_WRITE_TOKENS: read_tokens,
+    Slot.REASONING_TOKENS: read_tokens,
+    Slot.COST: read_dollars,
+    Slot.INPUT_COST: read_dollars,
+    Slot.OUTPUT_COST: read_dollars,
+    Slot.TAGS: read_strings,
+    Slot.METADATA: read_object,
+    Slot.TIME_TO_FIRST_TOKEN: read_seconds,
+}
+
+
+def as_text(value: Any) -> str:
+    """How an attribute's value is kept where text is: text as it is, anything else as JSON."""
+    if type(value) is str:
+        return value
+    if type(value) is float and not math.isfinite(value):
+        return str(value)
+    return msgspec.json.encode(value).decode()
+
+
+class Rule(NamedTuple):
+    """What an attribute is for. ``path`` is set when it spells part of a list: indexes and names down to the value."""
+
+    slot: int
+    rank: int
+    read: Reader | None  # None: `read_text`, which for text needs no call
+    path: tuple[int | str, ...] | None = None
+
+
+class RuleTable(dict[str, Rule | None]):
+    """Rules by attribute name, None for a name without one; names are looked at once and remembered."""
+
+    def __init__(self, sources: Mapping[Slot, tuple[str, ...]] = SOURCES) -> None:
+        super().__init__()
+        self._exact: dict[str, Rule] = {}
+        self._lists: dict[str, Rule] = {}
+        for slot, names in sources.items():
+            for rank, name in enumerate(names):
+                rule = Rule(int(slot), rank, READERS.get(slot))
+                if name.endswith(".*"):
+                    self._lists[name[:-1]] = rule
+                elif not name.startswith("("):
+                    self._exact[name] = rule
+        self.update(self._exact)
+
+    def __missing__(self, name: str) -> Rule | None:
+        if len(self) >= _REMEMBERED_NAMES:
+            self.clear()
+            self.update(self._exact)
+        rule = next((self._of_list(name, prefix) for prefix in self._lists if name.startswith(prefix)), None)
+        if len(name) <= _REMEMBERED_NAME_CHARS:
+            self[name] = rule
+        return rule
+
+    def _of_list(self, name: str, prefix: str) -> Rule | None:
+        parts = name[len(prefix) :].split(".")
+        path: list[int | str] = []
+        for part in parts:
+            if part.isascii() and part.isdigit() and len(part) < 10:
+                path.append(int(part))
+            elif not (part in WRAPPERS and path and type(path[-1]) is int):
+                path.append(part)
+        if len(path) > _DEEPEST_PATH or type(path[0]) is not int:
+            return None
+        return self._lists[prefix]._replace(path=tuple(path))
+
+
+def assemble(parts: list[tuple[tuple[int | str, ...], Any]]) -> list[Any]:
+    """The list that indexed attributes spell. Where two parts contradict each other in shape, the later one yields."""
+    root: dict[int | str, Any] = {}
+    for path, value in parts:
+        node = root
+        for step in path[:-1]:
+            below = node.setdefault(step, {})
+            if type(below) is not dict:
+                break
+            node = below
+        else:
+            node.setdefault(path[-1], value)
+    shaped = _shaped(root)
+    return shaped if type(shaped) is list else [shaped]
+
+
+def _shaped(node: dict[int | str, Any]) -> Any:
+    """``node`` with dicts that only have indexes turned into lists, gaps closed."""
+    members = {key: _shaped(value) if type(value) is dict else value for key, value in node.items()}
+    if all(type(key) is int for key in members):
+        return [members[key] for key in sorted(members)]
+    return {str(key): value for key, value in members.items()}
+
+
+def _number(value: Any) -> float | int | None:
+    if type(value) is str:
+        try:
+            value = int(value) if value.isascii() and value.isdigit() and len(value) < 20 else float(value)
+        except ValueError:
+            return None
+    if type(value) is int:
+        return value
+    return value if type(value) is float and math.isfinite(value) else None
+
+
+def _scaled(value: Any, scale: float, most: int) -> int | None:
+    number = _number(value)
+    return None if number is None or number < 0 or number > most / scale else round(number * scale)
