@@ -13,6 +13,11 @@ from typing import Any
 
 import pytest
 
+from tracebility.ids import OrgId, ProjectId, WorkspaceId, uuid7
+from tracebility.stores import postgres
+from tracebility.tenant import keys
+from tracebility.tenant.context import Scope, TenantContext
+
 START_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 20.0
 POLL_S = 0.05
@@ -50,6 +55,62 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
     """A whole ``tracebility up``, started once per test run on a free port: the content of its ready file."""
     with running("--port", "0", data_dir=tmp_path_factory.mktemp("installation")) as ready:
         yield ready
+
+
+@dataclass(frozen=True)
+class TenantUnderTest:
+    """A tenant of one test's own, with a key that may do everything a tenant's key may."""
+
+    context: TenantContext
+    key: str
+
+    @property
+    def org_id(self) -> OrgId:
+        return self.context.org_id
+
+    @property
+    def workspace_id(self) -> WorkspaceId:
+        return self.context.workspace_id
+
+    @property
+    def project_id(self) -> ProjectId:
+        return self.context.project_id
+
+    def headers(self) -> dict[str, str]:
+        """What a client of this tenant sends."""
+        return {"authorization": f"Bearer {self.key}"}
+
+
+@pytest.fixture
+async def two_orgs(stores: StoresUnderTest) -> tuple[TenantUnderTest, TenantUnderTest]:
+    """Two fresh tenants in the shared stores."""
+    return await new_tenant(stores.pg_dsn), await new_tenant(stores.pg_dsn)
+
+
+@pytest.fixture
+async def two_installed_orgs(installation: dict[str, Any]) -> tuple[TenantUnderTest, TenantUnderTest]:
+    """Two fresh tenants in the shared whole installation."""
+    return await new_tenant(installation["pg_dsn"]), await new_tenant(installation["pg_dsn"])
+
+
+async def new_tenant(pg_dsn: str) -> TenantUnderTest:
+    """An org with one workspace, one project and one key."""
+    org_id, workspace_id, project_id = OrgId(uuid7()), WorkspaceId(uuid7()), ProjectId(uuid7())
+    key = keys.generate()
+    scopes = [Scope.INGEST_WRITE, Scope.READ, Scope.ADMIN]
+    control = await postgres.connect(pg_dsn)
+    try:
+        async with control.transaction() as transaction:
+            await transaction.execute("insert_org", org_id, f"org {org_id}", "internal")
+            await transaction.execute("insert_workspace", workspace_id, org_id, "default")
+            await transaction.execute("insert_project", project_id, workspace_id, "default")
+            await transaction.execute(
+                "insert_key", key.public_id, org_id, workspace_id, project_id, "test", key.secret_hash, scopes
+            )
+    finally:
+        await control.close()
+    context = TenantContext(org_id, workspace_id, project_id, "internal", frozenset(scopes), key.public_id)
+    return TenantUnderTest(context, key.key)
 
 
 class running:
