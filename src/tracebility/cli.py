@@ -82,6 +82,9 @@ def up(
 @app.command()
 def serve(
     target: Annotated[str, typer.Option("--target", help="ingest-api, ingest-worker, api, or all in one process.")],
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Take DSNs that the environment lacks from this installation.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run one service, configured by the environment (docs/configuration.md); logs are JSON lines either way.
@@ -92,6 +95,10 @@ def serve(
 
       TRACEBILITY_PORT=8080 tracebility serve --target all
     """
+    if data_dir is not None:
+        from tracebility.embedded.installation import locate
+
+        os.environ |= locate(data_dir).environment()
     # A process of its own without the command line's modules: it runs for weeks and is counted in memory.
     os.execv(sys.executable, [sys.executable, "-m", "tracebility.targets", target])  # noqa: S606
 

@@ -1,0 +1,75 @@
+"""What every command has in common, and how the command line fails."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from tracebility.cli import app
+
+TRACEBILITY = Path(sys.executable).parent / "tracebility"
+
+
+def commands(command: object = None, path: str = "") -> Iterator[tuple[str, object]]:
+    command = command or typer.main.get_command(app)
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield path, command
+        return
+    for name, sub in below.items():
+        yield from commands(sub, f"{path} {name}".strip())
+
+
+COMMANDS = dict(commands())
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([TRACEBILITY, *arguments], capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_json_and_examples(name: str) -> None:
+    command = COMMANDS[name]
+    options = {option for parameter in command.params for option in parameter.opts}  # type: ignore[attr-defined]
+    assert "--json" in options
+    assert "Examples:" in command.help  # type: ignore[attr-defined]
+    assert f"tracebility {name}" in command.help.partition("Examples:")[2]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("target", ["operator", "eval-orchestrator", "nonsense"])
+def test_a_target_that_is_not_there_is_one_clear_line(target: str) -> None:
+    done = run("serve", "--target", target)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert target in done.stderr
+    assert "ingest-worker" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("TRACEBILITY_PORT", "many", "TRACEBILITY_PORT"),
+        ("TRACEBILITY_PORT", "70000", "TRACEBILITY_PORT"),
+        ("TRACEBILITY_PG_DSN", "", "TRACEBILITY_PG_DSN"),
+        ("TRACEBILITY_PG_DSN", "mysql://u:sesame@h/d", "TRACEBILITY_PG_DSN"),
+        ("TRACEBILITY_PG_DSN", "postgresql://u:sesame@h:notaport/d", "TRACEBILITY_PG_DSN"),
+        ("TRACEBILITY_PG_DSN", "postgresql://u:sesame@127.0.0.1:1/d", "TRACEBILITY_PG_DSN"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_without_the_password(variable: str, value: str, named: str) -> None:
+    done = run("serve", "--target", "api", **{variable: value})
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert named in done.stderr
+    assert "sesame" not in done.stderr
+
+
+def test_no_installation_is_one_line_that_says_how_to_get_one(tmp_path: Path) -> None:
+    done = run("migrate", "--data-dir", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "tracebility up" in done.stderr
