@@ -28,6 +28,9 @@ def nanoseconds(text: str) -> int:
         raise ValueError("not an RFC 3339 time")
     day, time, fraction, offset = found.groups()
     offset = "+00:00" if offset in "Zz" else offset.replace(" ", "+")
-    seconds = int(datetime.fromisoformat(f"{day}T{time}{offset}").timestamp())
+    try:
+        seconds = int(datetime.fromisoformat(f"{day}T{time}{offset}").timestamp())
+    except ValueError:  # a month 13, an hour 25
+        raise ValueError("not an RFC 3339 time") from None
     ns = seconds * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
     return min(max(ns, EARLIEST_NS), LATEST_NS)
