@@ -177,7 +177,7 @@ class Resolver:
 
 
 def parsed_key(authorization: str, x_api_key: str) -> keys.ParsedKey | None:
-    """The well-formed key in these headers: Bearer, Basic (its password, or the user when there is none), or x-api-key.
+    """The well-formed key in these headers: Bearer, Basic (public id and whole key), or x-api-key.
 
     Two different keys in one request are none.
     """
@@ -194,7 +194,7 @@ def parsed_key(authorization: str, x_api_key: str) -> keys.ParsedKey | None:
 
 
 def _basic(credentials: str) -> str:
-    """The key in Basic credentials: Langfuse's clients send ``tb_<public_id>`` as user and the whole key as password."""
+    """The key in Basic credentials: Langfuse's clients send ``tb_<public_id>`` as user, the whole key as password."""
     try:
         user, _, password = b64decode(credentials, validate=True).decode("ascii").partition(":")
     except ValueError:

@@ -55,6 +55,6 @@ MAX_COUNT = (1 << 63) - 1
 # A request larger than this is split by items, so that no envelope holds up its shard.
 ENVELOPE_BYTES = 1 << 20
 
-# What an answer says about rejected items: beyond this it only counts them.
+# What an answer says about rejected items: an OTLP message names so many and counts the rest.
 REJECTIONS_NAMED = 100
 REJECTION_CHARS = 300

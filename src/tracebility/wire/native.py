@@ -12,6 +12,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from tracebility.errors import BadRequest, PayloadTooLarge
 from tracebility.wire import jsontext, limits
+from tracebility.wire.inspection import Inspection, Part
 from tracebility.wire.moments import NotAMoment, unix_nano
 from tracebility.wire.rejection import Rejection
 
@@ -99,6 +100,41 @@ def raw_runs(body: bytes) -> list[Raw]:
             f"The body is not a run and not a list of runs: {_path(str(error))}.",
             hint='Send one run, or {"runs": [run, ...]}.',
         ) from error
+
+
+def inspect(body: bytes, _: str = "json") -> Inspection:
+    """What of ``body`` can be kept. A large one is cut along its runs and travels in parts.
+
+    Raises:
+        BadRequest: when it is not JSON, or not an object.
+        PayloadTooLarge: when it holds too many runs.
+    """
+    raws = raw_runs(body)
+    runs = _placed([_run(index, raw) for index, raw in enumerate(raws)])
+    refused = [run for run in runs if isinstance(run, Rejection)]
+    items = len(runs) - len(refused)
+    if len(body) <= limits.ENVELOPE_BYTES:
+        return Inspection(items, refused)
+    parts: list[Part] = []
+    members: list[bytes] = []
+    size = 0
+    for raw, run in zip(raws, runs, strict=True):
+        if isinstance(run, Rejection):
+            continue
+        if members and size + len(raw) > limits.ENVELOPE_BYTES:
+            parts.append(_part(members))
+            members, size = [], 0
+        # Apart from its parent, a child's trace could not be found again.
+        text = bytes(raw)
+        members.append(b'%b,"trace_id":"%b"}' % (text.rstrip()[:-1], run.trace_id.encode()))
+        size += len(text)
+    if members:
+        parts.append(_part(members))
+    return Inspection(items, refused, tuple(parts))
+
+
+def _part(runs: list[bytes]) -> Part:
+    return Part(b'{"runs":[%b]}' % b",".join(runs), len(runs))
 
 
 def _bounded(runs: list[Raw]) -> list[Raw]:

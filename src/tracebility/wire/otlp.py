@@ -1,7 +1,8 @@
 """OTLP trace requests: read into the protobuf message, whatever form they came in, and checked span by span."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+import msgspec
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -10,7 +11,17 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tracebility.errors import BadRequest
-from tracebility.wire import limits, otlp_json
+from tracebility.wire import jsontext, limits, otlp_json
+from tracebility.wire.inspection import Inspection, Part
+from tracebility.wire.otlp_slices import (
+    Malformed,
+    Slice,
+    cut_json,
+    cut_protobuf,
+    has_too_many_attributes,
+    join_json,
+    join_protobuf,
+)
 from tracebility.wire.rejection import Rejection
 
 PROTOBUF = "protobuf"
@@ -44,10 +55,33 @@ def spans_of(request: ExportTraceServiceRequest) -> Iterator[Span]:
             yield from scope.spans
 
 
-def refusals(request: ExportTraceServiceRequest, first: int = 0) -> tuple[int, list[Rejection]]:
-    """How many spans ``request`` holds, and which of them cannot be stored and why, counted from ``first``."""
+def inspect(body: bytes, content_type: str) -> Inspection:
+    """What of ``body`` can be kept; ``content_type`` is ``protobuf`` or ``json``.
+
+    A body of which each span can be read travels as it came. One that is large, or of which a span cannot be read, is
+    cut along its spans and travels in parts.
+
+    Raises:
+        BadRequest: when it is not an OTLP request down to its spans.
+        PayloadTooLarge: when it holds too many spans.
+    """
+    if content_type == JSON:
+        return _inspect_json(body)
+    if len(body) <= limits.ENVELOPE_BYTES:
+        try:
+            request = ExportTraceServiceRequest.FromString(body)
+        except DecodeError:
+            pass  # the parser says neither where nor why; cut along its spans, the body tells which one
+        else:
+            count, refused = refusals(request)
+            return Inspection(count - len(refused), refused)
+    return _in_parts(cut_protobuf(body), _read_protobuf, join_protobuf)
+
+
+def refusals(request: ExportTraceServiceRequest) -> tuple[int, list[Rejection]]:
+    """How many spans ``request`` holds, and which of them cannot be stored and why."""
     refused: list[Rejection] = []
-    index = first
+    index = 0
     for resource in request.resource_spans:
         for scope in resource.scope_spans:
             for span in scope.spans:
@@ -67,11 +101,94 @@ def refusals(request: ExportTraceServiceRequest, first: int = 0) -> tuple[int, l
                     if reason:
                         refused.append(Rejection(index, f"{named(index, span)}: {reason}"))
                 index += 1
-    return index - first, refused
+    return index, refused
 
 
-# Up to here a span's attributes are not counted one by one: each of its events could hold a few hundred.
+# Up to here a span's attributes, events and links are not counted one by one.
 _FEW = 128
+
+
+def _inspect_json(body: bytes) -> Inspection:
+    text = jsontext.repair(body)
+    if len(body) <= limits.ENVELOPE_BYTES:
+        try:
+            request = jsontext.decode(text, otlp_json.read_request)
+        except (msgspec.ValidationError, UnicodeDecodeError):
+            pass  # cut along its spans, the body tells which one it is
+        else:
+            refused: list[Rejection] = []
+            index = -1
+            for index, sent in enumerate(otlp_json.spans_of(request)):
+                _, reason = _fit(index, sent)
+                if reason:
+                    refused.append(Rejection(index, reason))
+            return Inspection(index + 1 - len(refused), refused)
+    return _in_parts(cut_json(text), _read_json, join_json)
+
+
+def _fit(index: int, sent: otlp_json.Span) -> tuple[Span, str]:
+    span = Span()
+    try:
+        otlp_json.fill_span(span, sent)
+    except otlp_json.Unfit as error:
+        return span, f"{named(index, span)}: {error}"
+    reason = why_not(span)
+    return span, f"{named(index, span)}: {reason}" if reason else ""
+
+
+def _in_parts(
+    slices: list[Slice], read: Callable[[int, bytes], str], join: Callable[[Iterable[Slice]], bytes]
+) -> Inspection:
+    refused: list[Rejection] = []
+    parts: list[Part] = []
+    members: list[Slice] = []
+    size = 0
+    for index, one in enumerate(slices):
+        reason = read(index, one.span)
+        if reason:
+            refused.append(Rejection(index, reason))
+            continue
+        if members and size + len(one.span) > limits.ENVELOPE_BYTES:
+            parts.append(Part(join(members), len(members)))
+            members, size = [], 0
+        if not members or members[-1].around is not one.around:
+            size += len(one.around.resource) + len(one.around.scope)
+        size += len(one.span)
+        members.append(one)
+    if members:
+        parts.append(Part(join(members), len(members)))
+    return Inspection(len(slices) - len(refused), refused, tuple(parts))
+
+
+def _read_protobuf(index: int, data: bytes) -> str:
+    """Why the span cannot be kept; empty when it can."""
+    if len(data) > limits.ITEM_BYTES:
+        return f"span {index}: it is {len(data)} bytes, more than {limits.ITEM_BYTES >> 20} MiB"
+    try:
+        if len(data) > limits.ATTRIBUTES and has_too_many_attributes(data):
+            return f"span {index}: more than {limits.ATTRIBUTES} attributes, nested ones included"
+        span = Span.FromString(data)
+    except Malformed as error:
+        return f"span {index}: it is not protobuf: {error}"
+    except DecodeError as error:
+        return f"span {index}: it cannot be read, a string is not UTF-8 or values are nested too deep: {error}"
+    reason = why_not(span)
+    return f"{named(index, span)}: {reason}" if reason else ""
+
+
+def _read_json(index: int, text: bytes) -> str:
+    """Why the span cannot be kept; empty when it can."""
+    if len(text) > limits.ITEM_BYTES:
+        return f"span {index}: it is {len(text)} bytes, more than {limits.ITEM_BYTES >> 20} MiB"
+    if len(text) > limits.ENVELOPE_BYTES and text.count(b'"key"') > limits.ATTRIBUTES:
+        return f"span {index}: more than {limits.ATTRIBUTES} attributes, nested ones included"
+    try:
+        sent = otlp_json.read_span(text)
+    except msgspec.DecodeError as error:
+        return f"span {index}: {error}"
+    except UnicodeDecodeError as error:
+        return f"span {index}: a string is not UTF-8: {error.reason}"
+    return _fit(index, sent)[1]
 
 
 def named(index: int, span: Span) -> str:

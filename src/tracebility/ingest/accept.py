@@ -1,0 +1,145 @@
+"""From a body to what is kept of it and what the client is told: decompress, inspect, stamp, enqueue, answer."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+
+from tracebility.errors import PayloadTooLarge
+from tracebility.ids import uuid7
+from tracebility.ingest.enqueue import Enqueuer
+from tracebility.ingest.metrics import IngestMetrics
+from tracebility.tenant.context import TenantContext
+from tracebility.wire import limits, native, otlp
+from tracebility.wire.encoding import decompress
+from tracebility.wire.envelope import Envelope, Header
+from tracebility.wire.inspection import Inspection
+from tracebility.wire.rejection import Rejection
+
+# Bodies above an envelope's size are read beside the event loop, so many at once: each may inflate to 100 MiB.
+LARGE_AT_ONCE = 2
+
+Inspect = Callable[[bytes, str], Inspection]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request's body and what its headers say of it."""
+
+    source: str  # "otlp" | "native"
+    content_type: str  # "protobuf" | "json"
+    content_encoding: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the client gets."""
+
+    status: int
+    content_type: bytes
+    body: bytes
+
+
+class Intake:
+    """Keeps what requests bring."""
+
+    def __init__(self, enqueuer: Enqueuer, metrics: IngestMetrics) -> None:
+        self._enqueuer = enqueuer
+        self._metrics = metrics
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+
+    async def accept(self, tenant: TenantContext, sent: Sent) -> Answer:
+        """Keep the items of ``sent`` for ``tenant``.
+
+        Raises:
+            BadRequest: when the body cannot be read.
+            PayloadTooLarge: when it is beyond a bound.
+            Overloaded: when nothing was kept.
+        """
+        self._metrics.received_bytes.inc(len(sent.body))
+        try:
+            body = decompress(sent.body, sent.content_encoding, limits.ENVELOPE_BYTES)
+        except PayloadTooLarge:
+            async with self._large:
+                size, inspection = await asyncio.to_thread(_read, sent)
+                await self._keep(tenant, sent, size, inspection)
+        else:
+            inspection = _INSPECT[sent.source](body, sent.content_type)
+            await self._keep(tenant, sent, len(body), inspection)
+        self._metrics.accepted[sent.source].inc(inspection.items)
+        if inspection.rejected:
+            self._metrics.rejected[sent.source].inc(len(inspection.rejected))
+        return _ANSWER[sent.source](sent, inspection)
+
+    async def _keep(self, tenant: TenantContext, sent: Sent, size: int, inspection: Inspection) -> None:
+        if inspection.items:
+            await self._enqueuer.keep(tenant.org_id, _envelopes(tenant, sent, size, inspection))
+
+
+def _read(sent: Sent) -> tuple[int, Inspection]:
+    body = decompress(sent.body, sent.content_encoding, limits.INFLATED_BYTES)
+    return len(body), _INSPECT[sent.source](body, sent.content_type)
+
+
+def _envelopes(tenant: TenantContext, sent: Sent, size: int, inspection: Inspection) -> list[Envelope]:
+    now_ns = time.time_ns()
+    common = Header(
+        id=uuid7(),
+        org_id=tenant.org_id,
+        workspace_id=tenant.workspace_id,
+        project_id=tenant.project_id,
+        key_id=tenant.key_id,
+        accepted_at_us=now_ns // 1000,
+        period=datetime.fromtimestamp(now_ns / 10**9, UTC).strftime("%Y-%m"),
+        source=sent.source,
+        content_type=sent.content_type,
+        content_encoding=sent.content_encoding,
+        items=inspection.items,
+        bytes=size,
+        rejected=inspection.passed_over,
+    )
+    if not inspection.parts:
+        return [Envelope(common, sent.body)]
+    return [
+        Envelope(
+            msgspec.structs.replace(
+                common,
+                id=uuid7(),
+                content_encoding="identity",
+                items=part.items,
+                bytes=len(part.body),
+                rejected=part.rejected,
+            ),
+            part.body,
+        )
+        for part in inspection.parts
+    ]
+
+
+def _otlp_answer(sent: Sent, inspection: Inspection) -> Answer:
+    rejected = len(inspection.rejected)
+    message = ""
+    if rejected:
+        shown = inspection.rejected[: limits.REJECTIONS_NAMED]
+        message = f"{rejected} of {rejected + inspection.items} spans were rejected: "
+        message += "; ".join(one.error[: limits.REJECTION_CHARS] for one in shown)
+        if len(shown) < rejected:
+            message += f"; and {rejected - len(shown)} more"
+    if sent.content_type == otlp.JSON:
+        partial = {"partialSuccess": {"rejectedSpans": str(rejected), "errorMessage": message}} if rejected else {}
+        return Answer(200, b"application/json", msgspec.json.encode(partial))
+    return Answer(200, b"application/x-protobuf", otlp.partial_success(rejected, message).SerializeToString())
+
+
+def _native_answer(_: Sent, inspection: Inspection) -> Answer:
+    rejected = [Rejection(one.index, one.error[: limits.REJECTION_CHARS]) for one in inspection.rejected]
+    body = msgspec.json.encode({"accepted": inspection.items, "rejected": rejected})
+    return Answer(202, b"application/json", body)
+
+
+_INSPECT: dict[str, Inspect] = {"otlp": otlp.inspect, "native": native.inspect}
+_ANSWER: dict[str, Callable[[Sent, Inspection], Answer]] = {"otlp": _otlp_answer, "native": _native_answer}

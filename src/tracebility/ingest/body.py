@@ -1,0 +1,110 @@
+"""Reading a request's body within bounds: of one body, of one client's time, and of this process's memory."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from prometheus_client import Gauge
+
+from tracebility.errors import BadRequest, Overloaded, PayloadTooLarge
+from tracebility.wire import limits
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+
+# Bodies being read or waiting for the queue. At 100 KB a request and 30,000 spans/s some 60 MB are in flight for every
+# 100 ms that an answer takes.
+IN_FLIGHT_BYTES = 256 << 20
+
+
+class Disconnected(Exception):
+    """The client went away before its body was whole."""
+
+
+class Budget:
+    """Bytes that this process may hold for requests in flight."""
+
+    def __init__(self, most: int, gauge: Gauge) -> None:
+        self._left = most
+        self._most = most
+        self._gauge = gauge
+
+    def lease(self) -> "Lease":
+        """What one request will take; nothing yet."""
+        return Lease(self)
+
+    def take(self, count: int) -> None:
+        """Raises: Overloaded, when so many bytes are not left."""
+        if count > self._left:
+            raise Overloaded("Too many bytes are being received at once.")
+        self._left -= count
+        self._gauge.set(self._most - self._left)
+
+    def give_back(self, count: int) -> None:
+        self._left += count
+        self._gauge.set(self._most - self._left)
+
+
+class Lease:
+    """The share of one request, given back when it is answered."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._taken = 0
+
+    def take(self, count: int) -> None:
+        """Raises: Overloaded, when so many bytes are not left."""
+        self._budget.take(count)
+        self._taken += count
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._budget.give_back(self._taken)
+
+
+async def read(receive: Receive, content_length: str, lease: Lease) -> bytes:
+    """The whole body, accounted to ``lease``.
+
+    Raises:
+        PayloadTooLarge: as soon as it is known to be too large; the rest is left unread.
+        Overloaded: when this process holds too many bodies already.
+        BadRequest: when it takes too long.
+        Disconnected: when the client is gone.
+    """
+    if content_length.isdecimal() and int(content_length[:20]) > limits.BODY_BYTES:
+        raise _too_large()
+    try:
+        async with asyncio.timeout(limits.BODY_SECONDS):
+            first, more = await _chunk(receive, lease)
+            if not more:
+                return first
+            chunks, size = [first], len(first)
+            while more:
+                chunk, more = await _chunk(receive, lease)
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limits.BODY_BYTES:
+                    raise _too_large()
+    except TimeoutError as error:
+        raise BadRequest(
+            f"The body did not arrive within {limits.BODY_SECONDS:.0f} s.", hint="Send smaller requests."
+        ) from error
+    return b"".join(chunks)
+
+
+async def _chunk(receive: Receive, lease: Lease) -> tuple[bytes, bool]:
+    message = await receive()
+    if message["type"] != "http.request":
+        raise Disconnected
+    chunk: bytes = message.get("body", b"")
+    lease.take(len(chunk))
+    return chunk, message.get("more_body", False)
+
+
+def _too_large() -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"The body is larger than {limits.BODY_BYTES >> 20} MiB as sent.",
+        hint="Send fewer spans or runs a request, or compress it (gzip or zstd).",
+    )

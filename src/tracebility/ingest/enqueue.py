@@ -1,0 +1,174 @@
+"""From many concurrent requests to few round trips: whatever waits goes to the queue in one pipeline.
+
+An envelope is kept when the queue has said so, or when the disk buffer has. A queue that is away, hangs or is full
+costs the first requests a deadline; after it all others go to the disk buffer at once, until a replay has got through.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from tracebility.errors import StoreUnavailable
+from tracebility.failpoints import failpoint
+from tracebility.ids import OrgId
+from tracebility.ingest.metrics import IngestMetrics
+from tracebility.tenant.shards import shard_of, stream_of
+from tracebility.wire.envelope import Envelope
+
+Entry = tuple[str, dict[str, bytes]]
+Group = list[Entry]
+
+# What one pipeline carries: enough to fill the round trip and the fsync it waits for, little enough to stay well within
+# the deadline.
+PIPELINE_BYTES = 4 << 20
+PIPELINE_GROUPS = 512
+
+# While the store fsyncs one pipeline, the next is on its way.
+PIPELINES = 2
+
+# Above the worst fsync stall of a healthy disk; early enough for the disk buffer to answer in an exporter's time.
+DEADLINE_S = 1.5
+SECONDS_PER_BYTE = 1 / (16 << 20)
+
+
+class Streams(Protocol):
+    """The verb of the queue that the edge needs."""
+
+    async def append_groups(self, groups: Sequence[Sequence[Entry]]) -> Sequence[Any]:
+        """Append, each group as a whole; for each its ids, or the `StoreUnavailable` that refused it.
+
+        Raises:
+            StoreUnavailable: when it is unknown what was appended.
+        """
+
+
+class Spill(Protocol):
+    """Where envelopes go when the queue does not take them."""
+
+    async def write(self, shard: int, org_id: OrgId, entries: Sequence[dict[str, bytes]]) -> None:
+        """Return when ``entries`` are on disk.
+
+        Raises:
+            Overloaded: when they are not.
+        """
+
+
+class Gate:
+    """Whether the queue is believed to take envelopes. Shut by a failure, opened by a success."""
+
+    def __init__(self, metrics: IngestMetrics) -> None:
+        self.why_shut = ""
+        self._gauge = metrics.queue_away
+
+    @property
+    def is_shut(self) -> bool:
+        return bool(self.why_shut)
+
+    def shut(self, reason: str) -> None:
+        self.why_shut = reason
+        self._gauge.set(1)
+
+    def open(self) -> None:
+        self.why_shut = ""
+        self._gauge.set(0)
+
+
+class Enqueuer:
+    """Keeps envelopes: in the queue, else on disk."""
+
+    def __init__(self, streams: Streams, spill: Spill, gate: Gate, metrics: IngestMetrics) -> None:
+        self._streams = streams
+        self._spill = spill
+        self._gate = gate
+        self._metrics = metrics
+        self._waiting: deque[tuple[Group, int, asyncio.Future[bool]]] = deque()
+        self._sending: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+
+    async def keep(self, org_id: OrgId, envelopes: Sequence[Envelope]) -> None:
+        """Return when all ``envelopes`` of one request are kept where no crash loses them.
+
+        Raises:
+            Overloaded: when they are not, nowhere.
+        """
+        shard = shard_of(org_id)
+        fields = [envelope.fields() for envelope in envelopes]
+        failpoint("edge_before_enqueue")
+        if not self._gate.is_shut and await self._queued(shard, fields):
+            self._metrics.queued.inc(len(fields))
+            return
+        try:
+            await self._spill.write(shard, org_id, fields)
+        except BaseException:
+            self._metrics.refused.inc(len(fields))
+            raise
+        self._metrics.spooled.inc(len(fields))
+
+    async def close(self) -> None:
+        """Return when nothing is on its way."""
+        while self._sending or self._scheduled:
+            await asyncio.gather(*self._sending, return_exceptions=True)
+            await asyncio.sleep(0)
+
+    async def _queued(self, shard: int, fields: list[dict[str, bytes]]) -> bool:
+        loop = asyncio.get_running_loop()
+        stream = stream_of(shard)
+        size = sum(len(part["b"]) + len(part["h"]) for part in fields)
+        done: asyncio.Future[bool] = loop.create_future()
+        self._waiting.append(([(stream, part) for part in fields], size, done))
+        if not self._scheduled and len(self._sending) < PIPELINES:
+            # After the requests that are ready in this turn of the loop.
+            self._scheduled = True
+            loop.call_soon(self._start)
+        began = time.perf_counter()
+        queued = await done
+        self._metrics.enqueue_seconds.observe(time.perf_counter() - began)
+        return queued
+
+    def _start(self) -> None:
+        self._scheduled = False
+        while self._waiting and len(self._sending) < PIPELINES:
+            task = asyncio.get_running_loop().create_task(self._send(*self._next()))
+            self._sending.add(task)
+            task.add_done_callback(self._sent)
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        self._start()
+
+    def _next(self) -> tuple[list[Group], list[asyncio.Future[bool]], int]:
+        groups: list[Group] = []
+        waiters: list[asyncio.Future[bool]] = []
+        total = 0
+        while self._waiting and len(groups) < PIPELINE_GROUPS:
+            group, size, done = self._waiting[0]
+            if groups and total + size > PIPELINE_BYTES:
+                break
+            self._waiting.popleft()
+            groups.append(group)
+            waiters.append(done)
+            total += size
+        return groups, waiters, total
+
+    async def _send(self, groups: list[Group], waiters: list[asyncio.Future[bool]], size: int) -> None:
+        kept: Sequence[bool] = [False] * len(groups)
+        try:
+            # Those that waited while a pipeline failed need not fail by themselves.
+            if not self._gate.is_shut:
+                async with asyncio.timeout(DEADLINE_S + size * SECONDS_PER_BYTE):
+                    kept = self._verdicts(await self._streams.append_groups(groups))
+        except (StoreUnavailable, TimeoutError) as error:
+            # They may be in the queue. They go to disk too, and the identity of rows makes a double harmless.
+            self._gate.shut(str(error) or "no answer in time")
+        finally:
+            for waiter, is_kept in zip(waiters, kept, strict=True):
+                if not waiter.done():
+                    waiter.set_result(is_kept)
+
+    def _verdicts(self, results: Sequence[Any]) -> list[bool]:
+        refusal = next((result for result in results if isinstance(result, Exception)), None)
+        if refusal is not None:
+            self._gate.shut(str(refusal))
+        return [not isinstance(result, Exception) for result in results]

@@ -1,0 +1,108 @@
+"""What the edge holds while it runs: stores, resolver, queue, disk buffer. Opened once, handed to the application."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tracebility.config import Settings
+from tracebility.errors import StoreUnavailable
+from tracebility.ingest.accept import Intake
+from tracebility.ingest.body import IN_FLIGHT_BYTES, Budget
+from tracebility.ingest.enqueue import Enqueuer, Gate
+from tracebility.ingest.front import ApiProxy
+from tracebility.ingest.metrics import IngestMetrics
+from tracebility.ingest.spool.buffer import Spool
+from tracebility.ingest.spool.replay import Replayer
+from tracebility.stores import postgres, redis
+from tracebility.stores.keys import PostgresKeys
+from tracebility.telemetry import Metrics
+from tracebility.tenant.resolver import Resolver
+
+READY_WAIT_S = 2.0  # a store that takes longer to say "here" is not one to send requests to
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """``missing``: each store that does not answer, and why. ``accepting``: ingest is kept all the same."""
+
+    ready: bool
+    accepting: bool
+    missing: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class IngestServices:
+    """Everything that a request uses."""
+
+    resolver: Resolver
+    intake: Intake
+    budget: Budget
+    metrics: IngestMetrics
+    readiness: Callable[[], Awaitable[Readiness]]
+    front: ApiProxy | None = None
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
+    """The services of one process. At the end of the block nothing is on its way any more.
+
+    Raises:
+        ConfigurationError: when a DSN is missing, malformed or refused, nothing answers there, or the disk buffer's
+            folder cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        metrics = IngestMetrics(Metrics())
+        pg_dsn, redis_url = settings.dsn("TRACEBILITY_PG_DSN"), settings.dsn("TRACEBILITY_REDIS_URL")
+        spool = await Spool.open(settings.spool_dir, settings.spool_max_bytes, metrics)
+        stack.push_async_callback(spool.close)
+        control = await postgres.connect(pg_dsn)
+        stack.push_async_callback(control.close)
+        queue = await redis.connect(redis_url)
+        stack.push_async_callback(queue.close)
+        gate = Gate(metrics)
+        replaying = asyncio.create_task(Replayer(spool, queue, gate, metrics).run())
+        stack.push_async_callback(_cancelled, replaying)
+        enqueuer = Enqueuer(queue, spool, gate, metrics)
+        stack.push_async_callback(enqueuer.close)
+        front = None
+        if settings.api_socket:
+            front = ApiProxy(settings.api_socket)
+            stack.push_async_callback(front.close)
+
+        async def readiness() -> Readiness:
+            said = await asyncio.gather(_failure(control.ping), _failure(queue.ping))
+            missing = {store: why for store, why in zip(("postgres", "redis"), said, strict=True) if why}
+            if gate.is_shut:
+                missing.setdefault("redis", "does not take envelopes")
+            return Readiness(not missing, not gate.is_shut or spool.accepts, missing)
+
+        yield IngestServices(
+            resolver=Resolver(PostgresKeys(control)),
+            intake=Intake(enqueuer, metrics),
+            budget=Budget(IN_FLIGHT_BYTES, metrics.bytes_in_flight),
+            metrics=metrics,
+            readiness=readiness,
+            front=front,
+        )
+
+
+async def _failure(ping: Callable[[], Awaitable[object]]) -> str:
+    """What a store says instead of an answer; empty when it answers. Its own words are for the log, not for anyone."""
+    try:
+        async with asyncio.timeout(READY_WAIT_S):
+            await ping()
+    except TimeoutError:
+        return f"no answer within {READY_WAIT_S:.0f} s"
+    except StoreUnavailable:
+        return "no usable answer"
+    return ""
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,192 @@
+"""The disk buffer: envelopes that the queue does not take are kept here, flushed before the answer, and replayed.
+
+Bounded as a whole and for each org, so that one org cannot fill it. Concurrent requests share a flush: while one is
+under way the next ones gather, which is a few milliseconds at most.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from tracebility.errors import Overloaded
+from tracebility.failpoints import failpoint
+from tracebility.ids import OrgId
+from tracebility.ingest.metrics import IngestMetrics
+from tracebility.ingest.spool import records
+from tracebility.ingest.spool.segments import SEGMENT_BYTES, ChainKey, Committed, Directory, Job, Segment
+
+# What one org may hold of the whole.
+ORG_SHARE = 0.25
+
+# A request of ordinary size: with less room than this the buffer counts as full.
+ROOM_BYTES = 256 << 10
+
+# What one flush writes at most: a second of a slow disk.
+FLUSH_BYTES = 32 << 20
+
+# After a failed write the disk is left alone for so long; meanwhile requests are refused at once.
+REFUSE_S = 1.0
+
+T = TypeVar("T")
+
+
+class Spool:
+    """An opened disk buffer. One process at a time writes to its folder."""
+
+    def __init__(self, directory: Directory, leftovers: list[Segment], most_bytes: int, metrics: IngestMetrics) -> None:
+        self._directory = directory
+        self._most_bytes = most_bytes
+        self._metrics = metrics
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._waiting: deque[tuple[Job, asyncio.Future[OSError | None]]] = deque()
+        self._writing: asyncio.Task[None] | None = None
+        self._refuse_until = 0.0
+        self._held = directory.quarantined_bytes()
+        self._by_org: Counter[bytes] = Counter()
+        self.chains: dict[ChainKey, deque[Segment]] = {}
+        self.filled = asyncio.Event()
+        for segment in leftovers:
+            self._held += segment.size
+            self._by_org.update(segment.by_org)
+            self._add(segment)
+        self._show()
+
+    @classmethod
+    async def open(cls, path: Path, most_bytes: int, metrics: IngestMetrics) -> "Spool":
+        """The disk buffer in the folder ``path``, with what earlier processes left there.
+
+        Raises:
+            ConfigurationError: when the folder cannot be used, or another process uses it.
+        """
+
+        def opened() -> tuple[Directory, list[Segment]]:
+            directory = Directory(path)
+            return directory, directory.leftovers()
+
+        return cls(*await asyncio.to_thread(opened), most_bytes, metrics)
+
+    @property
+    def accepts(self) -> bool:
+        """Whether a request of ordinary size could be kept now."""
+        return self._held + ROOM_BYTES <= self._most_bytes and not self._is_refusing()
+
+    async def write(self, shard: int, org_id: OrgId, entries: Sequence[dict[str, bytes]]) -> None:
+        """Return when ``entries`` are on disk.
+
+        Raises:
+            Overloaded: when they are not: the buffer or the org's share of it is full, or the disk fails.
+        """
+        size = sum(map(records.size_of, entries))
+        self._check_room(org_id, size)
+        org = org_id.bytes
+        # An org that holds much gets files of its own, so that the others' are not behind it when they are replayed.
+        job = Job(shard, org_id, list(entries), own_chain=self._by_org[org] > SEGMENT_BYTES, size=size)
+        self._held += size
+        self._by_org[org] += size
+        done: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((job, done))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_waiting())
+        error = await asyncio.shield(done)
+        if error is not None:
+            raise Overloaded("Neither the queue nor the disk buffer can keep this: the disk fails.") from error
+        failpoint("spool_after_fsync_before_answer")
+
+    async def seal(self, segment: Segment) -> None:
+        """Let the next record begin another file."""
+        await self._on_disk(self._directory.seal, segment)
+
+    async def quarantine(self, segment: Segment, spans: list[tuple[int, int]]) -> None:
+        """Set damaged bytes of ``segment`` aside."""
+        await self._on_disk(self._directory.quarantine, segment, spans)
+        self._held += sum(end - start for start, end in spans)
+
+    async def delete(self, segment: Segment) -> None:
+        """Give up ``segment``, all of whose records are in the queue."""
+        await self._on_disk(self._directory.delete, segment)
+        self._drop(segment)
+
+    async def set_aside(self, segment: Segment) -> None:
+        """Pass over ``segment``, which cannot be read; its file stays for a person to look at."""
+        await self._on_disk(self._directory.set_aside, segment)
+        self._drop(segment)
+
+    async def close(self) -> None:
+        """Return when everything is flushed and the folder is free."""
+        if self._writing is not None:
+            await self._writing
+        await self._on_disk(self._directory.close)
+        self._disk.shutdown()
+
+    def _drop(self, segment: Segment) -> None:
+        chain = self.chains[segment.key]
+        chain.remove(segment)
+        if not chain:
+            del self.chains[segment.key]
+        self._held -= segment.size
+        for org, count in segment.by_org.items():
+            self._release(org, count)
+        if not self.chains:
+            self.filled.clear()
+        self._show()
+
+    def _check_room(self, org_id: OrgId, size: int) -> None:
+        if self._is_refusing():
+            raise Overloaded("Neither the queue nor the disk buffer can keep this: the disk fails or is full.")
+        if self._held + size > self._most_bytes:
+            raise Overloaded("The queue is away and the disk buffer is full.")
+        if self._by_org[org_id.bytes] + size > self._most_bytes * ORG_SHARE:
+            raise Overloaded("The queue is away and this organisation's share of the disk buffer is full.")
+
+    def _is_refusing(self) -> bool:
+        return asyncio.get_running_loop().time() < self._refuse_until
+
+    async def _write_waiting(self) -> None:
+        try:
+            while self._waiting:
+                batch = [self._waiting.popleft()]
+                size = batch[0][0].size
+                while self._waiting and size + self._waiting[0][0].size <= FLUSH_BYTES:
+                    batch.append(self._waiting.popleft())
+                    size += batch[-1][0].size
+                committed = Committed(failed=dict.fromkeys(range(len(batch)), OSError("the write was not finished")))
+                try:
+                    committed = await self._on_disk(self._directory.commit, [job for job, _ in batch])
+                finally:
+                    self._settle(batch, committed)
+        finally:
+            self._writing = None
+
+    def _settle(self, batch: list[tuple[Job, asyncio.Future[OSError | None]]], committed: Committed) -> None:
+        for segment in committed.begun:
+            self._add(segment)
+        if committed.failed:
+            self._metrics.spool_errors.inc()
+            self._refuse_until = asyncio.get_running_loop().time() + REFUSE_S
+        for index, (job, done) in enumerate(batch):
+            error = committed.failed.get(index)
+            if error is not None:
+                self._held -= job.size
+                self._release(job.org_id.bytes, job.size)
+            if not done.done():
+                done.set_result(error)
+        self._show()
+
+    def _release(self, org: bytes, count: int) -> None:
+        self._by_org[org] -= count
+        if self._by_org[org] <= 0:
+            del self._by_org[org]
+
+    def _add(self, segment: Segment) -> None:
+        self.chains.setdefault(segment.key, deque()).append(segment)
+        self.filled.set()
+
+    async def _on_disk(self, work: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._disk, work, *arguments)
+
+    def _show(self) -> None:
+        self._metrics.spool_bytes.set(self._held)
+        self._metrics.spool_segments.set(sum(map(len, self.chains.values())))

@@ -1,0 +1,131 @@
+"""From the disk buffer back to the queue: oldest first, every chain in its turn, never faster than its budget.
+
+The replay is also what finds out that the queue is back: it tries the oldest records every half second, and its success
+opens the gate for new requests.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from tracebility.errors import StoreUnavailable
+from tracebility.failpoints import failpoint
+from tracebility.ingest.enqueue import Entry, Gate, Streams
+from tracebility.ingest.metrics import IngestMetrics
+from tracebility.ingest.spool import records
+from tracebility.ingest.spool.buffer import Spool
+from tracebility.ingest.spool.segments import ChainKey, Segment
+from tracebility.tenant.shards import stream_of
+
+# New requests share the queue and the disk with the replay: this leaves them most of either.
+REPLAY_BYTES_PER_S = 48 << 20
+BATCH_BYTES = 1 << 20
+
+# The queue has to be tried anew within 2 s of its return.
+RETRY_S = 0.5
+ATTEMPT_S = 3.0
+
+_log = structlog.get_logger()
+
+
+class Replayer:
+    """Empties a spool whenever there is something in it and the queue takes it."""
+
+    def __init__(self, spool: Spool, queue: "ProbedStreams", gate: Gate, metrics: IngestMetrics) -> None:
+        self._spool = spool
+        self._queue = queue
+        self._gate = gate
+        self._metrics = metrics
+        self._offsets: dict[Segment, int] = {}
+        self._not_before = 0.0
+
+    async def run(self) -> None:
+        """Replay until cancelled."""
+        while True:
+            if self._spool.chains:
+                await self._round()
+            elif self._gate.is_shut:
+                await self._knock()
+            else:
+                waiting = asyncio.ensure_future(self._spool.filled.wait())
+                await asyncio.wait([waiting], timeout=RETRY_S)
+                waiting.cancel()
+
+    async def _round(self) -> None:
+        """One batch of each chain: an org that holds much has a chain of its own, and delays the others by a batch."""
+        for key in list(self._spool.chains):
+            try:
+                sent = await self._turn(key)
+            except (StoreUnavailable, TimeoutError) as error:
+                self._gate.shut(str(error) or "no answer in time")
+                await asyncio.sleep(RETRY_S)
+                return
+            self._gate.open()
+            self._not_before = max(self._not_before, time.monotonic()) + sent / REPLAY_BYTES_PER_S
+            await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
+
+    async def _turn(self, key: ChainKey) -> int:
+        """Send one batch of the chain's oldest segment; how many bytes that was."""
+        segment = self._spool.chains[key][0]
+        if segment.fd is not None:
+            await self._spool.seal(segment)
+        offset = self._offsets.get(segment, 0)
+        try:
+            found = await asyncio.to_thread(_read, segment, offset)
+        except OSError as error:
+            _log.error("an unreadable file of the disk buffer is set aside", file=segment.path.name, error=str(error))
+            await self._spool.set_aside(segment)
+            return 0
+        await self._append([(stream_of(segment.shard), record.fields) for record in found.records])
+        if found.damaged:
+            await self._spool.quarantine(segment, found.damaged)
+            self._metrics.spool_damaged.inc(sum(end - start for start, end in found.damaged))
+            _log.error("the disk buffer held unreadable records", file=segment.path.name, at=found.damaged[:10])
+        self._metrics.spool_torn.inc(found.torn_bytes)
+        self._metrics.spool_replayed.inc(len(found.records))
+        self._offsets[segment] = found.next_offset
+        if found.next_offset >= segment.size:
+            failpoint("spool_replay_after_append_before_delete")
+            del self._offsets[segment]
+            await self._spool.delete(segment)
+        return found.next_offset - offset
+
+    async def _append(self, entries: Sequence[Entry]) -> None:
+        async with asyncio.timeout(ATTEMPT_S):
+            results = await self._queue.append_groups([[entry] for entry in entries])
+        for result in results:
+            if isinstance(result, StoreUnavailable):
+                raise result
+
+    async def _knock(self) -> None:
+        """With nothing to replay, a plain question finds out whether the queue is back."""
+        try:
+            async with asyncio.timeout(ATTEMPT_S):
+                await self._queue.ping()
+        except (StoreUnavailable, TimeoutError):
+            await asyncio.sleep(RETRY_S)
+        else:
+            self._gate.open()
+
+
+class ProbedStreams(Streams, Protocol):
+    """The queue, as far as a replay needs it."""
+
+    async def ping(self) -> None:
+        """Return when it answers.
+
+        Raises:
+            StoreUnavailable: when it does not.
+        """
+
+
+def _read(segment: Segment, offset: int) -> records.Read:
+    fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return records.read(fd, segment.size, segment.nonce, offset, BATCH_BYTES)
+    finally:
+        os.close(fd)
