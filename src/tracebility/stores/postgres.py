@@ -114,8 +114,24 @@ class Postgres(Statements):
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["Transaction"]:
         """One transaction: committed at the end of the block, rolled back when the block raises."""
-        async with self._connection() as connection, connection.transaction():
-            yield Transaction(connection)
+        # Only the driver's own calls are translated: what the block raises is the block's.
+        with translated():
+            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+        try:
+            transaction = connection.transaction()
+            with translated():
+                await transaction.start()
+            try:
+                yield Transaction(connection)
+            except BaseException:
+                if not connection.is_closed():
+                    with translated():
+                        await transaction.rollback()
+                raise
+            with translated():
+                await transaction.commit()
+        finally:
+            await self._pool.release(connection)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:

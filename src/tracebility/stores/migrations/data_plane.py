@@ -6,8 +6,10 @@ was noted.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import groupby
+from operator import attrgetter
 
 from tracebility.errors import TracebilityError
 from tracebility.failpoints import failpoint
@@ -62,14 +64,10 @@ class DataPlane:
 
     async def apply(self, migration: Migration, control_plane: ControlPlane, say: Say) -> None:
         """Run the file, then record it as finished."""
-        todo = steps(migration.text)
-        is_server = await self._is_server()
         await self._record(migration, _WHOLE_FILE, "started")
-        for step in todo:
-            await control_plane.still_locked()
-            await self._record(migration, step.number, "started")
-            if await self._applies(step, is_server=is_server):
-                await self._run(migration, step, len(todo), control_plane, say)
+        todo = steps(migration.text)
+        async for step in self._applicable(todo):
+            await self._run(migration, step, len(todo), control_plane, say)
             failpoint("migrate_before_record")
             await self._record(migration, step.number, "done")
         await self._record(migration, _WHOLE_FILE, "done")
@@ -78,22 +76,26 @@ class DataPlane:
         """Run the way back of ``migration``, and record that it is to be applied again."""
         await self._record(migration, _WHOLE_FILE, "started")
         todo = steps(back.text)
-        is_server = await self._is_server()
-        for step in todo:
-            await control_plane.still_locked()
-            if await self._applies(step, is_server=is_server):
-                await self._run(back, step, len(todo), control_plane, say)
+        async for step in self._applicable(todo):
+            await self._run(back, step, len(todo), control_plane, say)
             failpoint("migrate_before_record")
         await self._record(migration, _WHOLE_FILE, "undone")
 
-    async def _applies(self, step: Step, *, is_server: bool) -> bool:
-        if step.only_server and not is_server:
-            return False
-        return not (step.unless_table and await self._table_exists(step.unless_table))
+    async def _applicable(self, todo: Sequence[Step]) -> AsyncIterator[Step]:
+        """The steps to run, each block's guard asked when it is reached."""
+        is_server = await self._is_server()
+        for (_, unless_table, only_server), block in groupby(
+            todo, key=attrgetter("block", "unless_table", "only_server")
+        ):
+            if (only_server and not is_server) or (unless_table and await self._table_exists(unless_table)):
+                continue
+            for step in block:
+                yield step
 
     async def _run(
         self, migration: Migration, step: Step, steps_in_all: int, control_plane: ControlPlane, say: Say
     ) -> None:
+        await control_plane.still_locked()
         try:
             if isinstance(step.action, Load):
                 await self._load(step.action, control_plane)

@@ -3,7 +3,7 @@
 PostgreSQL runs a file as one transaction. ClickHouse has none, so its files run statement by statement, and each
 statement must be safe to run again. What plain SQL cannot say is said in comment lines of their own:
 
-- ``-- @unless table NAME`` ... ``-- @end``: pass over these statements when the table exists. Asked before each.
+- ``-- @unless table NAME`` ... ``-- @end``: pass over these statements when the table exists; asked at the first.
 - ``-- @only server`` ... ``-- @end``: only where the engine can keep roles and row policies; the embedded one has them
   in its configuration.
 - ``-- @load postgres QUERY into TABLE``: copy the rows of a named query of PostgreSQL into a table.
@@ -64,10 +64,11 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to do: a statement or a load, unless a table exists, everywhere or only on a server."""
+    """One thing to do: a statement or a load. Steps of one block stand under one guard; outside of blocks it is 0."""
 
     number: int
     action: str | Load
+    block: int = 0
     unless_table: str = ""
     only_server: bool = False
 
@@ -100,10 +101,10 @@ def steps(text: str) -> list[Step]:
     """
     found: list[Step] = []
     statement: list[str] = []
-    unless_table, only_server, in_block = "", False, False
+    unless_table, only_server, in_block, blocks = "", False, False, 0
 
     def add(action: str | Load) -> None:
-        found.append(Step(len(found) + 1, action, unless_table, only_server))
+        found.append(Step(len(found) + 1, action, blocks if in_block else 0, unless_table, only_server))
 
     def end_statement() -> None:
         if sql := "".join(statement).strip():
@@ -124,9 +125,9 @@ def steps(text: str) -> list[Step]:
             elif load := _LOAD.fullmatch(directive):
                 add(Load(load[1], load[2]))
             elif not in_block and (unless := _UNLESS.fullmatch(directive)):
-                unless_table, in_block = unless[1], True
+                unless_table, in_block, blocks = unless[1], True, blocks + 1
             elif not in_block and directive == "only server":
-                only_server, in_block = True, True
+                only_server, in_block, blocks = True, True, blocks + 1
             else:
                 raise ValueError(f"@{directive} is not understood here")
     if in_block:

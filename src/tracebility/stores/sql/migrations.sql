@@ -47,12 +47,14 @@ ORDER BY (number, step)
 -- name: steps_recorded
 SELECT
     number,
-    argMax(name, step = 0) AS name,
-    argMax(checksum, step = 0) AS checksum,
+    anyIf(recorded.name, step = 0) AS name,
+    anyIf(recorded.checksum, step = 0) AS checksum,
     countIf(step = 0 AND state = 'done') = 1 AS finished,
-    maxIf(at, step = 0) AS at,
-    arrayCount(done -> done >= maxIf(at, step = 0), groupArrayIf(at, step > 0 AND state = 'done')) AS steps_done
-FROM schema_migration FINAL
+    anyIf(recorded.at, step = 0) AS at,
+    arrayCount(
+        done -> done >= anyIf(recorded.at, step = 0), groupArrayIf(recorded.at, step > 0 AND state = 'done')
+    ) AS steps_done
+FROM schema_migration AS recorded FINAL
 GROUP BY number
 HAVING countIf(step = 0 AND state != 'undone') = 1
 ORDER BY number

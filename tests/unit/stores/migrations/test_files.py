@@ -39,10 +39,10 @@ def test_directives_hold_for_their_block() -> None:
     """
     assert steps(text.replace("    ", "")) == [
         Step(1, "SELECT 1"),
-        Step(2, "SELECT 2", unless_table="span_v1"),
-        Step(3, "SELECT 3", unless_table="span_v1"),
+        Step(2, "SELECT 2", block=1, unless_table="span_v1"),
+        Step(3, "SELECT 3", block=1, unless_table="span_v1"),
         Step(4, Load("project_tenants", "project_tenant")),
-        Step(5, "SELECT 4", only_server=True),
+        Step(5, "SELECT 4", block=2, only_server=True),
     ]
 
 

@@ -1,0 +1,106 @@
+"""Databases of a test's own in the shared stores, and a wire to a store that can be cut."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+
+from tracebility.stores import clickhouse, postgres
+
+
+@dataclass(frozen=True)
+class Databases:
+    """An empty database in PostgreSQL and one in ClickHouse."""
+
+    pg_dsn: str
+    clickhouse_url: str
+
+    @property
+    def both(self) -> tuple[str, str]:
+        return self.pg_dsn, self.clickhouse_url
+
+
+@asynccontextmanager
+async def empty_databases(stores: Any) -> AsyncIterator[Databases]:
+    name = f"test_{uuid4().hex[:12]}"
+    control, engine = await postgres.connect(stores.pg_dsn), await clickhouse.connect(stores.clickhouse_url)
+    await control.execute(f"CREATE DATABASE {name}")
+    await engine.execute(f"CREATE DATABASE {name} ENGINE = Atomic")
+    try:
+        yield Databases(
+            *(urlsplit(dsn)._replace(path=f"/{name}").geturl() for dsn in (stores.pg_dsn, stores.clickhouse_url))
+        )
+    finally:
+        await engine.execute(f"DROP DATABASE {name} SYNC")
+        await control.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await engine.close()
+        await control.close()
+
+
+@pytest.fixture
+async def databases(stores: Any) -> AsyncIterator[Databases]:
+    async with empty_databases(stores) as made:
+        yield made
+
+
+class Wire:
+    """A loopback port in front of a store. ``cut`` ends every connection and refuses new ones."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = urlsplit(dsn)
+        self._links: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> "Wire":
+        self._server = await asyncio.start_server(self._link, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.cut()
+
+    @property
+    def dsn(self) -> str:
+        """The store's DSN, through this wire."""
+        port = self._server.sockets[0].getsockname()[1]
+        credentials = self._dsn.netloc.rpartition("@")[0]
+        return self._dsn._replace(netloc=f"{credentials}@127.0.0.1:{port}").geturl()
+
+    async def cut(self) -> None:
+        self._server.close()
+        for writer in self._links:
+            writer.transport.abort()
+        self._links.clear()
+        await self._server.wait_closed()
+
+    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(self._dsn.hostname, self._dsn.port)
+        self._links |= {writer, far_writer}
+        with suppress(ConnectionError):
+            await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1 << 16):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+@pytest.fixture
+def wire() -> type[Wire]:
+    return Wire
+
+
+@pytest.fixture
+def wrong_password() -> Any:
+    """A DSN with another password in the place of its own."""
+
+    def change(dsn: str) -> str:
+        parts = urlsplit(dsn)
+        return parts._replace(netloc=f"{parts.username or ''}:n0t-the-pass@{parts.hostname}:{parts.port}").geturl()
+
+    return change

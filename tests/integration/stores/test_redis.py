@@ -1,0 +1,163 @@
+"""The queue, on a real store: what each verb promises to edge and worker."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tracebility.errors import ConfigurationError, StoreUnavailable
+from tracebility.stores import redis
+from tracebility.stores.redis import Entry, Queue
+from tracebility.tenant.shards import DEAD_LETTER_STREAM
+
+
+@pytest.fixture
+async def queue(stores: Any) -> AsyncIterator[Queue]:
+    queue = await redis.connect(stores.redis_url)
+    yield queue
+    await queue.close()
+
+
+@pytest.fixture
+async def stream(queue: Queue) -> AsyncIterator[str]:
+    name = f"test:{uuid4().hex}"
+    await queue.ensure_group([name])
+    yield name
+    await queue.delete(name, [entry.id for entry in await queue.range(name)])
+
+
+async def test_an_entry_is_read_once_and_gone_when_acknowledged(queue: Queue, stream: str) -> None:
+    [entry_id] = await queue.append([(stream, {"h": b"\x00\xff", "b": b""})])
+    assert await queue.read([stream], "one", 10) == [(stream, [Entry(entry_id, {b"h": b"\x00\xff", b"b": b""})])]
+    assert await queue.read([stream], "two", 10) == []
+    assert await queue.pending(stream) == 1
+    await queue.ack_and_delete(stream, [entry_id])
+    assert (await queue.depths([stream]))[stream] == redis.Depth(0, 0, None)
+
+
+async def test_a_read_takes_its_count_from_each_stream(queue: Queue, stream: str) -> None:
+    other = f"{stream}:other"
+    await queue.ensure_group([other])
+    await queue.append([(name, {"b": b"%d" % n}) for n in range(5) for name in (stream, other)])
+    found = await queue.read([stream, other], "one", 3)
+    assert [(name, len(entries)) for name, entries in found] == [(stream, 3), (other, 3)]
+    await queue.ack_and_delete_all({name: [entry.id for entry in entries] for name, entries in found})
+    assert {name: depth.length for name, depth in (await queue.depths([stream, other])).items()} == {
+        stream: 2,
+        other: 2,
+    }
+    await queue.delete(other, [entry.id for entry in await queue.range(other)])
+
+
+async def test_a_group_gets_in_whole_or_not_at_all(queue: Queue, stream: str) -> None:
+    # A key of another type stands for any refusal: one entry alone may fail, a group fails as a whole.
+    wrong = f"{stream}:string"
+    await queue._client.set(wrong, "x", ex=60)
+    good, bad, single = await queue.append_groups(
+        [
+            [(stream, {"b": b"1"}), (stream, {"b": b"2"})],
+            [(wrong, {"b": b"3"}), (wrong, {"b": b"4"})],
+            [(stream, {"b": b"5"})],
+        ]
+    )
+    assert isinstance(bad, StoreUnavailable)
+    assert not isinstance(good, StoreUnavailable)
+    assert not isinstance(single, StoreUnavailable)
+    assert [entry.fields[b"b"] for entry in await queue.range(stream)] == [b"1", b"2", b"5"]
+    assert [entry.id for entry in await queue.range(stream)] == [*good, *single]
+
+
+async def test_a_refused_entry_is_told_beside_those_that_got_in(queue: Queue, stream: str) -> None:
+    wrong = f"{stream}:string"
+    await queue._client.set(wrong, "x", ex=60)
+    refused, accepted = await queue.append([(wrong, {"b": b"1"}), (stream, {"b": b"2"})])
+    assert isinstance(refused, StoreUnavailable)
+    assert isinstance(accepted, bytes)
+
+
+async def test_what_a_silent_consumer_holds_can_be_claimed(queue: Queue, stream: str) -> None:
+    ids = [
+        entry
+        for entry in await queue.append([(stream, {"b": b"%d" % n}) for n in range(3)])
+        if isinstance(entry, bytes)
+    ]
+    await queue.read([stream], "dead", 10)
+    assert [entry.id for entry in await queue.read_pending(stream, "dead", b"0", 10)] == ids
+    await queue.delete(stream, [ids[1]])
+    claimed = await queue.autoclaim(stream, "alive", 0)
+    assert claimed.cursor == b"0-0"
+    assert [entry.id for entry in claimed.entries] == [ids[0], ids[2]]
+    assert claimed.deleted == [ids[1]]
+    await queue.keep(stream, "alive", [ids[0]])
+    # Read, read again and claimed: three deliveries. Saying that it is at work on an entry is none.
+    assert await queue.deliveries(stream, [ids[0], ids[2]]) == {ids[0]: 3, ids[2]: 3}
+    assert (await queue.autoclaim(stream, "third", 60_000)).entries == []
+
+
+async def test_a_stream_without_its_group_gets_one_and_loses_nothing(queue: Queue) -> None:
+    stream = f"test:{uuid4().hex}"
+    await queue.append([(stream, {"b": b"early"})])
+    assert await queue.read([stream], "one", 10) == []
+    [(_, [entry])] = await queue.read([stream], "one", 10)
+    assert entry.fields == {b"b": b"early"}
+    await queue.ack_and_delete(stream, [entry.id])
+
+
+async def test_a_dead_letter_says_what_happened_and_goes_back_as_it_was(queue: Queue, stream: str) -> None:
+    await queue.append([(stream, {"h": b"head", "b": b"body"})])
+    [(_, [entry])] = await queue.read([stream], "one", 1)
+    await queue.dead_letter(stream, entry, reason="cannot be decoded", deliveries=5, at_us=17)
+    assert (await queue.depths([stream]))[stream] == redis.Depth(0, 0, None)
+    [dead] = [
+        letter
+        for letter in await queue.range(DEAD_LETTER_STREAM, count=10_000)
+        if letter.fields[b"stream"] == stream.encode()
+    ]
+    assert dead.fields == {
+        b"h": b"head",
+        b"b": b"body",
+        b"reason": b"cannot be decoded",
+        b"stream": stream.encode(),
+        b"entry_id": entry.id,
+        b"deliveries": b"5",
+        b"at": b"17",
+    }
+    again = await queue.replay(dead)
+    assert await queue.range(stream) == [Entry(again, {b"h": b"head", b"b": b"body"})]
+    assert dead.id not in {letter.id for letter in await queue.range(DEAD_LETTER_STREAM, count=10_000)}
+
+
+async def test_memory_is_bounded_and_nothing_is_evicted(queue: Queue) -> None:
+    memory = await queue.info_memory()
+    assert 0 < memory.used < memory.maximum
+    server = await queue.server()
+    assert server["maxmemory_policy"] == "noeviction"
+    assert server["aof_enabled"] == "1"
+
+
+async def test_a_cut_connection_is_a_store_that_is_away(stores: Any, wire: Any) -> None:
+    async with wire(stores.redis_url) as line:
+        queue = await redis.connect(line.dsn)
+        await line.cut()
+        with pytest.raises(StoreUnavailable, match=r"^redis: "):
+            await queue.append([("test:cut", {"b": b""})])
+        await queue.close()
+
+
+async def test_a_refused_dsn_is_one_line_without_the_password(stores: Any, wrong_password: Any) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        await redis.connect(wrong_password(stores.redis_url))
+    assert str(refused.value).startswith("TRACEBILITY_REDIS_URL: the store at 127.0.0.1:")
+    assert "n0t-the-pass" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+async def test_a_database_that_is_not_there_is_refused(stores: Any) -> None:
+    with pytest.raises(ConfigurationError, match="refuses this DSN"):
+        await redis.connect(stores.redis_url.removesuffix("/0") + "/15")
+
+
+async def test_nothing_there_is_one_line_with_the_fix(unused_tcp_port: int) -> None:
+    with pytest.raises(ConfigurationError, match=r"TRACEBILITY_REDIS_URL: no usable answer .* Start the store there"):
+        await redis.connect(f"redis://:s3cret@127.0.0.1:{unused_tcp_port}/0", wait_s=0)
