@@ -1,0 +1,237 @@
+"""The engine in this process: one handle per request, opened with the request's settings and closed after it.
+
+A handle is a session of its own and costs 0.3 ms; a fresh one cannot carry another request's settings. Calls block and
+release the interpreter lock, so they run on threads; only :meth:`Handle.kill` may be called while another call runs.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+from uuid import uuid4
+
+# The engine's Python package imports pyarrow when it is there: 43 MB that nothing here uses.
+sys.modules.setdefault("pyarrow", None)  # type: ignore[arg-type]
+from chdb import _chdb  # noqa: E402
+
+_CODE = re.compile(r"Code: (\d+)\.")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+LOGICAL_ERROR: Final = 49
+
+
+class EngineError(Exception):
+    """The engine refused or gave up. ``code`` is ClickHouse's number, the text is the engine's own."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class Engine:
+    """The engine on one data directory. One process may own a directory; see :mod:`.lock`."""
+
+    def __init__(self, data_dir: Path, config_file: Path) -> None:
+        self._source = f"{data_dir}?config-file={quote(str(config_file))}"
+        # Keeps the engine alive between requests, and kills queries.
+        self._control = self.open()
+        self.version, self.timezone = self._control.rows("SELECT version(), timezone()")[0]
+
+    def open(self, database: str = "") -> "Handle":
+        """A fresh session, in ``database`` when that is given."""
+        try:
+            connection = _chdb.connect(self._source)  # type: ignore[attr-defined]
+            return Handle(connection, self, database)
+        except RuntimeError as error:
+            raise _translated(error) from None
+
+    def kill(self, mark: str) -> None:
+        """End the query whose text carries ``mark``; it fails with code 394 where it runs."""
+        self.open_and_run(f"KILL QUERY WHERE query LIKE '/*{mark}*/%' ASYNC")
+
+    def open_and_run(self, statement: str) -> None:
+        """Run one statement on a session of its own."""
+        handle = self.open()
+        try:
+            handle.run(statement)
+        finally:
+            handle.close()
+
+    def ask(self, statement: str) -> list[list[str]]:
+        """A small answer to this process's own question."""
+        handle = self.open()
+        try:
+            return handle.rows(statement)
+        finally:
+            handle.close()
+
+    def close(self) -> None:
+        """Stop the engine: running merges end, parts on disk stay as they are."""
+        self._control.close()
+
+
+class Result:
+    """A whole answer."""
+
+    __slots__ = ("body", "elapsed_ns", "read_bytes", "read_rows", "rows", "written_bytes", "written_rows")
+
+    def __init__(self, result: Any) -> None:
+        self.body: bytes = result.bytes()
+        self.rows: int = result.rows_read()
+        self.read_rows: int = result.storage_rows_read()
+        self.read_bytes: int = result.storage_bytes_read()
+        self.written_rows: int = result.rows_written()
+        self.written_bytes: int = result.bytes_written()
+        self.elapsed_ns = int(result.elapsed() * 1e9)
+
+
+class Handle:
+    """One session. Every statement carries the handle's mark, by which it is found and killed."""
+
+    def __init__(self, connection: Any, engine: Engine, database: str) -> None:
+        self._connection = connection
+        self._engine = engine
+        self.mark = uuid4().hex
+        self._prefix = f"/*{self.mark}*/ ".encode()
+        self.closed = False
+        if database:
+            self.use(database)
+
+    def use(self, database: str) -> None:
+        """Make ``database`` the current one."""
+        self.run(f"USE {quoted_name(database)}")
+
+    def set(self, settings: Mapping[str, str]) -> None:
+        """Apply settings to the session. Names are checked, values quoted: neither can carry a statement."""
+        if settings:
+            self.run("SET " + ", ".join(f"{_checked(name)} = {quoted_text(value)}" for name, value in settings.items()))
+
+    def reset(self, names: list[str]) -> None:
+        """Give settings their defaults back."""
+        if names:
+            self.run("SET " + ", ".join(f"{_checked(name)} = DEFAULT" for name in names))
+
+    def run(
+        self, statement: str | bytes, fmt: str = "TabSeparated", parameters: Mapping[str, str] | None = None
+    ) -> Result:
+        """Run a statement and keep its whole answer."""
+        try:
+            return Result(self._connection.query(self._marked(statement), fmt, params=dict(parameters or {})))
+        except RuntimeError as error:
+            raise _translated(error) from None
+
+    def rows(self, statement: str) -> list[list[str]]:
+        """A small answer as text; for this process's own questions, whose answers need no unescaping."""
+        return [line.split("\t") for line in self.run(statement).body.decode().splitlines()]
+
+    def stream(self, statement: bytes, fmt: str, parameters: Mapping[str, str]) -> "Stream":
+        """Run a query whose answer is fetched chunk by chunk; the engine waits while nobody fetches."""
+        try:
+            return Stream(
+                self._connection, self._connection.send_query(self._marked(statement), fmt, params=dict(parameters))
+            )
+        except RuntimeError as error:
+            raise _translated(error) from None
+
+    def insert(self, statement: bytes, fmt: str, chunks: Iterator[bytes]) -> tuple[int, int]:
+        """Insert what ``chunks`` hold and give the rows and bytes written. Anything raised leaves nothing behind.
+
+        Blocks up to ``min_insert_block_size_bytes`` become visible only in ``finish``.
+        """
+        connection = self._connection
+        try:
+            inserter = connection.send_insert(self._marked(statement).decode(), fmt)
+        except RuntimeError as error:
+            raise _translated(error) from None
+        done = False
+        try:
+            for chunk in chunks:
+                connection.insert_append(inserter, chunk)
+            done = True
+            result = connection.insert_done(inserter)
+            return result.rows_written(), result.bytes_written()
+        except RuntimeError as error:
+            raise _translated(error) from None
+        finally:
+            if not done:
+                _quietly(connection.insert_cancel, inserter)
+
+    def kill(self) -> None:
+        """End what runs on this handle, from another thread."""
+        self._engine.kill(self.mark)
+
+    def close(self) -> None:
+        """Close the session."""
+        self.closed = True
+        _quietly(self._connection.close)
+
+    def _marked(self, statement: str | bytes) -> bytes:
+        return self._prefix + (statement.encode() if isinstance(statement, str) else statement)
+
+
+class Stream:
+    """An answer that is still being computed."""
+
+    def __init__(self, connection: Any, result: Any) -> None:
+        self._connection = connection
+        self._result = result
+        self._over = False
+        self.rows = 0
+        self.read_rows = 0
+        self.read_bytes = 0
+
+    def fetch(self) -> bytes:
+        """The next chunk; empty when there is no more."""
+        if self._over:
+            return b""
+        try:
+            chunk = self._connection.streaming_fetch_result(self._result)
+        except RuntimeError as error:
+            self._over = True
+            raise _translated(error) from None
+        if chunk is None or chunk.rows_read() == 0:
+            self._over = True
+            return b""
+        self.rows += chunk.rows_read()
+        self.read_rows = max(self.read_rows, chunk.storage_rows_read())
+        self.read_bytes = max(self.read_bytes, chunk.storage_bytes_read())
+        body: bytes = chunk.bytes()
+        return body
+
+    def close(self) -> None:
+        """Cancel what is left."""
+        if not self._over:
+            self._over = True
+            _quietly(self._connection.streaming_cancel_query, self._result)
+
+
+def quoted_text(value: str) -> str:
+    """A string literal."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'").replace("\0", "\\0") + "'"
+
+
+def quoted_name(name: str) -> str:
+    """An identifier."""
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise EngineError(115, f"Code: 115. DB::Exception: Unknown setting {name!r}. (UNKNOWN_SETTING)")
+    return name
+
+
+def _translated(error: RuntimeError) -> EngineError:
+    text = str(error)
+    found = _CODE.search(text)
+    return EngineError(int(found[1]) if found else LOGICAL_ERROR, text)
+
+
+def _quietly(call: Any, *arguments: Any) -> None:
+    """Clean up after something that already failed or ended; a second failure says nothing new."""
+    try:
+        call(*arguments)
+    except RuntimeError:
+        return

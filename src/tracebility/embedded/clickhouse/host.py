@@ -1,0 +1,124 @@
+"""Who may use the engine and when: shared by statements, taken whole to start it again with other policies."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Self, TypeVar
+
+from tracebility.embedded.clickhouse import policies, server_config
+from tracebility.embedded.clickhouse.engine import Engine
+from tracebility.embedded.clickhouse.policies import Policies
+from tracebility.embedded.clickhouse.settings import DATABASE, FrontSettings
+
+_T = TypeVar("_T")
+
+# Two cores: more threads only wait in line inside the engine. Inserts have threads of their own, so that slow reads
+# never hold up what the worker writes.
+READ_THREADS = 12
+WRITE_THREADS = 6
+# Kills and closes, which must go through while all other threads are busy.
+CONTROL_THREADS = 2
+DDL_VERBS = frozenset({"CREATE", "DROP", "RENAME", "EXCHANGE", "ALTER", "ATTACH", "DETACH", "UNDROP", "REPLACE"})
+
+
+class EngineHost:
+    """The engine, its threads, and the policies that it was started with."""
+
+    def __init__(self, settings: FrontSettings) -> None:
+        self._settings = settings
+        self._memory = settings.data_dir / "config" / "policies.json"
+        self._installed = _remembered(self._memory)
+        self._stale = False
+        self._changing = 0
+        self._users = 0
+        self._exclusive = False
+        self._change = asyncio.Condition()
+        self.reads = ThreadPoolExecutor(READ_THREADS, "read")
+        self.writes = ThreadPoolExecutor(WRITE_THREADS, "write")
+        self.control = ThreadPoolExecutor(CONTROL_THREADS, "control")
+        self.engine = self._start()
+
+    @classmethod
+    async def open(cls, settings: FrontSettings) -> Self:
+        """Start the engine, with the policies that its tables call for."""
+        host = cls(settings)
+        host.engine.open_and_run(f"CREATE DATABASE IF NOT EXISTS {DATABASE} ENGINE = Atomic")
+        wanted = policies.wanted(host.engine)
+        if not host._installed.covers(wanted) or host._installed.breaks(wanted):
+            host._restart(wanted)
+        return host
+
+    @asynccontextmanager
+    async def use(self, *, changes_tables: bool, sees_all: bool) -> AsyncIterator[Engine]:
+        """The engine, for one statement.
+
+        Args:
+            changes_tables: afterwards the policies are compared with the tables.
+            sees_all: False for a session that a policy must bind: it waits until every table has the right one.
+        """
+        await self._enter(changes_tables, sees_all)
+        try:
+            yield self.engine
+        finally:
+            await self._leave(changes_tables)
+
+    async def close(self) -> None:
+        """Stop the engine, after what still runs on its threads."""
+        for pool in (self.reads, self.writes, self.control):
+            pool.shutdown(wait=False, cancel_futures=True)
+        await asyncio.get_running_loop().run_in_executor(None, self.engine.close)
+
+    async def _enter(self, changes_tables: bool, sees_all: bool) -> None:
+        async with self._change:
+            while True:
+                await self._change.wait_for(lambda: not self._exclusive and (sees_all or not self._changing))
+                if sees_all or not self._stale:
+                    break
+                await self._renew()
+            self._users += 1
+            self._changing += changes_tables
+
+    async def _leave(self, changes_tables: bool) -> None:
+        async with self._change:
+            self._users -= 1
+            if changes_tables:
+                wanted = await self._on_control(lambda: policies.wanted(self.engine))
+                self._changing -= 1
+                self._stale = not self._installed.covers(wanted)
+                if self._installed.breaks(wanted) and not self._exclusive:
+                    await self._renew()
+            self._change.notify_all()
+
+    async def _renew(self) -> None:
+        """Start the engine anew when nothing runs on it. Holds the condition."""
+        self._exclusive = True
+        try:
+            await self._change.wait_for(lambda: not self._users)
+            await self._on_control(lambda: self._restart(policies.wanted(self.engine)))
+            self._stale = False
+        finally:
+            self._exclusive = False
+            self._change.notify_all()
+
+    async def _on_control(self, call: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self.control, call)
+
+    def _restart(self, wanted: Policies) -> None:
+        self.engine.close()
+        self._installed = wanted
+        self.engine = self._start()
+        self._memory.write_text(json.dumps(dict(wanted.tables)))
+
+    def _start(self) -> Engine:
+        config = server_config.write(self._settings, self._installed.filters(self._settings.owner_pass))
+        return Engine(self._settings.data_dir / "engine", config)
+
+
+def _remembered(path: Path) -> Policies:
+    try:
+        return Policies(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return Policies()
