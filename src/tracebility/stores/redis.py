@@ -283,6 +283,11 @@ class Queue:
         lines = (line.split(b":", 1) for reply in replies for line in reply.splitlines() if b":" in line)
         return {name.decode(): value.decode(errors="replace") for name, value in lines}
 
+    async def setting(self, name: str) -> str | None:
+        """The server's setting of this name; None when it keeps its settings to itself, as hosted ones do."""
+        [reply] = await self._pipeline([("CONFIG", "GET", name)], raise_on_error=False)
+        return None if isinstance(reply, Exception) or len(reply) < 2 else bytes(reply[1]).decode(errors="replace")
+
     async def _read_group(
         self, streams: Sequence[str], consumer: str, count: int, after: StreamId
     ) -> list[tuple[str, list[Entry]]]:

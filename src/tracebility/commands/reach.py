@@ -1,0 +1,55 @@
+"""Reaches for the three stores of an installation, and keeps the reason where one cannot be reached."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from tracebility.embedded.installation import Located
+from tracebility.errors import ConfigurationError, StoreUnavailable, TracebilityError
+from tracebility.stores import clickhouse, postgres, redis
+
+REACH_WAIT_S = 1.0  # people wait for this; a store that is starting is told as such
+_Client = TypeVar("_Client")
+
+
+@dataclass(slots=True)
+class Reached:
+    """The clients of the stores that answer, and why the others do not."""
+
+    control: postgres.Postgres | None = None
+    queue: redis.Queue | None = None
+    engine: clickhouse.Engine | None = None
+    away: dict[str, str] = field(default_factory=dict)
+
+
+@asynccontextmanager
+async def reaching(found: Located) -> AsyncIterator[Reached]:
+    """The stores of ``found``, closed at the end of the block. Never raises because one is away."""
+    reached = Reached()
+    async with AsyncExitStack() as stack:
+
+        async def reach(store: str, connecting: Callable[[], Awaitable[_Client]]) -> _Client | None:
+            try:
+                client: Any = await connecting()
+            except (ConfigurationError, StoreUnavailable) as error:
+                reached.away[store] = str(error)
+                return None
+            stack.push_async_callback(client.close)
+            opened: _Client = client
+            return opened
+
+        reached.control = await reach("postgres", lambda: postgres.connect(found.pg_dsn, wait_s=REACH_WAIT_S))
+        reached.queue = await reach("redis", lambda: redis.connect(found.redis_url, wait_s=REACH_WAIT_S))
+        reached.engine = await reach(
+            "clickhouse", lambda: clickhouse.connect(found.clickhouse_url, wait_s=REACH_WAIT_S)
+        )
+        yield reached
+
+
+async def tried(asking: Awaitable[_Client]) -> tuple[_Client | None, str]:
+    """What ``asking`` gives, or None and why not."""
+    try:
+        return await asking, ""
+    except TracebilityError as error:
+        return None, str(error)
