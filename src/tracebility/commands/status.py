@@ -164,9 +164,8 @@ def render(seen: Status) -> str:
             for shard in sorted(waiting, key=lambda shard: -shard.length)
         ]
     if seen.queue_bytes is not None:
-        lines.append(
-            f"Queue memory   {size(seen.queue_bytes)} of {size(seen.queue_max_bytes) if seen.queue_max_bytes else 'no bound'}"
-        )
+        bound = f" of {size(seen.queue_max_bytes)}" if seen.queue_max_bytes else ", without a bound"
+        lines.append(f"Queue memory   {size(seen.queue_bytes)}{bound}")
     if seen.spool_bytes is not None:
         lines.append(f"Disk buffer    {size(seen.spool_bytes) if seen.spool_bytes else 'empty'}")
     if seen.dead_letters is not None:
