@@ -77,7 +77,7 @@ class Figures:
     acknowledged_per_s: float
     queryable_per_s: float
     p99_ms: float
-    disk_bytes_per_span: float
+    disk_bytes: float  # per span
     lost_percent: float  # of acknowledged spans, after kill -9 at the last answer
 
 
@@ -225,12 +225,12 @@ def text(figures: list[Figures]) -> str:
         "lost by kill -9 %",
     )
     rows = [
-        (f.peer, f.version, f.acknowledged_per_s, f.queryable_per_s, f.p99_ms, f.disk_bytes_per_span, f.lost_percent)
+        (f.peer, f.version, f.acknowledged_per_s, f.queryable_per_s, f.p99_ms, f.disk_bytes, f.lost_percent)
         for f in figures
     ]
     return (
-        f"Requests of {SPANS_A_REQUEST} spans of 2 KB, everything and the load on the same cores. *Acknowledged* is what "
-        "was answered 2xx while the load ran; *queryable* is what its own store counts, over the time until the last "
+        f"Requests of {SPANS_A_REQUEST} spans of 2 KB, the load on the same cores. *Acknowledged* is what was "
+        "answered 2xx while the load ran; *queryable* is what its own store counts, over the time until the last "
         "was there.\n\n" + report.table(columns, rows)
     )
 

@@ -192,7 +192,7 @@ class Auditor:
 
 def spooled_bytes(folder: Path) -> int:
     """Bytes that wait in a disk buffer."""
-    return sum(path.stat().st_size for path in folder.rglob("*.seg"))
+    return sum(path.stat().st_size for path in folder.glob("*.spool"))
 
 
 def _absent(ids: Ids, elsewhere: Ids) -> int:

@@ -50,10 +50,12 @@ async def until(what: str, condition: Callable[[], Any], deadline_s: float, poll
 class Installation:
     """``tracebility up`` on ``folder``. Use as an async context manager, or `start` and `stop` it."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.data_dir = folder / "data"
         self.log = folder / "up.log"
+        self.arguments = arguments
         self.environment = dict(environment or {})
         self.port = free_port()
         self._ready_file = folder / "ready.json"
@@ -74,12 +76,12 @@ class Installation:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - it only forks
                 [
                     *(str(Path(sys.executable).parent / "tracebility"), "up", "--data-dir", str(self.data_dir)),
-                    *("--port", str(self.port), "--ready-file", str(self._ready_file)),
+                    *("--port", str(self.port), "--ready-file", str(self._ready_file), *self.arguments),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self.environment, **environment},
+                env={**_outside(), **self.environment, **environment},
                 start_new_session=True,
             )
         try:
@@ -186,7 +188,8 @@ class Installation:
         try:
             with urlopen(f"{self.ready['url']}/readyz", timeout=2):
                 pass
-            self.get("/v1/projects", timeout_s=2)
+            if self.ready.get("api_key"):
+                self.get("/v1/projects", timeout_s=2)
         except (URLError, OSError, ValueError):
             return False
         return True
@@ -194,6 +197,10 @@ class Installation:
     def last_lines(self, count: int = 40) -> str:
         """The end of everything that ``tracebility up`` said."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+
+
+def _outside() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("TRACEBILITY_")}
 
 
 def _family(pid: int) -> list[psutil.Process]:

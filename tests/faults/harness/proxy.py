@@ -29,6 +29,8 @@ class Proxy:
     latency_s: float = 0.0  # added to every chunk, each direction
     bytes_per_s: float = 0.0  # 0 is unbounded
     linger_s: float = 0.0  # an end of file is passed on this much later
+    cut_after_bytes: int = 0  # so many bytes towards the store from now on, every connection is reset; 0 is never
+    cuts: int = 0
     listen_port: int = 0
     connections: int = 0
     _server: asyncio.Server | None = None
@@ -107,12 +109,24 @@ class Proxy:
                 continue
             if sink.is_closing():
                 return
+            if not answers and self._is_cut_by(len(chunk)):
+                return
             sink.write(chunk)
             await sink.drain()
         if self.linger_s:
             await asyncio.sleep(self.linger_s)
         if self.road is not Road.BLACKHOLE and not sink.is_closing():
             sink.write_eof()
+
+    def _is_cut_by(self, size: int) -> bool:
+        if not self.cut_after_bytes:
+            return False
+        self.cut_after_bytes = max(0, self.cut_after_bytes - size)
+        if self.cut_after_bytes:
+            return False
+        self.cuts += 1
+        self.reset()
+        return True
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -1,0 +1,163 @@
+"""(b) The edge beside the same server doing only what must be: read, parse the protobuf, XADD with fsync, answer.
+
+Both write to the same Valkey, in turns, while the worker is halted so that neither competes with it. Rates are compared
+per second of the server's own CPU, which other processes disturb little; the clock's rate stands beside it.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psutil
+import redis
+import uvloop
+from harness.auditor import Auditor
+from harness.installation import Installation, until
+from harness.load import Load
+from harness.payload import Request
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from redis import asyncio as redis_async
+
+from tracebility.embedded.installation import free_port
+
+from . import report
+from .meters import CpuMeter
+
+CONNECTIONS = 16
+REQUESTS = 2500  # of 100 KB: well below the queue's memory bound, with the worker halted
+TURNS = 3
+STREAM = "reference:read-parse-xadd"
+
+
+class Reference:
+    """The bare server: concurrent requests share a pipeline, as the edge's do."""
+
+    def __init__(self, url: str) -> None:
+        self._queue = redis_async.Redis.from_url(url)
+        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: dict[str, object], receive: object, send: object) -> None:
+        assert callable(receive)
+        assert callable(send)
+        if scope["type"] != "http":
+            return
+        chunks = []
+        while True:
+            event = await receive()
+            chunks.append(event["body"])
+            if not event["more_body"]:
+                break
+        body = b"".join(chunks)
+        ExportTraceServiceRequest.FromString(body)
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append((body, done))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write())
+        await done
+        headers = [(b"content-type", b"application/x-protobuf"), (b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _write(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            pipeline = self._queue.pipeline(transaction=False)
+            for body, _ in batch:
+                pipeline.xadd(STREAM, {"b": body})
+            await pipeline.execute()
+            for _, done in batch:
+                done.set_result(None)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Spans per second of the server's CPU, and of the clock."""
+
+    per_cpu_s: float
+    per_s: float
+
+
+async def turn(url: str, headers: dict[str, str], pool: list[Request], pid: int) -> Turn:
+    """One burst at a server."""
+    load = Load(url, headers, pool, connections=CONNECTIONS)
+    await load.run(requests=100)
+    warm = load.acknowledged
+    meter = CpuMeter({"server": pid})
+    await load.run(requests=REQUESTS)
+    spans, elapsed_s, cpu_s = load.acknowledged - warm, meter.elapsed_s(), meter.seconds()["server"]
+    assert load.ledger.statuses.keys() == {200}, str(load.ledger)
+    return Turn(spans / cpu_s, spans / elapsed_s)
+
+
+async def run(installation: Installation, pool: list[Request]) -> None:
+    """Measure in turns, print and publish."""
+    ready, port = installation.ready, free_port()
+    auditor = Auditor(ready, installation.data_dir / "spool")
+    server = _start(port, ready["redis_url"])
+    turns: dict[str, list[Turn]] = {"edge": [], "reference": []}
+    try:
+        await until("the reference listens", lambda: psutil.Process(server.pid).net_connections(kind="tcp"), 20)
+        for _ in range(TURNS):
+            turns["reference"].append(await turn(f"http://127.0.0.1:{port}", {}, pool, server.pid))
+            with redis.Redis.from_url(ready["redis_url"]) as queue:
+                queue.unlink(STREAM)
+            with _halted(ready["pids"]["ingest-worker"]):
+                edge = await turn(ready["url"], installation.headers(), pool, ready["pids"]["ingest-api"])
+            turns["edge"].append(edge)
+            await until("the worker drains", lambda: auditor.in_flight() == 0, 120)
+    finally:
+        server.kill()
+        server.wait()
+    best = {name: _median(each) for name, each in turns.items()}
+    ratio = best["edge"].per_cpu_s / best["reference"].per_cpu_s
+    print(f"edge {best}, ratio per CPU second {ratio:.2f}", flush=True)
+    rows = [
+        ("ingest-api", best["edge"].per_cpu_s, best["edge"].per_s, ratio),
+        ("read, parse, XADD, answer", best["reference"].per_cpu_s, best["reference"].per_s, 1.0),
+    ]
+    text = f"Median of {TURNS} turns of {REQUESTS:,} requests.\n\n" + report.table(
+        ("server", "spans per CPU second", "spans/s", "ratio"), rows
+    )
+    report.publish("edge", "The edge beside a bare server", text)
+
+
+def _median(turns: list[Turn]) -> Turn:
+    return Turn(statistics.median(t.per_cpu_s for t in turns), statistics.median(t.per_s for t in turns))
+
+
+@contextlib.contextmanager
+def _halted(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _start(port: int, redis_url: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "REFERENCE_REDIS_URL": redis_url}
+    return subprocess.Popen([sys.executable, "-m", "benchmarks.edge", str(port)], env=environment)
+
+
+def serve(port: int) -> None:
+    """Run the reference on ``port``, on the same server and parser as the edge."""
+    import uvicorn
+
+    async def main() -> None:
+        app = Reference(os.environ["REFERENCE_REDIS_URL"])
+        options = {"http": "httptools", "ws": "none", "lifespan": "off", "log_config": None, "access_log": False}
+        config = uvicorn.Config(app, host="127.0.0.1", port=port, server_header=False, **options)  # type: ignore[arg-type]
+        await uvicorn.Server(config).serve()
+
+    uvloop.run(main())
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

@@ -1,0 +1,232 @@
+"""(a) Spans per second that are durable before the answer and queryable; (c) how soon; (d) at how many bytes.
+
+Everything runs on this machine's cores: the stores, every target, and the load. The reference is the raw insert of the
+very same columns into the very same engine, at the batch size the worker reached, while nothing else runs.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import clickhouse_connect
+import numpy as np
+from clickhouse_connect.driver.client import Client
+from harness.auditor import Auditor
+from harness.installation import Installation
+from harness.load import Load, Sending
+from harness.payload import SPANS_A_REQUEST, Request
+
+from . import report
+from .meters import CpuMeter, memory_mb
+
+CONNECTIONS = 12
+WARM_UP_S = 3.0
+RAW_ROWS = 100_000
+LATENCY_EVERY = 7  # one in so many requests is looked for
+LATENCY_POLL_S = 0.02
+MERGES_DEADLINE_S = 120.0
+
+
+@dataclass
+class Sustained:
+    """(a), in spans and seconds."""
+
+    acknowledged_per_s: float
+    queryable_per_s: float
+    spans: int
+    cpu_us_per_span: dict[str, float]
+    cores_busy: float
+    p50_ms: float
+    p99_ms: float
+
+    def by_cost(self) -> list[tuple[str, float]]:
+        """CPU microseconds a span, the dearest process first."""
+        return sorted(self.cpu_us_per_span.items(), key=lambda item: -item[1])
+
+
+async def sustained(installation: Installation, pool: list[Request], seconds: float) -> Sustained:
+    """Send as fast as it is taken for ``seconds``, then wait until the last span can be found."""
+    auditor, org = Auditor(installation.ready, installation.data_dir / "spool"), installation.ready["org_id"]
+    load = Load(installation.ready["url"], installation.headers(), pool, connections=CONNECTIONS, retry=True)
+    await load.run(seconds=WARM_UP_S)
+    await auditor.settle(load.ledger, org_id=org)
+    warm, first = load.acknowledged, len(load.ledger.sendings)
+    with auditor.engine() as engine:
+        before = _count(engine, org)
+        meter = CpuMeter(installation.pids())
+        await load.run(seconds=seconds)
+        sent, acknowledged_s = load.acknowledged - warm, meter.elapsed_s()
+        while await asyncio.to_thread(_count, engine, org) - before < sent:
+            await asyncio.sleep(0.05)
+            assert meter.elapsed_s() < 10 * seconds + 60, f"{sent} acknowledged, not all can be found: {load.ledger}"
+        queryable_s = meter.elapsed_s()
+        cpu = meter.seconds()
+    answers = [s.seconds * 1000 for s in load.ledger.sendings[first:]]
+    return Sustained(
+        acknowledged_per_s=sent / acknowledged_s,
+        queryable_per_s=sent / queryable_s,
+        spans=sent,
+        cpu_us_per_span={name: 1e6 * value / sent for name, value in cpu.items()},
+        cores_busy=sum(cpu.values()) / queryable_s,
+        p50_ms=float(np.percentile(answers, 50)),
+        p99_ms=float(np.percentile(answers, 99)),
+    )
+
+
+def raw_insert_per_s(ready: Mapping[str, Any], batch_rows: int) -> float:
+    """Rows per second when the stored spans are inserted again, as ready-made Native blocks, into a like table."""
+    with clickhouse_connect.get_client(dsn=ready["clickhouse_url"]) as engine:
+        blocks = [
+            engine.raw_query(
+                "SELECT * FROM span LIMIT {rows:UInt64} OFFSET {skip:UInt64}",
+                parameters={"rows": batch_rows, "skip": number * batch_rows},
+                fmt="Native",
+            )
+            for number in range(RAW_ROWS // batch_rows)
+        ]
+        names = [row[0] for row in engine.query("DESCRIBE TABLE span").result_rows if row[2] != "MATERIALIZED"]
+        engine.command("DROP TABLE IF EXISTS raw_insert_reference")
+        engine.command("CREATE TABLE raw_insert_reference AS span")
+        try:
+            began = time.perf_counter()
+            for block in blocks:
+                engine.raw_insert("raw_insert_reference", names, block, fmt="Native")
+            return len(blocks) * batch_rows / (time.perf_counter() - began)
+        finally:
+            engine.command("DROP TABLE raw_insert_reference SYNC")
+
+
+async def time_to_queryable(
+    installation: Installation, pool: list[Request], spans_per_s: float, seconds: float
+) -> dict[str, float]:
+    """Milliseconds from the answer to the moment a query finds the request's spans, at percentiles."""
+    ready = installation.ready
+    waiting: dict[str, float] = {}
+    found: list[float] = []
+
+    def watch(sending: Sending) -> None:
+        if len(load.ledger.sendings) % LATENCY_EVERY == 0:
+            waiting[sending.stamp.traces[-16:].hex()] = time.perf_counter()
+
+    rate = spans_per_s / SPANS_A_REQUEST
+    load = Load(ready["url"], installation.headers(), pool, connections=CONNECTIONS, requests_per_s=rate, retry=True)
+    load.on_acknowledged = watch
+    with clickhouse_connect.get_client(dsn=ready["clickhouse_url"]) as engine:
+        sending = asyncio.create_task(load.run(seconds=seconds))
+        while not sending.done() or waiting:
+            await asyncio.sleep(LATENCY_POLL_S)
+            seen = await asyncio.to_thread(_found, engine, ready, list(waiting))
+            now = time.perf_counter()
+            found += [1000 * (now - waiting.pop(trace)) for trace in seen]
+            assert not waiting or time.perf_counter() - min(waiting.values()) < 120, (
+                "an acknowledged trace is not found"
+            )
+        await sending
+    return {f"p{p}": float(np.percentile(found, p)) for p in (50, 95, 99)} | {"requests": len(found)}
+
+
+async def disk_bytes_per_span(ready: Mapping[str, Any]) -> dict[str, tuple[float, int]]:
+    """By table: bytes on disk per stored span, once the engine has merged what it will merge, and its parts."""
+    with clickhouse_connect.get_client(dsn=ready["clickhouse_url"]) as engine:
+        end = time.monotonic() + MERGES_DEADLINE_S
+        quiet = 0
+        while quiet < 10 and time.monotonic() < end:
+            quiet = quiet + 1 if engine.command("SELECT count() FROM system.merges") == 0 else 0
+            await asyncio.sleep(0.2)
+        spans = _value(engine, "SELECT count() FROM span FINAL", {})
+        rows = engine.query(
+            "SELECT table, sum(bytes_on_disk), count() FROM system.parts "
+            "WHERE database = currentDatabase() AND active GROUP BY table ORDER BY 2 DESC"
+        ).result_rows
+    return {table: (size / spans, parts) for table, size, parts in rows}
+
+
+def _count(engine: Client, org: str) -> int:
+    return int(_value(engine, "SELECT count() FROM span FINAL WHERE org_id = {org:UUID}", {"org": org}))
+
+
+def _value(engine: Client, sql: str, parameters: dict[str, Any]) -> Any:
+    row = engine.query(sql, parameters=parameters).first_row
+    assert row is not None
+    return row[0]
+
+
+def _found(engine: Client, ready: Mapping[str, Any], traces: list[str]) -> list[str]:
+    if not traces:
+        return []
+    return [
+        row[0]
+        for row in engine.query(
+            "SELECT DISTINCT trace_id FROM span WHERE org_id = {org:UUID} AND project_id = {project:UUID} "
+            "AND trace_id IN {traces:Array(String)}",
+            parameters={"org": ready["org_id"], "project": ready["project_id"], "traces": traces},
+        ).result_rows
+    ]
+
+
+def batch_rows(ready: Mapping[str, Any]) -> int:
+    """How many rows the worker put into one insert, on average, judged by the youngest parts."""
+    with clickhouse_connect.get_client(dsn=ready["clickhouse_url"]) as engine:
+        rows = _value(
+            engine,
+            "SELECT avg(rows) FROM system.parts WHERE database = currentDatabase() AND table = 'span' AND level = 0",
+            {},
+        )
+    return max(1000, round(float(rows or 5000) / 500) * 500)
+
+
+async def run(installation: Installation, pool: list[Request], seconds: float) -> None:
+    """Measure (a), (c), (d), print and publish."""
+    idle = memory_mb(installation.pids())
+    print(
+        f"idle memory {sum(idle.values()):,.0f} MB: " + ", ".join(f"{n} {v:,.0f}" for n, v in idle.items()), flush=True
+    )
+    fast = await sustained(installation, pool, seconds)
+    size = batch_rows(installation.ready)
+    print(f"sustained {fast}", flush=True)
+    raw = await asyncio.to_thread(raw_insert_per_s, installation.ready, size)
+    print(f"raw insert, {size:,} rows a batch: {raw:,.0f}/s", flush=True)
+    half = fast.queryable_per_s / 2
+    soon = await time_to_queryable(installation, pool, half, seconds)
+    print(f"time to queryable at {half:,.0f}/s: {soon}", flush=True)
+    disk = await disk_bytes_per_span(installation.ready)
+    print(f"disk {disk}", flush=True)
+    title = "End to end, on the cores that also make the load"
+    report.publish("end-to-end", title, _text(fast, size, raw, half, soon, disk, idle))
+
+
+def _text(
+    fast: Sustained,
+    size: int,
+    raw: float,
+    half: float,
+    soon: dict[str, float],
+    disk: dict[str, tuple[float, int]],
+    idle: dict[str, float],
+) -> str:
+    rates = report.table(
+        ("what", "spans/s", "of the raw insert"),
+        [
+            ("acknowledged (fsynced before the answer)", fast.acknowledged_per_s, fast.acknowledged_per_s / raw),
+            ("queryable, until the last span was found", fast.queryable_per_s, fast.queryable_per_s / raw),
+            (f"raw insert of the same columns, {size:,} rows a batch, nothing else running", raw, 1.0),
+        ],
+    )
+    cpu = report.table(("process", "CPU µs a span", "idle memory MB"), [
+        *((name, value, idle.get(name)) for name, value in fast.by_cost()),
+        ("all", sum(fast.cpu_us_per_span.values()), sum(idle.values())),
+    ])  # fmt: skip
+    stored = report.table(("table", "bytes a span", "parts"), [
+        *((name, size, parts) for name, (size, parts) in disk.items()),
+        ("all", sum(size for size, _ in disk.values()), sum(parts for _, parts in disk.values())),
+    ])  # fmt: skip
+    return (
+        f"{fast.spans:,} spans of 2 KB, {SPANS_A_REQUEST} a request, {CONNECTIONS} connections, "
+        f"{fast.cores_busy:.2f} cores busy. Answers: p50 {fast.p50_ms:.0f} ms, p99 {fast.p99_ms:.0f} ms.\n\n"
+        f"{rates}\n\n{cpu}\n\n"
+        f"At half of that rate ({half:,.0f} spans/s) a request's spans are found p50 {soon['p50']:.0f}, "
+        f"p95 {soon['p95']:.0f}, p99 {soon['p99']:.0f} ms after its answer ({soon['requests']:.0f} requests).\n\n"
+        f"Disk, after merges:\n\n{stored}"
+    )

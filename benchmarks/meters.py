@@ -1,0 +1,60 @@
+"""What processes cost: CPU time between two moments, and memory that is really theirs."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import psutil
+
+_PARENTS = ("supervisor", "load")  # of the others, which are named by themselves
+
+
+@dataclass
+class CpuMeter:
+    """CPU seconds of named processes and their families since this was made. This process is ``load``."""
+
+    pids: Mapping[str, int]
+    _before: dict[str, float] = field(init=False)
+    _began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pids = {**self.pids, "load": os.getpid()}
+        self._before, self._began = self._now(), time.perf_counter()
+
+    def seconds(self) -> dict[str, float]:
+        """CPU seconds by name so far."""
+        now = self._now()
+        return {name: now[name] - self._before[name] for name in self.pids}
+
+    def elapsed_s(self) -> float:
+        """Wall clock so far."""
+        return time.perf_counter() - self._began
+
+    def _now(self) -> dict[str, float]:
+        return {name: sum(_cpu_s(process) for process in _family(name, pid)) for name, pid in self.pids.items()}
+
+
+def memory_mb(pids: Mapping[str, int]) -> dict[str, float]:
+    """Proportional set size by name, in MB of 10^6: shared pages are counted once over all who share them."""
+    return {name: sum(_pss(process) for process in _family(name, pid)) / 1e6 for name, pid in pids.items()}
+
+
+def _family(name: str, pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process] if name in _PARENTS else [process, *process.children(recursive=True)]
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
+
+
+def _pss(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.NoSuchProcess:
+        return 0

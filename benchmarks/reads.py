@@ -1,0 +1,171 @@
+"""(e) How long reads take as the project's own data grows, and as that of 200 other tenants grows.
+
+Real spans go in by the front door; the engine then multiplies them, with new ids, tenants and times. What a reader
+waits for is measured over HTTP through the product, one request after another on a connection that stands.
+"""
+
+import asyncio
+import http.client
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import clickhouse_connect
+import matplotlib
+import numpy as np
+from clickhouse_connect.driver.client import Client
+from harness.auditor import Auditor
+from harness.installation import Installation
+from harness.load import Load
+from harness.payload import Request
+
+from . import report
+from .multiply import Multiplier
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt
+
+SEED_SPANS = 20_000
+BIG_TRACE_SPANS = 1_000
+REPEATS = 60
+WARM_UP = 5
+PERCENTILES = (50, 95)
+
+# What a dashboard of seven days asks. No route does yet, so it goes to the engine as the reader, under the row policy.
+SEVEN_DAYS = """
+    SELECT
+        toStartOfHour(start_time) AS hour,
+        quantiles(0.5, 0.95, 0.99)(dateDiff('us', start_time, end_time)) AS latency,
+        sum(total_tokens) AS tokens, sum(cost) AS cost
+    FROM span
+    WHERE org_id = {org:UUID} AND project_id = {project:UUID} AND kind = 'llm' AND start_time >= now() - INTERVAL 7 DAY
+    GROUP BY hour ORDER BY hour
+"""
+READS = ("50 newest runs", "a run of 1,000 spans", "7 days: p50/p95/p99, tokens, cost")
+
+
+@dataclass
+class Size:
+    """A state of the store and what reads took in it: milliseconds at each of `PERCENTILES`, by read."""
+
+    grows: str
+    own: int
+    others: int
+    took_ms: dict[str, tuple[float, ...]]
+
+
+async def run(installation: Installation, pool: list[Request], scale: int) -> None:
+    """Grow the store to ``scale`` spans in steps, measure at each, print and publish."""
+    ready = installation.ready
+    load = Load(ready["url"], installation.headers(), pool, connections=4, retry=True)
+    await load.run(requests=SEED_SPANS // pool[0].size)
+    await Auditor(ready, installation.data_dir / "spool").settle(load.ledger, org_id=ready["org_id"])
+    half = scale // 2
+    steps = [
+        ("others", 0, max(half // 25, SEED_SPANS)), ("others", 0, half // 5), ("others", 0, half),
+        ("own", half // 25, 0), ("own", half // 5, 0), ("own", half - SEED_SPANS, 0),
+    ]  # fmt: skip
+    sizes: list[Size] = []
+    with clickhouse_connect.get_client(dsn=ready["clickhouse_url"], send_receive_timeout=3600) as engine:
+        multiplier = Multiplier(engine, ready["org_id"], ready["workspace_id"], ready["project_id"])
+        big_run = await asyncio.to_thread(multiplier.big_trace, BIG_TRACE_SPANS)
+        own, others = SEED_SPANS + BIG_TRACE_SPANS, 0
+        reader = Reader(ready, big_run)
+        for grows, more_own, all_others in [("", 0, 0), *steps]:
+            began = time.monotonic()
+            if more_own > own:
+                own += await asyncio.to_thread(multiplier.grow_own, more_own - own)
+            if all_others > others:
+                others += await asyncio.to_thread(multiplier.grow_others, all_others - others)
+            await _merged(engine)
+            grown_s = time.monotonic() - began
+            took = await asyncio.to_thread(reader.measure)
+            sizes.append(Size(grows, own, others, took))
+            shown = ", ".join(f"{name} {' / '.join(f'{ms:.0f}' for ms in took[name])} ms" for name in READS)
+            print(f"own {own:,} others {others:,} (grown in {grown_s:.0f} s): {shown}", flush=True)
+    _publish(sizes, scale)
+
+
+class Reader:
+    """The three reads, each timed many times."""
+
+    def __init__(self, ready: dict[str, Any], big_run: str) -> None:
+        parts = urlsplit(ready["url"])
+        assert parts.port is not None
+        self._http = http.client.HTTPConnection("127.0.0.1", parts.port, timeout=60)
+        self._headers = {"authorization": f"Bearer {ready['api_key']}"}
+        self._project = f"/v1/projects/{ready['project_id']}"
+        self._big_run = big_run
+        reader = ready.get("clickhouse_reader_url") or ready["clickhouse_url"]
+        self._engine = clickhouse_connect.get_client(dsn=reader)
+        self._settings = {"SQL_tracebility_org": ready["org_id"], "readonly": "1"}
+        self._parameters = {"org": ready["org_id"], "project": ready["project_id"]}
+
+    def measure(self) -> dict[str, tuple[float, ...]]:
+        """Milliseconds at each percentile, by read."""
+        reads: tuple[Callable[[], None], ...] = (self._newest, self._one_run, self._seven_days)
+        return {name: _timed(read) for name, read in zip(READS, reads, strict=True)}
+
+    def _newest(self) -> None:
+        assert len(self._get(f"{self._project}/runs?limit=50")["items"]) == 50
+
+    def _one_run(self) -> None:
+        assert self._get(f"{self._project}/runs/{self._big_run}")
+
+    def _seven_days(self) -> None:
+        answer = self._engine.query(SEVEN_DAYS, parameters=self._parameters, settings=self._settings)
+        assert answer.row_count > 0
+
+    def _get(self, path: str) -> Any:
+        self._http.request("GET", path, headers=self._headers)
+        response = self._http.getresponse()
+        body = response.read()
+        assert response.status == 200, body
+        return json.loads(body)
+
+
+def _timed(read: Callable[[], None]) -> tuple[float, ...]:
+    times = []
+    for number in range(WARM_UP + REPEATS):
+        began = time.perf_counter()
+        read()
+        if number >= WARM_UP:
+            times.append(1000 * (time.perf_counter() - began))
+    return tuple(float(np.percentile(times, p)) for p in PERCENTILES)
+
+
+async def _merged(engine: Client, deadline_s: float = 300.0) -> None:
+    end, quiet = time.monotonic() + deadline_s, 0
+    while quiet < 10 and time.monotonic() < end:
+        quiet = quiet + 1 if engine.command("SELECT count() FROM system.merges") == 0 else 0
+        await asyncio.sleep(0.2)
+
+
+def _publish(sizes: list[Size], scale: int) -> None:
+    columns = ["own spans", "others' spans", *(f"{name}, p50 / p95 ms" for name in READS)]
+    rows = [(s.own, s.others, *(" / ".join(f"{ms:.0f}" for ms in s.took_ms[name]) for name in READS)) for s in sizes]
+    report.PICTURES.mkdir(parents=True, exist_ok=True)
+    picture = report.PICTURES / "reads.svg"
+    figure, panes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
+    for pane, grows in zip(panes, ("own", "others"), strict=True):
+        chosen = [sizes[0], *(s for s in sizes if s.grows == grows)] if grows == "others" else sizes[len(sizes) // 2 :]
+        xs = [max(1, s.own if grows == "own" else s.others) for s in chosen]
+        for name in READS:
+            pane.plot(xs, [s.took_ms[name][1] for s in chosen], marker="o", markersize=3, label=name)
+        pane.set(
+            xscale="log",
+            xlabel=f"spans of {'the project itself' if grows == 'own' else 'other tenants'}",
+            ylim=(0, None),
+        )
+        pane.grid(alpha=0.3)
+    panes[0].set_ylabel("p95, ms")
+    panes[1].legend(fontsize=8, frameon=False)
+    figure.savefig(picture)
+    text = (
+        f"Up to {scale:,} spans of 2 KB, half of them of 200 other tenants, {REPEATS} reads each after a warm-up.\n\n"
+        f"{report.table(columns, rows)}\n\n![p95 of reads as data grows](pictures/reads.svg)"
+    )
+    report.publish("reads", "Reads as data grows", text)
