@@ -28,7 +28,7 @@ class Console:
         self._colour = os.isatty(self._descriptor) and "NO_COLOR" not in os.environ
         self._json = as_json
         self._verbose = verbose
-        self._starting = True
+        self._stores_heard = False
         self._dropped = 0
 
     def step(self, text: str, seconds: float) -> None:
@@ -42,12 +42,16 @@ class Console:
         """A line of a child's, or of ``up`` itself."""
         if self._json:
             self._write(json.dumps({"name": name, "line": line}))
-        elif self._verbose or not self._starting or name not in _STORES:
+        elif self._verbose or self._stores_heard or name not in _STORES:
             self._write(f"{self._paint(f'{name:<{NAME_COLUMNS}}', _COLOURS.get(name, 0))} {line}")
 
-    def started(self) -> None:
-        """From now on the stores are heard too: what they say while starting only hides the steps."""
-        self._starting = False
+    def hear_stores(self) -> None:
+        """From now on what the stores say is news; while they start and stop it only hides the steps."""
+        self._stores_heard = True
+
+    def quiet_stores(self) -> None:
+        """The stores are told to stop."""
+        self._stores_heard = False
 
     def text(self, text: str) -> None:
         """Plain text for people."""

@@ -16,6 +16,7 @@ from tracebility.embedded.valkey import Valkey
 from tracebility.errors import ConfigurationError
 
 CLICKHOUSE_OWNER = "tracebility"
+CLICKHOUSE_STOP_S = 2  # For running queries when it is told to end; less than the supervisor allows it.
 CLICKHOUSE_READER = "tracebility_reader"
 
 
@@ -118,6 +119,7 @@ class ClickHouse:
             environment={
                 "TRACEBILITY_CLICKHOUSE_PASSWORD": self._owner,
                 "TRACEBILITY_CLICKHOUSE_READER_PASSWORD": self._reader,
+                "TRACEBILITY_CLICKHOUSE_STOP_TIMEOUT_S": str(CLICKHOUSE_STOP_S),
                 "TRACEBILITY_CLICKHOUSE_ALLOWED_HOSTS": self._postgres,
             },
         )

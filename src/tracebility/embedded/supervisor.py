@@ -24,8 +24,8 @@ from tracebility.errors import ConfigurationError
 from tracebility.targets import listen
 
 # The whole end stays below 10 s: the edge drains, then worker and api, then the stores.
-TARGET_GRACE_S = 2.5
-STORE_GRACE_S = 3.0
+TARGET_GRACE_S = 2.3
+STORE_GRACE_S = 4.0
 
 TENANT_FILE = "tenant.json"
 
@@ -115,7 +115,7 @@ class Supervisor:
         self._write_ready()
         for service in (*self._stores.services, *self._targets):
             service.started = self._write_ready
-        self._console.started()
+        self._console.hear_stores()
         document = self._document()
         self._console.document(document)
         self._console.text(first_trace(document, time.monotonic() - self._began))
@@ -239,6 +239,7 @@ class Supervisor:
     async def _end(self) -> None:
         """Edge first, so that what it accepted is queued; then worker and api; the stores when nobody needs them."""
         began = time.monotonic()
+        self._console.quiet_stores()
         self._forget_ready()
         if self._listener is not None:
             self._listener.close()
