@@ -2,14 +2,13 @@
 
 import importlib
 import os
-import pkgutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-import tracebility.commands
 from tracebility import __version__
 from tracebility.commands.options import AsJson
 from tracebility.errors import ConfigurationError, TracebilityError
@@ -119,11 +118,14 @@ def main() -> None:
         sys.exit(130)
 
 
+# Each a file of tracebility.commands with a function ``register``, in the order in which --help lists them.
+_GROUPS = ("migrate", "demo", "status", "doctor", "dlq")
+
+
 def _register_groups() -> None:
-    for module in pkgutil.iter_modules(tracebility.commands.__path__):
-        register = getattr(importlib.import_module(f"tracebility.commands.{module.name}"), "register", None)
-        if register is not None:
-            register(app)
+    for name in _GROUPS:
+        if find_spec(f"tracebility.commands.{name}") is not None:
+            importlib.import_module(f"tracebility.commands.{name}").register(app)
 
 
 _register_groups()

@@ -134,6 +134,7 @@ async def _serve_http(app: App, settings: "Settings", stop: asyncio.Event) -> No
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                date_header=not settings.listen_socket,  # Behind a socket, the edge in front of it says the date.
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=DRAIN_S,
