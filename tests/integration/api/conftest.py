@@ -1,0 +1,102 @@
+"""The api over real stores, in this process, and rows for it to read."""
+
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from tracebility.api.app import create_app
+from tracebility.api.service import ApiServices, open_services
+from tracebility.config import Settings
+from tracebility.stores import clickhouse, postgres
+from tracebility.tenant import keys
+
+
+@pytest.fixture(scope="session")
+async def services(stores: Any) -> AsyncIterator[ApiServices]:
+    settings = Settings(pg_dsn=stores.pg_dsn, clickhouse_url=stores.clickhouse_reader_url)
+    async with open_services(settings) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+async def api(services: ApiServices) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the api that runs in this process."""
+    async with client_of(services) as client:
+        yield client
+
+
+def client_of(services: ApiServices) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://api")
+
+
+@dataclass
+class Writer:
+    """Writes rows as the worker does, of one tenant."""
+
+    engine: clickhouse.Engine
+    tenant: Any
+
+    async def runs(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        await self._write("run", [{"run_id": "r", "start_ns": time.time_ns()} | dict(row) for row in rows])
+
+    async def spans(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        await self._write("span", [{"trace_id": "r", "start_ns": time.time_ns()} | dict(row) for row in rows])
+
+    async def _write(self, table: str, rows: list[dict[str, Any]]) -> None:
+        context = self.tenant.context
+        whole = [
+            {
+                "org_id": context.org_id,
+                "workspace_id": context.workspace_id,
+                "project_id": context.project_id,
+                "accepted_at": 1_790_000_000_000_000,
+                "version": 1,
+            }
+            | {{"start_ns": "start_time", "end_ns": "end_time"}.get(name, name): value for name, value in row.items()}
+            for row in rows
+        ]
+        names = list(dict.fromkeys(name for row in whole for name in row))
+        values = [[row.get(name, "") for name in names] for row in whole]
+        await self.engine.insert_rows(table, names, values)
+
+
+@pytest.fixture(scope="session")
+async def engine(stores: Any) -> AsyncIterator[clickhouse.Engine]:
+    """The engine as its owner."""
+    opened = await clickhouse.connect(stores.clickhouse_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(scope="session")
+async def control(stores: Any) -> AsyncIterator[postgres.Postgres]:
+    opened = await postgres.connect(stores.pg_dsn)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def tenants(two_orgs: Any, engine: clickhouse.Engine) -> tuple[Writer, Writer]:
+    """Two fresh tenants, and what writes rows of each."""
+    first, second = two_orgs
+    return Writer(engine, first), Writer(engine, second)
+
+
+@pytest.fixture
+def key_with(control: postgres.Postgres) -> Any:
+    """Makes a key of a tenant with other scopes."""
+
+    async def make(tenant: Any, *scopes: str) -> dict[str, str]:
+        key = keys.generate()
+        await control.execute(
+            "insert_key", key.public_id, tenant.org_id, tenant.workspace_id, tenant.project_id, "t", key.secret_hash,
+            list(scopes),
+        )  # fmt: skip
+        return {"x-api-key": key.key}
+
+    return make

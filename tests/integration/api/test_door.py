@@ -1,0 +1,176 @@
+"""Who may ask for what, and how refusals are said."""
+
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+PROBLEM = "application/problem+json"
+
+
+def sameness(answer: httpx.Response) -> tuple[Any, ...]:
+    """What may not differ between two refusals: everything but `instance` and the date."""
+    body = answer.json()
+    body.pop("instance")
+    headers = {name: value for name, value in answer.headers.items() if name not in ("date", "content-length")}
+    return answer.status_code, headers, body
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer "},
+        {"authorization": "Bearer tb_AAAAAAAAAAAA_" + "A" * 43},
+        {"x-api-key": "nonsense"},
+        {"authorization": "Digest abc"},
+    ],
+)
+async def test_without_a_valid_key_every_route_says_the_same(api: httpx.AsyncClient, headers: dict[str, str]) -> None:
+    bare = await api.get("/v1/projects")
+    for path in ("/v1/projects", f"/v1/projects/{uuid4()}/runs", "/v1/projects/x/runs/y?limit=nonsense"):
+        answer = await api.get(path, headers=headers)
+        assert sameness(answer) == sameness(bare)
+    assert bare.status_code == 401
+    assert bare.headers["content-type"] == PROBLEM
+    assert "www-authenticate" in bare.headers
+
+
+async def test_a_key_without_the_scope_is_forbidden_whatever_it_asks_for(
+    api: httpx.AsyncClient, tenants: Any, key_with: Any
+) -> None:
+    headers = await key_with(tenants[0].tenant, "ingest:write")
+    for path in ("/v1/projects", f"/v1/projects/{tenants[0].tenant.project_id}/runs", f"/v1/projects/{uuid4()}/runs/x"):
+        answer = await api.get(path, headers=headers)
+        assert answer.status_code == 403
+        assert "read" in answer.json()["detail"]
+
+
+async def test_another_tenants_ids_are_answered_as_missing_ones_before_anything_is_validated(
+    api: httpx.AsyncClient, tenants: Any, key_with: Any
+) -> None:
+    mine, other = tenants
+    await other.runs([{"run_id": "theirs"}])
+    reader = await key_with(mine.tenant, "read")
+    foreign = other.tenant.project_id
+    for headers in (mine.tenant.headers(), reader):
+        said = [
+            sameness(await api.get(path, headers=headers))
+            for path in (
+                f"/v1/projects/{foreign}/runs",
+                f"/v1/projects/{foreign}/runs?limit=nonsense&from=yesterday&cursor=x",
+                f"/v1/projects/{foreign}/runs/theirs",
+                f"/v1/projects/{mine.tenant.project_id}/runs/theirs",
+                f"/v1/projects/{uuid4()}/runs",
+                f"/v1/projects/{uuid4()}/runs/theirs",
+                "/v1/projects/not-a-uuid/runs",
+                f"/v1/projects/{{{mine.tenant.project_id}}}/runs",
+                f"/v1/projects/{str(mine.tenant.project_id).replace('-', '')}/runs",
+                "/v1/no/such/route",
+            )
+        ]
+        assert said[0][0] == 404
+        assert all(answer == said[0] for answer in said)
+
+
+async def test_a_key_reads_its_project_and_an_admins_key_every_project_of_its_org(
+    api: httpx.AsyncClient, tenants: Any, control: Any, key_with: Any
+) -> None:
+    tenant = tenants[0].tenant
+    second = uuid4()
+    await control.execute("insert_project", second, tenant.workspace_id, "second")
+    reader = await key_with(tenant, "read")
+    own = await api.get("/v1/projects", headers=reader)
+    assert [project["id"] for project in own.json()["items"]] == [str(tenant.project_id)]
+    assert (await api.get(f"/v1/projects/{second}/runs", headers=reader)).status_code == 404
+
+    listed: list[str] = []
+    parameters: dict[str, Any] = {"limit": 1}
+    while True:
+        page = (await api.get("/v1/projects", params=parameters, headers=tenant.headers())).json()
+        listed += [project["id"] for project in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        parameters["cursor"] = page["next_cursor"]
+    assert listed == [str(tenant.project_id), str(second)]
+    assert (await api.get(f"/v1/projects/{second}/runs", headers=tenant.headers())).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("parameters", "status", "named"),
+    [
+        ({"limit": "0"}, 422, "limit"),
+        ({"limit": "201"}, 422, "limit"),
+        ({"limit": "many"}, 422, "limit"),
+        ({"from": "yesterday"}, 422, "from"),
+        ({"to": "2026-03-01"}, 422, "to"),
+        ({"from": "2026-03-02T00:00:00Z", "to": "2026-03-01T00:00:00Z"}, 422, "from"),
+        ({"cursor": "nonsense"}, 400, "cursor"),
+        ({"cursor": ""}, 400, "cursor"),
+    ],
+)
+async def test_a_parameter_that_is_not_acceptable_is_named(
+    api: httpx.AsyncClient, tenants: Any, parameters: dict[str, str], status: int, named: str
+) -> None:
+    tenant = tenants[0].tenant
+    answer = await api.get(f"/v1/projects/{tenant.project_id}/runs", params=parameters, headers=tenant.headers())
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == PROBLEM
+    problem = answer.json()
+    assert problem["status"] == status
+    assert problem["type"].startswith("urn:tracebility:error:")
+    assert problem["detail"].startswith(f"{named}:")
+    assert problem["hint"]
+
+
+async def test_a_cursor_fits_no_other_project(api: httpx.AsyncClient, tenants: Any) -> None:
+    for writer in tenants:
+        await writer.runs({"run_id": f"{n}"} for n in range(3))
+    mine, other = (writer.tenant for writer in tenants)
+    first = await api.get(f"/v1/projects/{mine.project_id}/runs", params={"limit": 1}, headers=mine.headers())
+    cursor = first.json()["next_cursor"]
+    for path, headers in (
+        (f"/v1/projects/{other.project_id}/runs", other.headers()),
+        ("/v1/projects", mine.headers()),
+    ):
+        assert (await api.get(path, params={"cursor": cursor}, headers=headers)).status_code == 400
+
+
+async def test_other_methods_are_refused_with_those_that_are_taken(api: httpx.AsyncClient) -> None:
+    answer = await api.post("/v1/projects")
+    assert (answer.status_code, answer.headers["allow"], answer.headers["content-type"]) == (405, "GET", PROBLEM)
+
+
+async def test_no_cache_on_the_way_may_keep_an_answer(api: httpx.AsyncClient, tenants: Any) -> None:
+    tenant = tenants[0].tenant
+    for path in ("/v1/projects", f"/v1/projects/{tenant.project_id}/runs", "/v1/projects/x/runs", "/"):
+        answer = await api.get(path, headers=tenant.headers())
+        assert answer.headers["cache-control"] == "private, no-store"
+        assert answer.headers["vary"] == "Authorization"
+
+
+async def test_every_answer_is_as_the_description_says(api: httpx.AsyncClient, tenants: Any) -> None:
+    document = (await api.get("/openapi.json")).json()
+    assert document["openapi"].startswith("3.1")
+    tenant = tenants[0].tenant
+    await tenants[0].runs([{"run_id": "r"}])
+    await tenants[0].spans([{"span_id": "s"}])
+    for path in ("/v1/projects", "/v1/projects/{project_id}/runs", "/v1/projects/{project_id}/runs/{run_id}"):
+        described = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        answer = await api.get(path.format(project_id=tenant.project_id, run_id="r"), headers=tenant.headers())
+        assert answer.status_code == 200
+        assert_fits(answer.json(), described, document)
+
+
+def assert_fits(value: Any, schema: dict[str, Any], document: dict[str, Any]) -> None:
+    """Objects have exactly the described members, and lists hold what is described."""
+    if "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    if isinstance(value, dict) and "properties" in schema:
+        assert set(value) == set(schema["properties"])
+        for name, member in value.items():
+            assert_fits(member, schema["properties"][name], document)
+    elif isinstance(value, list):
+        for item in value:
+            assert_fits(item, schema["items"], document)

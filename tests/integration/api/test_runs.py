@@ -1,0 +1,219 @@
+"""Runs are listed newest first, each once, and one opens with its spans as a tree."""
+
+import random
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tracebility.api import run_reads
+
+NOW_NS = time.time_ns()
+SECOND_NS = 1_000_000_000
+DAY_NS = 86_400 * SECOND_NS
+
+
+def runs_of(tenant: Any) -> str:
+    return f"/v1/projects/{tenant.project_id}/runs"
+
+
+async def pages(api: httpx.AsyncClient, tenant: Any, **parameters: Any) -> list[list[dict[str, Any]]]:
+    """Every page of the list."""
+    found = []
+    while True:
+        answer = await api.get(runs_of(tenant), params=parameters, headers=tenant.headers())
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        found.append(body["items"])
+        if body["next_cursor"] is None:
+            return found
+        parameters["cursor"] = body["next_cursor"]
+
+
+def ids(found: list[list[dict[str, Any]]]) -> list[str]:
+    return [run["id"] for page in found for run in page]
+
+
+async def test_an_empty_project_has_an_empty_list(api: httpx.AsyncClient, tenants: Any) -> None:
+    answer = await api.get(runs_of(tenants[0].tenant), headers=tenants[0].tenant.headers())
+    assert answer.json() == {"items": [], "next_cursor": None}
+
+
+async def test_a_run_shows_what_is_stored_of_it(api: httpx.AsyncClient, tenants: Any) -> None:
+    writer, _ = tenants
+    start_ns = 1_790_000_000_123_456_789
+    await writer.runs(
+        [
+            {
+                "run_id": "ab" * 16, "name": "crew", "kind": "agent", "status": "error", "error_message": "it broke",
+                "start_ns": start_ns, "end_ns": start_ns + 1_500_000, "span_count": 7, "error_count": 2,
+                "models": ["a", "b"], "input_tokens": 10, "output_tokens": 5, "total_tokens": 15, "cost": 0.25,
+                "input_preview": "in", "output_preview": "out", "session_id": "s", "user_id": "u", "tags": ["x"],
+                "environment": "production",
+            }
+        ]
+    )  # fmt: skip
+    [[run]] = await pages(api, writer.tenant)
+    assert run == {
+        "id": "ab" * 16, "trace_id": "ab" * 16, "name": "crew", "kind": "agent", "status": "error", "error": "it broke",
+        "start_time": "2026-09-21T14:13:20.123456Z", "end_time": "2026-09-21T14:13:20.124956Z", "latency_ms": 1.5,
+        "input_tokens": 10, "output_tokens": 5, "total_tokens": 15, "cost": 0.25, "span_count": 7, "error_count": 2,
+        "models": ["a", "b"], "input_preview": "in", "output_preview": "out", "session_id": "s", "user_id": "u",
+        "tags": ["x"], "environment": "production",
+    }  # fmt: skip
+
+
+async def test_pages_hold_every_run_once_newest_first_whatever_versions_are_stored(
+    api: httpx.AsyncClient, tenants: Any
+) -> None:
+    """Against the engine's own FINAL, for runs of many versions whose starts move and collide."""
+    writer, other = tenants
+    rng = random.Random(7)
+    rows = []
+    for run in range(60):
+        for version in range(rng.randint(1, 12)):
+            start_ns = NOW_NS - rng.choice((rng.randint(0, 9), rng.randint(0, 90 * 86_400))) * SECOND_NS
+            rows.append(
+                {"run_id": f"run-{run:02d}", "start_ns": start_ns, "version": version + 1, "span_count": version}
+            )
+    rng.shuffle(rows)
+    for part in range(0, len(rows), 40):  # several parts, so that versions are not merged on the way
+        await writer.runs(rows[part : part + 40])
+    await other.runs([{"run_id": f"run-{run:02d}", "start_ns": NOW_NS} for run in range(60)])
+
+    latest: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["version"] >= latest.get(row["run_id"], row)["version"]:
+            latest[row["run_id"]] = row
+    expected = sorted(latest.values(), key=lambda row: (row["start_ns"], row["run_id"]), reverse=True)
+    for limit in (1, 7, 60, 200):
+        found = await pages(api, writer.tenant, limit=limit)
+        assert ids(found) == [row["run_id"] for row in expected]
+        assert all(len(page) == limit for page in found[:-1])
+        assert [run["span_count"] for page in found for run in page] == [row["span_count"] for row in expected]
+
+
+async def test_a_page_stays_where_it_is_while_new_runs_arrive(api: httpx.AsyncClient, tenants: Any) -> None:
+    writer, _ = tenants
+    await writer.runs({"run_id": f"old-{n}", "start_ns": NOW_NS - n * SECOND_NS} for n in range(10))
+    first = (await api.get(runs_of(writer.tenant), params={"limit": 4}, headers=writer.tenant.headers())).json()
+    await writer.runs({"run_id": f"new-{n}", "start_ns": NOW_NS + (1 + n) * SECOND_NS} for n in range(5))
+    rest = await pages(api, writer.tenant, limit=4, cursor=first["next_cursor"])
+    assert [run["id"] for run in first["items"]] + ids(rest) == [f"old-{n}" for n in range(10)]
+
+
+async def test_from_is_included_and_to_is_not_and_the_cursor_keeps_both(api: httpx.AsyncClient, tenants: Any) -> None:
+    writer, _ = tenants
+    await writer.runs({"run_id": f"{n}", "start_ns": n * 3600 * SECOND_NS} for n in range(10))
+    window = {"from": "1970-01-01T02:00:00Z", "to": "1970-01-01T08:00:00+01:00"}
+    assert ids(await pages(api, writer.tenant, **window)) == ["6", "5", "4", "3", "2"]
+    first = await api.get(runs_of(writer.tenant), params=window | {"limit": 2}, headers=writer.tenant.headers())
+    cursor = first.json()["next_cursor"]
+    assert ids(await pages(api, writer.tenant, limit=2, cursor=cursor)) == ["4", "3", "2"]
+    assert ids(await pages(api, writer.tenant, limit=2, cursor=cursor, **window)) == ["4", "3", "2"]
+    other = await api.get(
+        runs_of(writer.tenant),
+        params={"cursor": cursor, "from": "1970-01-01T00:00:00Z"},
+        headers=writer.tenant.headers(),
+    )
+    assert other.status_code == 400
+    assert "cursor" in other.json()["detail"]
+
+
+async def test_runs_of_long_ago_are_found_without_a_time_range(api: httpx.AsyncClient, tenants: Any) -> None:
+    writer, _ = tenants
+    look_ns = run_reads.FIRST_LOOK_NS
+    starts = [NOW_NS, NOW_NS - look_ns // 2, NOW_NS - 3 * look_ns, 0, NOW_NS + 5 * DAY_NS]
+    await writer.runs({"run_id": f"{n}", "start_ns": start} for n, start in enumerate(starts))
+    assert ids(await pages(api, writer.tenant)) == ["4", "0", "1", "2", "3"]
+    assert ids(await pages(api, writer.tenant, limit=1)) == ["4", "0", "1", "2", "3"]
+
+
+async def test_a_run_opens_with_its_spans_as_a_tree(api: httpx.AsyncClient, tenants: Any) -> None:
+    writer, _ = tenants
+    await writer.runs([{"run_id": "r", "name": "whole"}])
+    await writer.spans(
+        [
+            {"span_id": "late", "parent_span_id": "root", "start_ns": NOW_NS + 9},
+            {
+                "span_id": "leaf",
+                "parent_span_id": "early",
+                "start_ns": NOW_NS + 2,
+                "inputs": '{"q": [1]}',
+                "outputs": "a",
+            },
+            {"span_id": "early", "parent_span_id": "root", "start_ns": NOW_NS + 1},
+            {"span_id": "root", "start_ns": NOW_NS},
+            {"span_id": "orphan", "parent_span_id": "gone", "start_ns": NOW_NS + 3},
+            {"span_id": "other", "trace_id": "another run", "start_ns": NOW_NS},
+        ]
+    )
+    await writer.spans(
+        [{"span_id": "leaf", "parent_span_id": "early", "start_ns": NOW_NS + 2, "name": "again", "version": 2}]
+    )
+    answer = await api.get(f"{runs_of(writer.tenant)}/r", headers=writer.tenant.headers())
+    run = answer.json()
+    assert (run["id"], run["name"]) == ("r", "whole")
+
+    def outline(spans: list[dict[str, Any]]) -> list[Any]:
+        return [(span["id"], span["depth"], outline(span["children"])) for span in spans]
+
+    assert outline(run["spans"]) == [
+        ("root", 0, [("early", 1, [("leaf", 2, [])]), ("late", 1, [])]),
+        ("orphan", 0, []),
+    ]
+    leaf = run["spans"][0]["children"][0]["children"][0]
+    assert (leaf["name"], leaf["parent_id"]) == ("again", "early")
+
+
+async def test_a_span_shows_everything_that_is_stored_of_it(api: httpx.AsyncClient, tenants: Any) -> None:
+    writer, _ = tenants
+    stored = {
+        "trace_id": "r", "span_id": "s", "name": "chat", "kind": "llm", "otel_kind": "client", "start_ns": 5 *
+        SECOND_NS, "end_ns": 6 * SECOND_NS, "status": "error", "status_message": "refused", "error_type":
+        "RateLimit", "model": "m", "request_model": "m-latest", "provider": "p", "input_tokens": 6, "output_tokens":
+        5, "total_tokens": 11, "cache_read_tokens": 4, "cache_write_tokens": 3, "reasoning_tokens": 2, "cost":
+        0.000000001, "cost_source": "priced", "time_to_first_token_ns": 250_000, "inputs": '{"a": 1}', "outputs":
+        "text", "session_id": "se", "user_id": "us", "tags": ["t"], "metadata": {"m": "1", "n": '{"x": 1}'},
+        "attributes": {"k": "v"}, "resource": {"service.name": "s"}, "scope_name": "lib", "scope_version": "1",
+        "environment": "production", "events": '[{"name": "e"}]', "links": "[]", "source": "otlp", "accepted_at":
+        7_000_000,
+    }  # fmt: skip
+    await writer.runs([{"run_id": "r"}])
+    await writer.spans([stored])
+    [span] = (await api.get(f"{runs_of(writer.tenant)}/r", headers=writer.tenant.headers())).json()["spans"]
+    assert span == {
+        "id": "s", "trace_id": "r", "parent_id": None, "depth": 0, "name": "chat", "kind": "llm", "otel_kind": "client",
+        "status": "error", "error": "refused", "error_type": "RateLimit", "start_time": "1970-01-01T00:00:05.000000Z",
+        "end_time": "1970-01-01T00:00:06.000000Z", "latency_ms": 1000.0, "model": "m", "request_model": "m-latest",
+        "provider": "p", "input_tokens": 6, "output_tokens": 5, "total_tokens": 11, "cache_read_tokens": 4,
+        "cache_write_tokens": 3, "reasoning_tokens": 2, "cost": 1e-9, "cost_source": "priced",
+        "time_to_first_token_ms": 0.25, "inputs": {"a": 1}, "outputs": "text", "session_id": "se", "user_id": "us",
+        "tags": ["t"], "metadata": {"m": "1", "n": {"x": 1}}, "attributes": {"k": "v"},
+        "resource": {"service.name": "s"}, "scope_name": "lib", "scope_version": "1", "environment": "production",
+        "events": [{"name": "e"}], "links": [], "source": "otlp", "accepted_at": "1970-01-01T00:00:07.000000Z",
+        "children": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", ["wide", "deep"])
+async def test_a_run_of_twelve_thousand_spans_opens(api: httpx.AsyncClient, tenants: Any, shape: str) -> None:
+    writer, _ = tenants
+    await writer.runs([{"run_id": "r"}])
+    await writer.spans(
+        {
+            "span_id": f"{n:05d}",
+            "parent_span_id": "" if n == 0 else f"{n - 1 if shape == 'deep' else 0:05d}",
+            "start_ns": NOW_NS + n,
+            "inputs": '{"messages": [{"role": "user", "content": "hello"}]}',
+        }
+        for n in range(12_000)
+    )
+    run = (await api.get(f"{runs_of(writer.tenant)}/r", headers=writer.tenant.headers())).json()
+    waiting, seen = list(reversed(run["spans"])), []
+    while waiting:
+        span = waiting.pop()
+        seen.append(span["id"])
+        waiting += reversed(span["children"])
+    assert seen == [f"{n:05d}" for n in range(12_000)]
