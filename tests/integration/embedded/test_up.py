@@ -2,22 +2,27 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.request import Request, urlopen
 
 import psutil
 import pytest
 
 TRACEBILITY = Path(sys.executable).parent / "tracebility"
 DEADLINE_S = 60.0
+STOP_BOUND_S = 10.0  # what the contract promises
 STORES = ("postgres", "valkey", "clickhouse")
+TARGETS = ("ingest-api", "ingest-worker", "api")
 
 T = TypeVar("T")
 
@@ -40,7 +45,7 @@ class Up:
         outside = {name: value for name, value in os.environ.items() if not name.startswith("TRACEBILITY_")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [TRACEBILITY, "up", "--data-dir", data_dir, *(arguments or ("--only-stores",))],
+                [TRACEBILITY, "up", "--data-dir", data_dir, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -109,117 +114,150 @@ def ask_valkey(ready: dict[str, Any], *words: str) -> bytes:
     return answer
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
-    """Starts installations in directories of this test, and ends them after it."""
-    started: list[Up] = []
-
-    def start_one(name: str = "data", *arguments: str, **environment: str) -> Up:
-        started.append(Up(tmp_path / name, *arguments, **environment))
-        return started[-1]
-
-    yield start_one
-    for one in started:
-        family = one.family()
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One whole installation for the tests of this file, which leave it as whole as they found it."""
+    folder = tmp_path_factory.mktemp("up")
+    one = Up(folder / "data", "--port", "0", "--ready-file", str(folder / "elsewhere.json"))
+    try:
+        one.wait_ready()
+        yield one
+    finally:
         one.stop()
-        assert not alive(family)
 
 
-def test_it_keeps_secrets_to_its_user_and_leaves_nothing_behind(start: Callable[..., Up], tmp_path: Path) -> None:
-    segments = shared_memory()
-    up = start("data", "--only-stores", "--ready-file", str(tmp_path / "elsewhere.json"))
-    ready = up.wait_ready()
-    assert set(ready["pids"]) == set(STORES)
-    assert json.loads((tmp_path / "elsewhere.json").read_text()) == ready
+def test_the_ready_file_says_all_and_keeps_it_to_its_user(up: Up) -> None:
+    ready = up.ready()
+    assert ready is not None
+    assert set(ready["pids"]) == {*STORES, *TARGETS}
+    assert ready["otlp_grpc"] is None
+    for name in ("api_key", "operator_key", "org_id", "workspace_id", "project_id", "admin_email", "admin_password"):
+        assert isinstance(ready[name], str)
+        assert ready[name]
+    assert ready["clickhouse_url"].endswith("/tracebility")
+    elsewhere = up.data_dir.with_name("elsewhere.json")
+    assert json.loads(elsewhere.read_text()) == ready
     assert stat.S_IMODE(up.data_dir.stat().st_mode) == 0o700
-    for path in (up.data_dir / "ready.json", tmp_path / "elsewhere.json", up.data_dir / "installation.json"):
+    for path in (up.data_dir / "ready.json", elsewhere, up.data_dir / "installation.json", up.data_dir / "tenant.json"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    family = up.family()
-    secrets = [ready[name].partition("@")[0].rpartition(":")[2] for name in ("pg_dsn", "redis_url", "clickhouse_url")]
-    for process in family:
-        assert not [word for word in process.cmdline() for secret in secrets if secret in word]
-    began = time.monotonic()
-    assert up.stop(signal.SIGINT) == 0
-    assert time.monotonic() - began < 10
-    assert not alive(family)
-    assert shared_memory() <= segments
-    assert not (up.data_dir / "ready.json").exists()
-    assert all(secret not in up.said() for secret in secrets)
 
 
-def test_a_second_up_on_the_directory_is_told_the_pid_of_the_first(start: Callable[..., Up]) -> None:
-    first = start()
-    eventually("the lock", lambda: (first.data_dir / "lock").exists() and (first.data_dir / "lock").read_text())
-    refused = subprocess.run(
-        [TRACEBILITY, "up", "--data-dir", first.data_dir], capture_output=True, text=True, timeout=20, check=False
+def test_no_secret_is_on_a_command_line_or_in_the_output(up: Up) -> None:
+    ready = up.ready()
+    assert ready is not None
+    passwords = [ready[name].partition("@")[0].rpartition(":")[2] for name in ("pg_dsn", "redis_url", "clickhouse_url")]
+    words = [word for process in up.family() for word in process.cmdline()]
+    assert not [password for password in passwords if any(password in word for word in words)]
+    assert not [password for password in (*passwords, ready["admin_password"]) if password in up.said()]
+
+
+def test_the_shown_first_trace_works_as_pasted(up: Up) -> None:
+    shown = re.findall(r"^  curl .*?(?=\n\n)", up.said(), re.MULTILINE | re.DOTALL)
+    assert len(shown) == 2
+    send, read = shown
+    accepted = subprocess.run(["bash", "-c", send], capture_output=True, text=True, timeout=30, check=True)
+    assert json.loads(accepted.stdout)["accepted"] == 1
+
+    def runs() -> list[dict[str, Any]]:
+        answer = subprocess.run(["bash", "-c", read], capture_output=True, text=True, timeout=30, check=True)
+        items: list[dict[str, Any]] = json.loads(answer.stdout)["items"]
+        return items
+
+    assert "first trace" in [run["name"] for run in eventually("the first trace", runs)]
+
+    code = textwrap.dedent(
+        up.said().partition("opentelemetry-exporter-otlp-proto-http):\n")[2].partition("and read it")[0]
     )
-    assert refused.returncode != 0
-    assert refused.stderr.count("\n") == 1
-    assert f"(pid {first.process.pid})" in refused.stderr
-    first.wait_ready()
+    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    eventually("the trace from Python", lambda: "chat gpt-4o-mini" in [run["name"] for run in runs()])
 
 
-def test_children_follow_a_killed_parent_and_the_next_start_recovers(start: Callable[..., Up]) -> None:
-    up = start()
-    ready = up.wait_ready()
-    assert ask_valkey(ready, "SET", "kept", "yes") == b"+OK\r\n"
-    family = up.family()
-    up.process.kill()
-    up.process.wait()
-    # Not waited for: the next start must cope with children that are still dying.
-    again = start().wait_ready()
-    assert not alive(family)
-    unchanged = ("pg_dsn", "redis_url", "clickhouse_url", "api_key", "operator_key", "org_id", "admin_password")
-    assert {name: again.get(name) for name in unchanged} == {name: ready.get(name) for name in unchanged}
-    assert ask_valkey(again, "GET", "kept") == b"$3\r\nyes\r\n"
-
-
-def test_a_stale_pid_file_that_names_a_living_process_is_no_obstacle(start: Callable[..., Up]) -> None:
-    up = start()
-    up.wait_ready()
-    up.stop()
-    pid_file = up.data_dir / "postgres" / "postmaster.pid"
-    pid_file.write_text(f"{os.getpid()}\n{pid_file.parent}\n0\n0\n\n\n\n")
-    start().wait_ready()
-
-
-@pytest.mark.parametrize("name", STORES)
-def test_a_killed_store_is_restarted_and_the_ready_file_says_so(name: str, start: Callable[..., Up]) -> None:
-    up = start()
-    before = up.wait_ready()["pids"]
+@pytest.mark.parametrize("name", [*STORES, *TARGETS])
+def test_a_killed_child_is_restarted_and_the_ready_file_says_so(name: str, up: Up) -> None:
+    ready = up.ready()
+    assert ready is not None
+    before = ready["pids"]
     os.kill(before[name], signal.SIGKILL)
 
     def restarted() -> dict[str, int] | None:
-        ready = up.ready()
-        return ready["pids"] if ready and ready["pids"][name] != before[name] else None
+        now = up.ready()
+        return now["pids"] if now and now["pids"][name] != before[name] else None
 
     after = eventually("a new pid", restarted)
     assert psutil.Process(after[name]).ppid() == up.process.pid
     assert {other: pid for other, pid in after.items() if other != name} == {
         other: pid for other, pid in before.items() if other != name
     }
+    eventually("an answer to a query", lambda: answers(ready))
 
 
-def test_two_installations_live_side_by_side(start: Callable[..., Up]) -> None:
-    one, other = start("one"), start("other")
-    ready = [one.wait_ready(), other.wait_ready()]
-    assert ask_valkey(ready[0], "SET", "whose", "one") == b"+OK\r\n"
-    assert ask_valkey(ready[1], "GET", "whose") == b"$-1\r\n"
+def test_a_second_up_on_the_directory_is_told_the_pid_of_the_first(up: Up) -> None:
+    refused = refuse("--data-dir", str(up.data_dir))
+    assert f"(pid {up.process.pid})" in refused
 
 
-def test_a_taken_port_is_one_line_that_names_the_fix(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        refused = subprocess.run(
-            [TRACEBILITY, "up", "--data-dir", tmp_path / "data", "--port", str(port)],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
-    assert refused.returncode != 0
-    assert refused.stderr.count("\n") == 1
-    assert str(port) in refused.stderr
-    assert "--port" in refused.stderr
+def test_a_taken_port_is_one_line_that_names_the_fix(up: Up, tmp_path: Path) -> None:
+    ready = up.ready()
+    assert ready is not None
+    port = ready["url"].rpartition(":")[2]
+    refused = refuse("--data-dir", str(tmp_path / "data"), "--port", port)
+    assert port in refused
+    assert "--port" in refused
+
+
+def test_two_installations_live_side_by_side(up: Up, stores: Any) -> None:
+    ready = up.ready()
+    assert ready is not None
+    assert ask_valkey(ready, "SET", "whose", "mine") == b"+OK\r\n"
+    assert ask_valkey(stores.ready, "GET", "whose") == b"$-1\r\n"
+    assert ask_valkey(ready, "DEL", "whose") == b":1\r\n"
+
+
+def test_children_follow_a_killed_parent_and_the_next_start_finds_everything_again(up: Up, tmp_path: Path) -> None:
+    """Kept last. The next start copes with children that still die, and a pid file that names a living process."""
+    ready = up.ready()
+    assert ready is not None
+    assert ask_valkey(ready, "SET", "kept", "yes") == b"+OK\r\n"
+    segments = shared_memory()
+    family = up.family()
+    up.process.kill()
+    up.process.wait()
+    pid_file = up.data_dir / "postgres" / "postmaster.pid"
+    pid_file.write_text(f"{os.getpid()}\n{pid_file.parent}\n0\n0\n\n\n\n")
+
+    again = Up(up.data_dir, "--port", "0")
+    try:
+        found = again.wait_ready()
+        assert not alive(family)
+        same = ("pg_dsn", "redis_url", "clickhouse_url", "api_key", "operator_key", "org_id", "admin_password")
+        assert {name: found[name] for name in same} == {name: ready[name] for name in same}
+        assert ask_valkey(found, "GET", "kept") == b"$3\r\nyes\r\n"
+        assert answers(found)
+        family = again.family()
+        began = time.monotonic()
+        assert again.stop(signal.SIGINT) == 0
+        took = time.monotonic() - began
+    finally:
+        again.stop()
+    assert took < STOP_BOUND_S
+    assert not alive(family)
+    assert not shared_memory() - segments
+    assert not (up.data_dir / "ready.json").exists()
+
+
+def answers(ready: dict[str, Any]) -> bool:
+    """Whether the whole way from the port through the api to its stores is open."""
+    request = Request(f"{ready['url']}/v1/projects", headers={"authorization": f"Bearer {ready['api_key']}"})
+    try:
+        with urlopen(request, timeout=10) as answer:
+            return bool(json.load(answer)["items"])
+    except OSError:
+        return False
+
+
+def refuse(*arguments: str) -> str:
+    """The one line that `tracebility up` says when it does not start."""
+    done = subprocess.run([TRACEBILITY, "up", *arguments], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode != 0
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
