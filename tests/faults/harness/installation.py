@@ -151,6 +151,16 @@ class Installation:
                 os.kill(pid, signal.SIGKILL)
         return hit
 
+    def halt(self, name: str) -> None:
+        """Freeze a store or target: it answers nothing and closes nothing, until it is killed or resumed."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pids()[name], signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """Let a halted one go on."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pids()[name], signal.SIGCONT)
+
     def kill_everything(self) -> None:
         """``kill -9`` of the supervisor and of all that belongs to it, as a power cut would."""
         assert self._process is not None

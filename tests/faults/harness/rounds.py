@@ -17,6 +17,8 @@ REQUESTS_PER_S = 120
 SPANS_A_REQUEST = 20
 DEADLINE_S = 5.0  # of a client: shorter than the longest recovery, so that answers are lost too
 CALM_S = (0.2, 1.2)  # load before the first kill, and between kills of one round
+STALL_CHANCE = 0.3  # of a victim that hangs for a while before it dies, as behind a stalled disk
+STALL_S = (0.2, 2.5)
 WHOLE_CHANCE = 0.2  # of a round in which everything, or the supervisor alone, is killed
 
 
@@ -84,6 +86,9 @@ async def _strike(installation: Installation, chance: random.Random) -> tuple[st
     names = chance.sample((*TARGETS, *STORES), chance.choice((1, 1, 2, 3)))
     hit: dict[str, int] = {}
     for name in names:
+        if chance.random() < STALL_CHANCE:
+            installation.halt(name)
+            await asyncio.sleep(chance.uniform(*STALL_S))
         hit |= installation.kill(name)
         await asyncio.sleep(chance.choice((0.0, chance.uniform(0, 0.5))))
     return "+".join(names), await installation.recovered(hit)
