@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,7 @@ import pytest
 import redis
 from harness.installation import until
 from harness.load import Load
-from harness.proxy import Road
+from harness.proxy import Proxy, Road
 from harness.weather import Tenant, Weather, progress, refusals, small_disk
 
 TwoOrgs = tuple[Tenant, Tenant]
@@ -45,7 +46,7 @@ async def test_a_clickhouse_that_is_away_or_cut_in_the_middle_of_inserts_is_made
             for number in range(6):
                 cuts = road.cuts
                 road.cut_after_bytes = 3_000 + 17_011 * number
-                await until("an insert cut short", lambda cuts=cuts: road.cuts > cuts, 30)
+                await until("an insert cut short", partial(_more, road, cuts), 30)
             for state in (Road.HALF_OPEN, Road.CLOSED, Road.BLACKHOLE):
                 road.road = state
                 await progress(loads)
@@ -79,7 +80,7 @@ async def test_a_full_queue_spills_to_disk_and_a_full_buffer_says_so_before_anyt
     stores: Any, two_orgs: TwoOrgs, tmp_path: Path
 ) -> None:
     queue = redis.Redis.from_url(stores.ready["redis_url"])
-    bound = queue.config_get("maxmemory")["maxmemory"]
+    bound = str(queue.config_get("maxmemory")["maxmemory"])
     environment = {"TRACEBILITY_SPOOL_MAX_BYTES": str(SMALLEST_BUFFER_BYTES)}
     async with Weather(stores.ready, tmp_path, **environment) as weather:
 
@@ -118,6 +119,10 @@ async def test_a_full_disk_under_the_buffer_refuses_and_recovers(
     for ledger in ledgers:
         assert ledger.statuses.keys() == {200, 503}
         assert ledger.refused_without_retry_after == 0
+
+
+def _more(road: Proxy, cuts: int) -> bool:
+    return road.cuts > cuts
 
 
 EDGE = ("edge_before_enqueue", "edge_after_enqueue_before_answer")
