@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -44,6 +44,7 @@ SETTINGS_SINCE = {
 }
 OLDEST_RELEASE = 14
 BUILTIN_LOCALES_SINCE = 17
+INITDB_SETS_SINCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +83,16 @@ class Postgres:
             "--encoding=UTF8",
             "--locale=C",  # Sorts alike on every machine and with every version of its C library.
             *(("--locale-provider=builtin", "--builtin-locale=C.UTF-8") if release >= BUILTIN_LOCALES_SINCE else ()),
+            *(("--set=dynamic_shared_memory_type=mmap",) if release >= INITDB_SETS_SINCE else ()),
             "--no-instructions",
             "--wal-segsize=4",
         ]
-        await run_to_end(Program("postgres", initdb, stdin=f"{self.password}\n".encode(), before_exec=become))
+        # Both end by themselves when we die: killed outright, they would leave shared memory behind.
+        polite = Program("postgres", [], orphaned=signal.SIGTERM, before_exec=become)
+        await run_to_end(replace(polite, argv=initdb, stdin=f"{self.password}\n".encode()))
         create = [str(binaries / "postgres"), "--single", "-D", str(fresh), *_flags(self.port, release), "postgres"]
         statement = f"CREATE DATABASE {DATABASE} TEMPLATE template0;\n".encode()
-        await run_to_end(Program("postgres", create, stdin=statement, before_exec=become))
+        await run_to_end(replace(polite, argv=create, stdin=statement))
         fresh.rename(self.folder)
         return True
 
