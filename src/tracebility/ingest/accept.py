@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import msgspec
 
@@ -94,7 +95,7 @@ def _envelopes(tenant: TenantContext, sent: Sent, size: int, inspection: Inspect
         project_id=tenant.project_id,
         key_id=tenant.key_id,
         accepted_at_us=now_ns // 1000,
-        period=datetime.fromtimestamp(now_ns / 10**9, UTC).strftime("%Y-%m"),
+        period=_month_of_day(now_ns // _DAY_NS),
         source=sent.source,
         content_type=sent.content_type,
         content_encoding=sent.content_encoding,
@@ -118,6 +119,15 @@ def _envelopes(tenant: TenantContext, sent: Sent, size: int, inspection: Inspect
         )
         for part in inspection.parts
     ]
+
+
+_DAY_NS = 86_400 * 10**9
+
+
+@lru_cache(maxsize=2)
+def _month_of_day(day: int) -> str:
+    """The month of a day counted from 1970, ``YYYY-MM``."""
+    return datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m")
 
 
 def _otlp_answer(sent: Sent, inspection: Inspection) -> Answer:

@@ -72,9 +72,9 @@ def _random(count: int) -> str:
 
 def _checksum(unchecked: str) -> str:
     """CRC-32 of all that stands before it, in six digits of base 62."""
-    value = crc32(unchecked.encode())
-    digits = ""
-    for _ in range(CHECKSUM_CHARS):
-        value, digit = divmod(value, len(_ALPHABET))
-        digits = _ALPHABET[digit] + digits
-    return digits
+    upper, lowest = divmod(crc32(unchecked.encode()), len(_PAIRS))
+    highest, middle = divmod(upper, len(_PAIRS))
+    return _PAIRS[highest] + _PAIRS[middle] + _PAIRS[lowest]
+
+
+_PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]

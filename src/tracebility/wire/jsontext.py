@@ -57,6 +57,14 @@ def repair(body: bytes) -> bytes:
     return _SURROGATES.sub(lambda found: b"\\ufffd" if found[1] else found[0], body)
 
 
+def told(error: Exception) -> str:
+    """What a decoder found, in the words of a client: ``name: expected str, got int``."""
+    what, _, where = str(error).partition(" - at `$")
+    what = (what[:1].lower() + what[1:]).replace("`", "")
+    where = where.rstrip("`").lstrip(".")
+    return f"{where}: {what}" if where else what
+
+
 def check_values(body: bytes, depth: int, most: int, what: str) -> None:
     """Refuse ``body`` when more than ``most`` values stand within its first ``depth`` levels, before any is decoded.
 

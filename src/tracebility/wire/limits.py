@@ -29,6 +29,9 @@ ITEM_BYTES = 10 << 20
 # Attributes, those of events, links and nested values included. OpenTelemetry's SDKs stop at 128.
 ATTRIBUTES = 10_000
 
+# A resource and a scope, which travel with each part of a request that is split.
+AROUND_BYTES = 256 << 10
+
 # Nested arrays and objects in JSON. Deeper ones exhaust the stack of some reader on the way.
 JSON_DEPTH = 128
 

@@ -45,9 +45,10 @@ def _from_text(text: str) -> int:
 
 
 def _from_number(value: int | float) -> int:
-    exact = Decimal(repr(value))  # the digits that were sent, not the nearest double's
-    for scale in _SCALES:
-        unit = 10**9 // scale
-        if _EARLIEST_S * unit <= exact <= _LATEST_S * unit:
-            return int(exact * scale)
-    raise NotAMoment(f"{str(value)[:40]} is not a time: send RFC 3339 text, or seconds to nanoseconds since 1970")
+    if _EARLIEST_S <= value <= limits.MAX_UNIX_NANO:
+        exact = Decimal(repr(value))  # the digits that were sent, not the nearest double's
+        for scale in _SCALES:
+            unit = 10**9 // scale
+            if _EARLIEST_S * unit <= exact <= _LATEST_S * unit:
+                return int(exact * scale)
+    raise NotAMoment("the number is not a time: send RFC 3339 text, or seconds to nanoseconds since 1970")

@@ -97,7 +97,7 @@ def raw_runs(body: bytes) -> list[Raw]:
         return _bounded(jsontext.decode(runs, _decode_list))
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
         raise BadRequest(
-            f"The body is not a run and not a list of runs: {_path(str(error))}.",
+            f"The body is not a run and not a list of runs: {jsontext.told(error)}.",
             hint='Send one run, or {"runs": [run, ...]}.',
         ) from error
 
@@ -152,7 +152,7 @@ def _run(index: int, raw: Raw) -> Run | Rejection:
             raise _Refused(f"arrays and objects are nested more than {limits.JSON_DEPTH} deep")
         return _normal(_decode_sent(text), len(text))
     except msgspec.ValidationError as error:
-        return Rejection(index, _path(str(error)))
+        return Rejection(index, jsontext.told(error))
     except UnicodeDecodeError as error:
         return Rejection(index, f"a string is not UTF-8: {error.reason}")
     except (_Refused, NotAMoment, msgspec.DecodeError) as error:
@@ -296,7 +296,7 @@ def _count(field: str, value: Any) -> int:
 
 
 def _cost(cost: Decimal | None) -> Decimal | None:
-    if cost is not None and not 0 <= cost < _MAX_COST:  # NaN is in no range
+    if cost is not None and not (cost.is_finite() and 0 <= cost < _MAX_COST):
         raise _Refused(f"cost: {cost} is not between 0 and 10^9 US dollars")
     return cost
 
@@ -318,14 +318,6 @@ def _error(raw: Raw) -> tuple[str, str]:
     except msgspec.ValidationError:
         return _plain(raw), ""
     return error.message or (_plain(raw) if error.type is None else ""), _label("error.type", error.type)
-
-
-def _path(message: str) -> str:
-    """``Expected `str`, got `int` - at `$.name``` as ``name: expected str, got int``."""
-    what, _, where = message.partition(" - at `$")
-    what = (what[:1].lower() + what[1:]).replace("`", "")
-    where = where.rstrip("`").lstrip(".")
-    return f"{where}: {what}" if where else what
 
 
 def _placed(runs: list[Run | Rejection]) -> list[Run | Rejection]:

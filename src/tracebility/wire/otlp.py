@@ -1,6 +1,7 @@
 """OTLP trace requests: read into the protobuf message, whatever form they came in, and checked span by span."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
+from operator import attrgetter
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -11,17 +12,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tracebility.errors import BadRequest
-from tracebility.wire import jsontext, limits, otlp_json
-from tracebility.wire.inspection import Inspection, Part
-from tracebility.wire.otlp_slices import (
-    Malformed,
-    Slice,
-    cut_json,
-    cut_protobuf,
-    has_too_many_attributes,
-    join_json,
-    join_protobuf,
-)
+from tracebility.wire import jsontext, limits, otlp_json, otlp_text, otlp_wire
+from tracebility.wire.inspection import Inspection
+from tracebility.wire.otlp_parts import Slice, in_parts
 from tracebility.wire.rejection import Rejection
 
 PROTOBUF = "protobuf"
@@ -70,12 +63,17 @@ def inspect(body: bytes, content_type: str) -> Inspection:
     if len(body) <= limits.ENVELOPE_BYTES:
         try:
             request = ExportTraceServiceRequest.FromString(body)
-        except DecodeError:
-            pass  # the parser says neither where nor why; cut along its spans, the body tells which one
+        except DecodeError as error:
+            # The parser says neither where nor why; cut along its spans, the body tells which one.
+            slices = otlp_wire.cut(body)
+            if not slices:
+                raise BadRequest(f"The body is not an OTLP trace request: {error}.") from error
         else:
             count, refused = refusals(request)
             return Inspection(count - len(refused), refused)
-    return _in_parts(cut_protobuf(body), _read_protobuf, join_protobuf)
+    else:
+        slices = otlp_wire.cut(body)
+    return in_parts(slices, _why_not_protobuf, otlp_wire.why_not_around, otlp_wire.join)
 
 
 def refusals(request: ExportTraceServiceRequest) -> tuple[int, list[Rejection]]:
@@ -84,25 +82,33 @@ def refusals(request: ExportTraceServiceRequest) -> tuple[int, list[Rejection]]:
     index = 0
     for resource in request.resource_spans:
         for scope in resource.scope_spans:
-            for span in scope.spans:
-                trace_id, span_id = span.trace_id, span.span_id
-                if (
-                    len(trace_id) != 16
-                    or len(span_id) != 8
-                    or trace_id == _NO_TRACE
-                    or span_id == _NO_SPAN
-                    or span.start_time_unix_nano > limits.MAX_UNIX_NANO
-                    or span.end_time_unix_nano > limits.MAX_UNIX_NANO
-                    or len(span.parent_span_id) not in (0, 8)
-                    or len(span.name) > limits.NAME_CHARS
-                    or len(span.attributes) + len(span.events) + len(span.links) > _FEW
-                ):
-                    reason = why_not(span)
-                    if reason:
-                        refused.append(Rejection(index, f"{named(index, span)}: {reason}"))
-                index += 1
+            spans = list(scope.spans)
+            if spans and not _all_fit(spans):
+                reasons = ((index + at, span, why_not(span)) for at, span in enumerate(spans))
+                refused += [Rejection(at, f"{named(at, span)}: {reason}") for at, span, reason in reasons if reason]
+            index += len(spans)
     return index, refused
 
+
+def _all_fit(spans: list[Span]) -> bool:
+    """Whether a look at each field of all spans at once finds nothing: half the time of a look at each span."""
+    trace_ids, span_ids = [*map(_trace_id, spans)], [*map(_span_id, spans)]
+    return (
+        {*map(len, trace_ids)} == {16}
+        and {*map(len, span_ids)} == {8}
+        and _NO_TRACE not in trace_ids
+        and _NO_SPAN not in span_ids
+        and {*map(len, map(_parent_span_id, spans))} <= {0, 8}
+        and max(map(_start, spans)) <= limits.MAX_UNIX_NANO
+        and max(map(_end, spans)) <= limits.MAX_UNIX_NANO
+        and max(map(len, map(_name, spans))) <= limits.NAME_CHARS
+        and max(map(len, map(_attributes, spans))) <= _FEW
+    )
+
+
+_trace_id, _span_id, _parent_span_id = attrgetter("trace_id"), attrgetter("span_id"), attrgetter("parent_span_id")
+_start, _end = attrgetter("start_time_unix_nano"), attrgetter("end_time_unix_nano")
+_name, _attributes = attrgetter("name"), attrgetter("attributes")
 
 # Up to here a span's attributes, events and links are not counted one by one.
 _FEW = 128
@@ -113,82 +119,53 @@ def _inspect_json(body: bytes) -> Inspection:
     if len(body) <= limits.ENVELOPE_BYTES:
         try:
             request = jsontext.decode(text, otlp_json.read_request)
-        except (msgspec.ValidationError, UnicodeDecodeError):
+            otlp_json.check_around(request)
+        except (msgspec.ValidationError, UnicodeDecodeError, otlp_json.Unfit):
             pass  # cut along its spans, the body tells which one it is
         else:
-            refused: list[Rejection] = []
-            index = -1
-            for index, sent in enumerate(otlp_json.spans_of(request)):
-                _, reason = _fit(index, sent)
-                if reason:
-                    refused.append(Rejection(index, reason))
-            return Inspection(index + 1 - len(refused), refused)
-    return _in_parts(cut_json(text), _read_json, join_json)
+            verdicts = [_why_not_sent(index, sent) for index, sent in enumerate(otlp_json.spans_of(request))]
+            refused = [Rejection(index, reason) for index, reason in enumerate(verdicts) if reason]
+            return Inspection(len(verdicts) - len(refused), refused)
+    return in_parts(otlp_text.cut(text), _why_not_json, otlp_text.why_not_around, otlp_text.join)
 
 
-def _fit(index: int, sent: otlp_json.Span) -> tuple[Span, str]:
-    span = Span()
+def _why_not_protobuf(index: int, one: Slice) -> str:
+    if len(one.span) > limits.ITEM_BYTES:
+        return f"span {index}: it is {len(one.span)} bytes, more than {limits.ITEM_BYTES >> 20} MiB"
     try:
-        otlp_json.fill_span(span, sent)
-    except otlp_json.Unfit as error:
-        return span, f"{named(index, span)}: {error}"
-    reason = why_not(span)
-    return span, f"{named(index, span)}: {reason}" if reason else ""
-
-
-def _in_parts(
-    slices: list[Slice], read: Callable[[int, bytes], str], join: Callable[[Iterable[Slice]], bytes]
-) -> Inspection:
-    refused: list[Rejection] = []
-    parts: list[Part] = []
-    members: list[Slice] = []
-    size = 0
-    for index, one in enumerate(slices):
-        reason = read(index, one.span)
-        if reason:
-            refused.append(Rejection(index, reason))
-            continue
-        if members and size + len(one.span) > limits.ENVELOPE_BYTES:
-            parts.append(Part(join(members), len(members)))
-            members, size = [], 0
-        if not members or members[-1].around is not one.around:
-            size += len(one.around.resource) + len(one.around.scope)
-        size += len(one.span)
-        members.append(one)
-    if members:
-        parts.append(Part(join(members), len(members)))
-    return Inspection(len(slices) - len(refused), refused, tuple(parts))
-
-
-def _read_protobuf(index: int, data: bytes) -> str:
-    """Why the span cannot be kept; empty when it can."""
-    if len(data) > limits.ITEM_BYTES:
-        return f"span {index}: it is {len(data)} bytes, more than {limits.ITEM_BYTES >> 20} MiB"
-    try:
-        if len(data) > limits.ATTRIBUTES and has_too_many_attributes(data):
+        if otlp_wire.has_too_many_attributes(one):
             return f"span {index}: more than {limits.ATTRIBUTES} attributes, nested ones included"
-        span = Span.FromString(data)
-    except Malformed as error:
-        return f"span {index}: it is not protobuf: {error}"
-    except DecodeError as error:
-        return f"span {index}: it cannot be read, a string is not UTF-8 or values are nested too deep: {error}"
+        [span] = spans_of(ExportTraceServiceRequest.FromString(otlp_wire.alone(one)))
+    except (otlp_wire.Malformed, DecodeError) as error:
+        return f"span {index}: it is no protobuf span, holds text that is not UTF-8, or is nested too deep: {error}"
     reason = why_not(span)
     return f"{named(index, span)}: {reason}" if reason else ""
 
 
-def _read_json(index: int, text: bytes) -> str:
-    """Why the span cannot be kept; empty when it can."""
+def _why_not_json(index: int, one: Slice) -> str:
+    text = one.span
     if len(text) > limits.ITEM_BYTES:
         return f"span {index}: it is {len(text)} bytes, more than {limits.ITEM_BYTES >> 20} MiB"
     if len(text) > limits.ENVELOPE_BYTES and text.count(b'"key"') > limits.ATTRIBUTES:
         return f"span {index}: more than {limits.ATTRIBUTES} attributes, nested ones included"
     try:
-        sent = otlp_json.read_span(text)
-    except msgspec.DecodeError as error:
-        return f"span {index}: {error}"
+        return _why_not_sent(index, otlp_json.read_span(text))
     except UnicodeDecodeError as error:
         return f"span {index}: a string is not UTF-8: {error.reason}"
-    return _fit(index, sent)[1]
+    except msgspec.DecodeError as error:
+        if jsontext.is_deeper(text, limits.JSON_DEPTH):
+            return f"span {index}: values are nested more than {limits.JSON_DEPTH} arrays and objects deep"
+        return f"span {index}: {jsontext.told(error)}"
+
+
+def _why_not_sent(index: int, sent: otlp_json.Span) -> str:
+    span = Span()
+    try:
+        otlp_json.fill_span(span, sent)
+        reason = why_not(span)
+    except otlp_json.Unfit as error:
+        reason = str(error)
+    return f"{named(index, span)}: {reason}" if reason else ""
 
 
 def named(index: int, span: Span) -> str:

@@ -121,6 +121,12 @@ class Request(_Struct, frozen=True, rename="camel"):
     resource_spans: list[ResourceSpans] | None = None
 
 
+# Brackets around a value: its own, the pair, the list of attributes, the span. An array of values adds three, a list of
+# pairs four.
+_VALUE_DEPTH = 4
+_ARRAY_DEPTH = 3
+_KVLIST_DEPTH = 4
+
 read_request = msgspec.json.Decoder(Request).decode
 read_span = msgspec.json.Decoder(Span).decode
 
@@ -137,12 +143,28 @@ def decode(body: bytes) -> ExportTraceServiceRequest:
         for sent in request.resource_spans or ():
             fill_group(message, sent)
     except (msgspec.ValidationError, UnicodeDecodeError, Unfit) as error:
-        raise BadRequest(f"The body is not an OTLP trace request: {error}.") from error
+        raise BadRequest(f"The body is not an OTLP trace request: {jsontext.told(error)}.") from error
     return message
 
 
+def check_around(request: Request) -> None:
+    """See to it that all resources and scopes of ``request`` can be brought into a message.
+
+    Raises:
+        Unfit: when one cannot.
+    """
+    message = ExportTraceServiceRequest()
+    for group in request.resource_spans or ():
+        scopes = [msgspec.structs.replace(scoped, spans=None) for scoped in group.scope_spans or ()]
+        fill_group(message, msgspec.structs.replace(group, scope_spans=scopes))
+
+
 def fill_group(message: ExportTraceServiceRequest, sent: ResourceSpans) -> None:
-    """Bring ``sent`` into ``message``, with an empty span in the place of each that is unfit."""
+    """Bring ``sent`` into ``message``, with an empty span in the place of each that is unfit.
+
+    Raises:
+        Unfit: when its resource or a scope is.
+    """
     group = message.resource_spans.add(schema_url=sent.schema_url or "")
     if sent.resource is not None:
         _fill_attributes(group.resource.attributes, sent.resource.attributes)
@@ -153,6 +175,7 @@ def fill_group(message: ExportTraceServiceRequest, sent: ResourceSpans) -> None:
             scope_spans.scope.name = scoped.scope.name or ""
             scope_spans.scope.version = scoped.scope.version or ""
             _fill_attributes(scope_spans.scope.attributes, scoped.scope.attributes)
+            scope_spans.scope.dropped_attributes_count = _uint32(scoped.scope.dropped_attributes_count)
         for span in scoped.spans or ():
             target = scope_spans.spans.add()
             try:
@@ -203,7 +226,7 @@ def fill_span(target: trace_pb2.Span, sent: Span) -> None:
         target.status.code = _enum("status.code", trace_pb2.Status.StatusCode, sent.status.code)
 
 
-def _fill_attributes(target: Any, sent: Attributes) -> None:
+def _fill_attributes(target: Any, sent: Attributes, depth: int = _VALUE_DEPTH) -> None:
     for pair in sent or ():
         into = target.add(key=pair.key or "")
         value = pair.value
@@ -212,10 +235,12 @@ def _fill_attributes(target: Any, sent: Attributes) -> None:
         if value.string_value is not None:
             into.value.string_value = value.string_value
         else:
-            _fill_value(into.value, value)
+            _fill_value(into.value, value, depth)
 
 
-def _fill_value(into: common_pb2.AnyValue, value: AnyValue) -> None:
+def _fill_value(into: common_pb2.AnyValue, value: AnyValue, depth: int) -> None:
+    if depth > limits.JSON_DEPTH:
+        raise Unfit(f"values are nested more than {limits.JSON_DEPTH} arrays and objects deep")
     if value.string_value is not None:
         into.string_value = value.string_value
     elif value.int_value is not None:
@@ -231,10 +256,10 @@ def _fill_value(into: common_pb2.AnyValue, value: AnyValue) -> None:
         for item in value.array_value.values or ():
             inner = into.array_value.values.add()
             if item is not None:
-                _fill_value(inner, item)
+                _fill_value(inner, item, depth + _ARRAY_DEPTH)
     elif value.kvlist_value is not None:
         into.kvlist_value.SetInParent()
-        _fill_attributes(into.kvlist_value.values, value.kvlist_value.values)
+        _fill_attributes(into.kvlist_value.values, value.kvlist_value.values, depth + _KVLIST_DEPTH)
 
 
 def _hex(field: str, text: str | None) -> bytes:

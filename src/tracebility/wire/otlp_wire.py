@@ -1,22 +1,19 @@
-"""An OTLP request cut along its spans, without decoding them.
+"""An OTLP request in protobuf cut along its spans, on the wire (tag, length, bytes), without decoding them.
 
 For requests too large for one envelope or one parse, and for those of which a span cannot be parsed at all, so that the
-others are kept.
-
-Protobuf is cut on the wire (tag, length, bytes), JSON by text. What surrounds a span, its resource and its scope, is
-kept as it came, and repeated where spans that shared it part ways.
+others are kept. What surrounds a span, its resource and its scope, is kept as it came, and repeated where spans that
+shared it part ways.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import NamedTuple
 
-import msgspec
-from msgspec import Raw
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tracebility.errors import BadRequest, PayloadTooLarge
-from tracebility.wire import jsontext, limits
+from tracebility.wire import limits
+from tracebility.wire.otlp_parts import Around, Slice, too_many_spans
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -25,22 +22,7 @@ class Malformed(ValueError):
     """The bytes are not protobuf. ``str()`` says where."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Around:
-    """A scope and its resource: what their spans need with them."""
-
-    resource: bytes
-    scope: bytes
-
-
-class Slice(NamedTuple):
-    """One span as it came."""
-
-    around: Around
-    span: bytes
-
-
-def cut_protobuf(body: bytes) -> list[Slice]:
+def cut(body: bytes) -> list[Slice]:
     """The spans of a protobuf request.
 
     Raises:
@@ -56,7 +38,7 @@ def cut_protobuf(body: bytes) -> list[Slice]:
         ) from error
 
 
-def join_protobuf(slices: Iterable[Slice]) -> bytes:
+def join(slices: Iterable[Slice]) -> bytes:
     """A request of ``slices``."""
     request = bytearray()
     for around, members in groupby(slices, lambda one: one.around):
@@ -65,39 +47,62 @@ def join_protobuf(slices: Iterable[Slice]) -> bytes:
     return bytes(request)
 
 
-def has_too_many_attributes(span: bytes) -> bool:
-    """Whether the span on the wire has more than ``limits.ATTRIBUTES``, in events, links and nested values too.
+def alone(one: Slice) -> bytes:
+    """A request of the span only, as deep in it as it was: how deep values may be is counted from the outermost."""
+    return join([Slice(_NOTHING, one.span)])
 
-    Counted before it is parsed: a parsed attribute takes up to 40 times its bytes.
+
+def has_too_many_attributes(one: Slice) -> bool:
+    """Whether a span has more than ``limits.ATTRIBUTES``, in events, links and nested values too.
+
+    Counted on the wire, before it is parsed: a parsed attribute takes up to 40 times its bytes.
 
     Raises:
-        Malformed: when ``span`` is not protobuf.
+        Malformed: when the span is not protobuf.
     """
+    return len(one.span) > limits.ATTRIBUTES and _count(one.span, _SPAN) > limits.ATTRIBUTES
+
+
+def why_not_around(around: Around) -> str:
+    """Why no span can be kept that has this resource and scope; empty when they are well."""
+    size = len(around.resource) + len(around.scope)
+    if size > limits.AROUND_BYTES:
+        return f"its resource and scope are {size} bytes, more than {limits.AROUND_BYTES >> 10} KiB"
+    try:
+        if _count(around.resource, _RESOURCE) + _count(around.scope, _SCOPE) > limits.ATTRIBUTES:
+            return f"its resource and scope have more than {limits.ATTRIBUTES} attributes"
+        ExportTraceServiceRequest.FromString(join([Slice(around, b"")]))
+    except (Malformed, DecodeError) as error:
+        return f"its resource or scope cannot be read: {error}"
+    return ""
+
+
+def _count(message: bytes, children: "_Children") -> int:
+    """Nested messages of the kinds in ``children``; stops above ``limits.ATTRIBUTES``."""
     seen = 0
-    todo = [(0, len(span), _SPAN)]
+    todo = [(0, len(message), children)]
     while todo:
-        start, end, children = todo.pop()
-        for number, _, value_start, value_end in _fields(span, start, end):
-            inner = children.get(number)
+        start, end, inside = todo.pop()
+        for number, _, value_start, value_end in _fields(message, start, end):
+            inner = inside.get(number)
             if inner is not None and value_end >= value_start:
                 seen += 1
                 if seen > limits.ATTRIBUTES:
-                    return True
+                    return seen
                 if value_end > value_start:
                     todo.append((value_start, value_end, inner))
-    return False
+    return seen
 
 
-def too_many_spans() -> PayloadTooLarge:
-    """More spans than a request may hold."""
-    return PayloadTooLarge(f"The body holds more than {limits.ITEMS} spans.", hint="Send fewer a request.")
-
+_NOTHING = Around(b"", b"")
 
 _Children = dict[int, "_Children"]
 _VALUE: _Children = {}
 _PAIR: _Children = {2: _VALUE}
 _VALUE.update({5: {1: _VALUE}, 6: {1: _PAIR}})
 _SPAN: _Children = {9: _PAIR, 11: {3: _PAIR}, 13: {4: _PAIR}}
+_RESOURCE: _Children = {1: {1: _PAIR}}
+_SCOPE: _Children = {1: {3: _PAIR}}
 
 
 def _cut(body: bytes) -> Iterator[Slice]:
@@ -150,6 +155,8 @@ def _fields(body: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int
         tag_at = at
         tag, at = _varint(body, at, end)
         number, form = tag >> 3, tag & 7
+        if number == 0:
+            raise Malformed(f"the field at byte {tag_at} has no number")
         if form == _BYTES:
             length, at = _varint(body, at, end)
             if at + length > end:
@@ -165,8 +172,8 @@ def _fields(body: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int
             at += 4
         else:
             raise Malformed(f"field {number} at byte {tag_at} has the unknown wire type {form}")
-        if at > end or number == 0:
-            raise Malformed(f"field {number} at byte {tag_at} is cut off or has no number")
+        if at > end:
+            raise Malformed(f"field {number} at byte {tag_at} is cut off")
         yield number, tag_at, at, at - 1
 
 
@@ -189,78 +196,3 @@ def _field(number: int, value: bytes) -> bytes:
         length >>= 7
     head.append(length)
     return bytes(head) + value
-
-
-def cut_json(body: bytes) -> list[Slice]:
-    """The spans of a JSON request whose text `jsontext.repair` has seen.
-
-    Raises:
-        BadRequest: when it is not JSON of an OTLP request down to its spans.
-        PayloadTooLarge: when it holds too many spans, or too many groups of them.
-    """
-    try:
-        request = jsontext.decode(body, _decode_request)
-        slices: list[Slice] = []
-        groups = _list(request.resource_spans)
-        seen = len(groups)
-        for group in map(_decode_group, groups):
-            scopes = _list(group.scope_spans)
-            seen += len(scopes)
-            if seen > limits.GROUPS:
-                raise PayloadTooLarge(f"The body holds more than {limits.GROUPS} groups.", hint="Send fewer a request.")
-            for scope in map(_decode_scope, scopes):
-                around = Around(
-                    _members(resource=group.resource, schemaUrl=group.schema_url),
-                    _members(scope=scope.scope, schemaUrl=scope.schema_url),
-                )
-                slices += [Slice(around, bytes(span)) for span in _list(scope.spans)]
-                if len(slices) > limits.ITEMS:
-                    raise too_many_spans()
-    except (msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise BadRequest(f"The body is not an OTLP trace request: {error}.") from error
-    return slices
-
-
-def join_json(slices: Iterable[Slice]) -> bytes:
-    """A request of ``slices``."""
-    groups = [
-        b'{%b"scopeSpans":[{%b"spans":[%b]}]}' % (around.resource, around.scope, b",".join(one.span for one in members))
-        for around, members in groupby(slices, lambda one: one.around)
-    ]
-    return b'{"resourceSpans":[%b]}' % b",".join(groups)
-
-
-class _Request(msgspec.Struct, frozen=True, rename="camel"):
-    resource_spans: Raw = Raw()
-
-
-class _Group(msgspec.Struct, frozen=True, rename="camel"):
-    resource: Raw = Raw()
-    scope_spans: Raw = Raw()
-    schema_url: Raw = Raw()
-
-
-class _Scope(msgspec.Struct, frozen=True, rename="camel"):
-    scope: Raw = Raw()
-    spans: Raw = Raw()
-    schema_url: Raw = Raw()
-
-
-_decode_request = msgspec.json.Decoder(_Request).decode
-_decode_group: Callable[[Raw], _Group] = msgspec.json.Decoder(_Group).decode
-_decode_scope: Callable[[Raw], _Scope] = msgspec.json.Decoder(_Scope).decode
-_decode_list = msgspec.json.Decoder(list[Raw]).decode
-
-
-def _list(raw: Raw) -> list[Raw]:
-    text = bytes(raw)
-    if not text or text == b"null":
-        return []
-    if len(text) > limits.ENVELOPE_BYTES:
-        jsontext.check_values(text, 1, limits.GROUPS, "spans in one list")
-    return _decode_list(text)
-
-
-def _members(**values: Raw) -> bytes:
-    """What stands before the list in an object: each member that was sent, with a comma after it."""
-    return b"".join(b'"%b":%b,' % (name.encode(), bytes(raw)) for name, raw in values.items() if bytes(raw))

@@ -1,0 +1,66 @@
+"""Spans cut out of a request, each with what it cannot be read without, and requests made of them again."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tracebility.errors import PayloadTooLarge
+from tracebility.wire import limits
+from tracebility.wire.inspection import Inspection, Part
+from tracebility.wire.rejection import Rejection
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Around:
+    """A scope and its resource, as they came."""
+
+    resource: bytes
+    scope: bytes
+
+
+class Slice(NamedTuple):
+    """One span, as it came."""
+
+    around: Around
+    span: bytes
+
+
+def in_parts(
+    slices: Iterable[Slice],
+    why_not: Callable[[int, Slice], str],
+    why_not_around: Callable[[Around], str],
+    join: Callable[[Iterable[Slice]], bytes],
+) -> Inspection:
+    """Those of ``slices`` that can be kept, in requests of about ``limits.ENVELOPE_BYTES``.
+
+    ``why_not`` says what keeps a span from being stored, ``why_not_around`` what keeps all that share a scope.
+    """
+    refused: list[Rejection] = []
+    parts: list[Part] = []
+    members: list[Slice] = []
+    size = items = 0
+    around, around_reason = None, ""
+    for index, one in enumerate(slices):
+        if one.around is not around:
+            around = one.around
+            around_reason = why_not_around(around)
+        reason = f"span {index}: {around_reason}" if around_reason else why_not(index, one)
+        if reason:
+            refused.append(Rejection(index, reason))
+            continue
+        items += 1
+        if members and size + len(one.span) > limits.ENVELOPE_BYTES:
+            parts.append(Part(join(members), len(members)))
+            members, size = [], 0
+        if not members or members[-1].around is not around:
+            size += len(around.resource) + len(around.scope)
+        size += len(one.span)
+        members.append(one)
+    if members:
+        parts.append(Part(join(members), len(members)))
+    return Inspection(items, refused, tuple(parts))
+
+
+def too_many_spans() -> PayloadTooLarge:
+    """More spans than a request may hold."""
+    return PayloadTooLarge(f"The body holds more than {limits.ITEMS} spans.", hint="Send fewer a request.")
