@@ -12,7 +12,7 @@ from tracebility.errors import ConfigurationError, TracebilityError
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 5.0
 # Alive this long, it counts as recovered: the next death starts at the first backoff again.
-RECOVERED_S = 10.0
+RECOVERED_S = 5.0
 # So many deaths in a row mean that it keeps dying; during the start they end the start.
 KEEPS_DYING = 3
 READY_TIMEOUT_S = (

@@ -64,9 +64,10 @@ class Supervisor:
             StartFailed: when a store or target does not become ready.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
-                loop.add_signal_handler(number, self._asked_to_stop)
+        nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        asking = (signal.SIGINT, signal.SIGTERM) if nohup else (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in asking:
+            loop.add_signal_handler(number, self._asked_to_stop)
         self._data = DataDir.open(self._options.data_dir)
         self._listener: socket.socket | None = None
         try:
@@ -94,6 +95,9 @@ class Supervisor:
             if self._listener is not None:
                 self._listener.close()
             self._data.close()
+            for number in asking:  # Everything has ended; another Ctrl-C must not make an error of it.
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
         return 0
 
     # -- start --------------------------------------------------------------------------------------------------------
@@ -266,4 +270,7 @@ def up(options: UpOptions, console: Console) -> int:
         for line in failed.last_lines:
             sys.stderr.write(f"    {line}\n")
         sys.stderr.write(f"tracebility: {failed}\n")
+        return 1
+    except OSError as error:  # A full disk, a folder that was made read-only.
+        sys.stderr.write(f"tracebility: {error.filename or 'The start failed'}: {error.strerror}\n")
         return 1
