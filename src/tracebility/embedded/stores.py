@@ -59,7 +59,7 @@ class Stores:
             keep("valkey", valkey.program, lambda: probes.valkey(valkey.url))
         if environment.get("TRACEBILITY_CLICKHOUSE_URL"):
             stores.clickhouse_url = stores.clickhouse_reader_url = environment["TRACEBILITY_CLICKHOUSE_URL"]
-        elif find_spec("tracebility.embedded.clickhouse.__main__") is not None:
+        else:
             front = ClickHouse(data.path / "clickhouse", secrets, stores.pg_dsn)
             stores.clickhouse_url, stores.clickhouse_reader_url = front.url(), front.url(reader=True)
             keep("clickhouse", front.program, lambda: probes.clickhouse(front.url()))

@@ -135,8 +135,6 @@ class Supervisor:
                 one.cancel()
 
     async def _prepare(self) -> None:
-        if not self._stores.clickhouse_url:
-            return
         tenant_file = self._data.path / TENANT_FILE
         argv = [sys.executable, "-m", "tracebility.embedded.prepare", str(tenant_file)]
         await self._run_to_end(Program("prepare", argv, environment=self._stores.environment()))

@@ -60,8 +60,9 @@ async def _serve(settings: FrontSettings, listener: socket.socket) -> None:
     shutil.rmtree(spool, ignore_errors=True)
     spool.mkdir(mode=0o700)
     host = await EngineHost.open(settings)
+    front = Front(settings, host, spool)
     config = uvicorn.Config(
-        Front(settings, host, spool),
+        front,
         http="httptools",
         loop="uvloop",
         ws="none",
@@ -80,7 +81,10 @@ async def _serve(settings: FrontSettings, listener: socket.socket) -> None:
         loop.add_signal_handler(number, server.stop)
     port = listener.getsockname()[1]
     log("ready", port=port, pid=os.getpid(), version=host.engine.version)
+    await host.give_memory_back()
+    maintenance = asyncio.ensure_future(front.maintain())
     await server.serve(sockets=[listener])
+    maintenance.cancel()
     log("stopping")
     await host.close()
     log("stopped")

@@ -25,6 +25,9 @@ MIN_COMPRESSED_BYTES = 1024
 # A form holds a statement and parameters, never data.
 MAX_FORM_BYTES = 16 << 20
 EXIT_STUCK = 70
+_MAINTENANCE_S = 5
+# Seconds without an insert after which memory is given back: the next statement pays some 20 ms for it, once.
+_QUIET_S = 30
 
 
 class Front:
@@ -36,6 +39,19 @@ class Front:
         self._statements = Statements(host, settings.owner_pass)
         self._room = Room()
         self._spool_dir = spool_dir
+
+    async def maintain(self) -> None:
+        """Until cancelled: end sessions whose time is over, and give memory back once a busy time has passed."""
+        trimmed_after = -1
+        quiet_s = 0
+        while True:
+            inserts = self._statements.inserts
+            await asyncio.sleep(_MAINTENANCE_S)
+            await self._statements.close_idle_sessions()
+            quiet_s = quiet_s + _MAINTENANCE_S if inserts == self._statements.inserts else 0
+            if quiet_s >= _QUIET_S and trimmed_after != inserts:
+                trimmed_after = inserts
+                await self._host.give_memory_back()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -105,6 +105,7 @@ class Statements:
         self._owner_pass = owner_pass
         self._sessions = Sessions()
         self._running = 0
+        self.inserts = 0
         self._stuck = 0
 
     @asynccontextmanager
@@ -130,6 +131,7 @@ class Statements:
                 self._session_of(engine, request, statement, gone) as run,
             ):
                 if statement.data_at >= 0:
+                    self.inserts += 1
                     yield await self._insert(run, request, statement, _data(source, body, statement.data_at, request))
                 elif _streams(request, statement):
                     async with self._streamed(run, request, statement) as answer:

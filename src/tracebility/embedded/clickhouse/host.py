@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 
 from tracebility.embedded.clickhouse import policies, server_config
 from tracebility.embedded.clickhouse.engine import Engine
+from tracebility.embedded.clickhouse.footprint import give_back_library_pages
 from tracebility.embedded.clickhouse.policies import Policies
 from tracebility.embedded.clickhouse.settings import DATABASE, FrontSettings
 
@@ -64,6 +65,15 @@ class EngineHost:
             yield self.engine
         finally:
             await self._leave(changes_tables)
+
+    async def give_memory_back(self) -> None:
+        """Drop what a quiet time does not need: free pages of the heaps, and of the engine's library."""
+
+        def drop() -> None:
+            self.engine.open_and_run("SYSTEM JEMALLOC PURGE")
+            give_back_library_pages()
+
+        await self._on_control(drop)
 
     async def close(self) -> None:
         """Stop the engine, after what still runs on its threads."""

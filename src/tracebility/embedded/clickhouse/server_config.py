@@ -129,6 +129,8 @@ _QUERY_LOG = """  <query_log>
     <flush_interval_milliseconds>7500</flush_interval_milliseconds><max_size_rows>10000</max_size_rows>
   </query_log>
 """
+
+
 def write(settings: FrontSettings, filters: Mapping[str, str]) -> Path:
     """Write ``config.xml`` and ``users.xml`` (0600, they hold the policy's pass) and give the path of the first."""
     folder = settings.data_dir / "config"
