@@ -69,11 +69,12 @@ async def _latest(rows: ScopedClickHouse, window: Window, limit: int) -> AsyncIt
             row["run_id"]: (row["start_ns"], row["run_id"])
             for row in await rows.rows("read_runs_versions", ids=list(newest))
         }
-        end = _place(candidates[-1]) if len(candidates) == ask else (EARLIEST_NS, "")
+        begin = (window.before_ns, window.before_id)
+        end = _place(candidates[-1]) if len(candidates) == ask else (window.from_ns, "")
         for row in candidates:
             run_id = row["run_id"]
-            if row["version"] != newest[run_id] or run_id in seen or places.get(run_id, end) < end:
-                continue
+            if row["version"] != newest[run_id] or run_id in seen or not end <= places.get(run_id, end) < begin:
+                continue  # replaced; or its latest version belongs further down, or was given further up
             seen.add(run_id)
             yield row
             if len(seen) == limit:

@@ -8,7 +8,7 @@ request that names no tenant sees no rows.
 
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import structlog
 
@@ -30,6 +30,7 @@ REQUEST_SETTINGS: Mapping[str, str] = {
 ANSWER_WAIT_S = 15.0  # answers take milliseconds; nobody waits longer for a page
 
 ReadQuery = Literal["read_runs_newest", "read_runs_versions", "read_run", "read_run_spans"]
+READ_QUERIES: frozenset[str] = frozenset(get_args(ReadQuery))
 
 _log = structlog.get_logger()
 _SEAL: Final = object()

@@ -88,6 +88,14 @@ def tenants(two_orgs: Any, engine: clickhouse.Engine) -> tuple[Writer, Writer]:
 
 
 @pytest.fixture
+async def without_merges(engine: clickhouse.Engine) -> AsyncIterator[None]:
+    """Replaced versions stay where they are."""
+    await engine.execute("SYSTEM STOP MERGES run")
+    yield
+    await engine.execute("SYSTEM START MERGES run")
+
+
+@pytest.fixture
 def key_with(control: postgres.Postgres) -> Any:
     """Makes a key of a tenant with other scopes."""
 

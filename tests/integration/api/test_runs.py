@@ -65,7 +65,7 @@ async def test_a_run_shows_what_is_stored_of_it(api: httpx.AsyncClient, tenants:
 
 
 async def test_pages_hold_every_run_once_newest_first_whatever_versions_are_stored(
-    api: httpx.AsyncClient, tenants: Any
+    api: httpx.AsyncClient, tenants: Any, without_merges: None
 ) -> None:
     """Against the engine's own FINAL, for runs of many versions whose starts move and collide."""
     writer, other = tenants

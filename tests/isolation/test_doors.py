@@ -1,0 +1,140 @@
+"""What can be seen without running anything: request code has one way to the engine, and it begins with a scope."""
+
+import ast
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+import tracebility
+from tracebility.api import auth, pages, scope
+from tracebility.api.app import routes
+from tracebility.stores import scoped
+from tracebility.stores.queries import query
+
+SOURCE = Path(tracebility.__file__).parent
+API_MODULES = sorted(SOURCE.joinpath("api").rglob("*.py"))
+RAW_CLIENTS = {"tracebility.stores.clickhouse", "clickhouse_connect", "chdb"}
+
+
+def tree_of(module: Path) -> ast.Module:
+    return ast.parse(module.read_text(), str(module))
+
+
+def imported(module: Path) -> Iterator[str]:
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute, so that this test can read them"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def named(module: Path) -> set[str]:
+    """Every name, attribute and text in the module's code."""
+    found = set()
+    for node in ast.walk(tree_of(module)):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name):
+                found.add(name)
+            case ast.Constant(value=str(text)):
+                found.add(text)
+    return found
+
+
+@pytest.mark.parametrize("module", API_MODULES, ids=lambda module: str(module.relative_to(SOURCE)))
+def test_request_code_cannot_name_the_raw_client(module: Path) -> None:
+    assert not [name for name in imported(module) if any(re.match(rf"{raw}(\.|$)", name) for raw in RAW_CLIENTS)]
+    assert not named(module) & {"importlib.import_module", "import_module", "__import__", "eval", "exec", "sys.modules"}
+
+
+@pytest.mark.parametrize("module", API_MODULES, ids=lambda module: str(module.relative_to(SOURCE)))
+def test_request_code_reaches_into_no_other_object(module: Path) -> None:
+    """The client that `ScopedEngine` holds is private; so is the seal of a scope."""
+    for node in ast.walk(tree_of(module)):
+        if (
+            isinstance(node, ast.Attribute)
+            and node.attr.startswith("_")
+            and node.attr not in ("_replace", "_make", "__name__")
+        ):
+            assert isinstance(node.value, ast.Name)
+            assert node.value.id == "self", f"{module.name}:{node.lineno} reads {node.attr}"
+    assert not {name for name in named(module) if "_SEAL" in name or "__engine" in name}
+
+
+def test_a_scope_is_made_in_one_place() -> None:
+    makers = {
+        str(module.relative_to(SOURCE))
+        for module in SOURCE.rglob("*.py")
+        if named(module) & {"sealed_scope", "_SEAL"} and module.name != "scoped.py"
+    }
+    assert makers == {"api/scope.py"}
+    calls = [
+        function.name
+        for function in ast.walk(tree_of(SOURCE / "api/scope.py"))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        and any(isinstance(node, ast.Call) and ast.unparse(node.func) == "sealed_scope" for node in ast.walk(function))
+    ]
+    assert calls == ["resolve_project_scope"]
+
+
+def test_a_scope_cannot_be_made_without_the_seal() -> None:
+    with pytest.raises(TypeError, match="resolve_project_scope"):
+        scoped.TenantScope(org_id=None, workspace_id=None, project_id=None, key_id=None, seal=object())  # type: ignore[arg-type]
+
+
+def dependencies(dependant: Dependant) -> Iterator[object]:
+    yield dependant.call
+    for below in dependant.dependencies:
+        yield from dependencies(below)
+
+
+def api_routes() -> list[APIRoute]:
+    return [route for route in routes() if isinstance(route, APIRoute)]
+
+
+@pytest.mark.parametrize("route", api_routes(), ids=lambda route: f"{min(route.methods)} {route.path}")
+def test_every_route_goes_through_the_scope(route: APIRoute) -> None:
+    asked = list(dependencies(route.dependant))
+    if "{project_id}" in route.path:
+        assert scope.tenant_rows in asked or pages.page_rows in asked
+    if route.path.startswith("/v1/"):
+        assert auth.reader in asked
+        assert pages.page_principal not in asked, "the cookie is for pages"
+    if {"{run_id}", "{span_id}"} & set(re.findall(r"{\w+}", route.path)):
+        assert "{project_id}" in route.path
+
+
+def test_there_are_routes_to_look_at() -> None:
+    assert len(api_routes()) >= 8
+    assert {type(route).__name__ for route in routes()} == {"APIRoute"}
+
+
+def test_both_ways_to_rows_ask_for_the_scope() -> None:
+    for module, name in (("api/scope.py", "tenant_rows"), ("api/pages.py", "page_rows")):
+        [function] = [
+            node
+            for node in ast.walk(tree_of(SOURCE / module))
+            if isinstance(node, ast.AsyncFunctionDef) and node.name == name
+        ]
+        assert "within(await resolve_project_scope(" in ast.unparse(function)
+
+
+@pytest.mark.parametrize("name", sorted(scoped.READ_QUERIES))
+def test_every_query_filters_by_the_whole_scope_at_each_table(name: str) -> None:
+    text = re.sub(r"--.*", "", query(name))
+    tables = re.findall(r"\b(?:FROM|JOIN)\s+(\w+)", text)
+    assert tables
+    assert text.count("org_id = {org:UUID} AND project_id = {project:UUID}") == len(tables)
+
+
+def test_every_read_query_is_known_to_the_door() -> None:
+    written = re.findall(
+        r"^-- name: (\w+)", files("tracebility.stores").joinpath("sql/read_runs.sql").read_text(), re.MULTILINE
+    )
+    assert set(written) == set(scoped.READ_QUERIES)
