@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import structlog
+
 from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
@@ -31,6 +33,9 @@ PIPELINES = 2
 # Above the worst fsync stall of a healthy disk; early enough for the disk buffer to answer in an exporter's time.
 DEADLINE_S = 1.5
 SECONDS_PER_BYTE = 1 / (16 << 20)
+
+
+_log = structlog.get_logger()
 
 
 class Streams(Protocol):
@@ -136,6 +141,8 @@ class Enqueuer:
 
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._sending.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("a pipeline failed; what it carried goes to disk", exc_info=task.exception())
         self._start()
 
     def _next(self) -> tuple[list[Group], list[asyncio.Future[bool]], int]:

@@ -1,0 +1,367 @@
+"""The disk buffer: on disk before the answer, bounded for all and for each, empty when the queue has taken all."""
+
+import asyncio
+import errno
+import os
+import stat
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from tracebility.errors import ConfigurationError, Overloaded, StoreUnavailable
+from tracebility.ids import OrgId
+from tracebility.ingest.enqueue import Entry, Gate
+from tracebility.ingest.metrics import IngestMetrics
+from tracebility.ingest.spool import buffer, replay, segments
+from tracebility.ingest.spool.buffer import Spool
+from tracebility.ingest.spool.replay import Replayer
+from tracebility.telemetry import Metrics
+from tracebility.tenant.shards import shard_of, stream_of
+
+ORGS = [OrgId(UUID(int=number)) for number in range(1, 9)]
+CAP = 64 << 20
+
+
+class Queue:
+    """What the replay needs of a queue, which takes or refuses as told."""
+
+    def __init__(self) -> None:
+        self.taken: list[Entry] = []
+        self.takes = True
+        self.changed = asyncio.Event()
+
+    async def append_groups(self, groups: Sequence[Sequence[Entry]]) -> list[Any]:
+        self.changed.set()
+        if not self.takes:
+            raise StoreUnavailable("redis", "away")
+        self.taken += [entry for group in groups for entry in group]
+        return [[b"1-1"]] * len(groups)
+
+    async def ping(self) -> None:
+        await self.append_groups([])
+
+
+def entry(text: str, size: int = 10) -> dict[str, bytes]:
+    return {"h": text.encode(), "b": b"x" * size}
+
+
+@asynccontextmanager
+async def opened(path: Path, cap: int = CAP) -> AsyncIterator[Spool]:
+    spool = await Spool.open(path, cap, IngestMetrics(Metrics()))
+    try:
+        yield spool
+    finally:
+        await spool.close()
+
+
+@asynccontextmanager
+async def replaying(spool: Spool, queue: Queue, gate: Gate | None = None) -> AsyncIterator[None]:
+    metrics = spool._metrics
+    task = asyncio.create_task(Replayer(spool, queue, gate or Gate(metrics), metrics).run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110  (the product tells nobody)
+            await asyncio.sleep(0.01)
+
+
+async def emptied(spool: Spool) -> None:
+    await until(lambda: not spool.chains)
+
+
+def files(folder: Path, pattern: str = "*.spool") -> list[Path]:
+    return sorted(folder.glob(pattern))
+
+
+async def fill(spool: Spool, org: OrgId, size: int, *, times: int = 1) -> None:
+    for _ in range(times):
+        await write(spool, org, "flood", size=size)
+
+
+async def write(spool: Spool, org: OrgId, *texts: str, size: int = 10) -> None:
+    await spool.write(shard_of(org), org, [entry(text, size) for text in texts])
+
+
+def value(spool: Spool, name: str) -> float:
+    return spool._metrics.all.registry.get_sample_value(name) or 0.0
+
+
+async def test_what_was_written_is_replayed_in_order_to_its_shard(tmp_path: Path) -> None:
+    queue = Queue()
+    async with opened(tmp_path) as spool:
+        await asyncio.gather(*(write(spool, org, f"{org} {number}") for number in range(50) for org in ORGS))
+        async with replaying(spool, queue):
+            await emptied(spool)
+        assert value(spool, "tracebility_spool_bytes") == 0
+    for org in ORGS:
+        mine = [(stream, fields["h"].decode()) for stream, fields in queue.taken if str(org) in fields["h"].decode()]
+        assert mine == [(stream_of(shard_of(org)), f"{org} {number}") for number in range(50)]
+    assert [path.name for path in files(tmp_path, "*")] == ["lock"]
+
+
+async def test_file_names_carry_the_shard(tmp_path: Path) -> None:
+    async with opened(tmp_path) as spool:
+        for org in ORGS:
+            await write(spool, org, "x")
+        assert {int(path.name[1:3]) for path in files(tmp_path)} == {shard_of(org) for org in ORGS}
+        assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in files(tmp_path, "*"))
+
+
+async def test_leftovers_of_a_dead_process_are_replayed_first(tmp_path: Path) -> None:
+    async with opened(tmp_path) as spool:
+        await write(spool, ORGS[0], "first")
+        held = spool._held
+    queue = Queue()
+    async with opened(tmp_path) as spool:
+        assert spool._held == held
+        assert spool._by_org == {ORGS[0].bytes: held}
+        await write(spool, ORGS[0], "second")
+        async with replaying(spool, queue):
+            await emptied(spool)
+    assert [fields["h"] for _, fields in queue.taken] == [b"first", b"second"]
+
+
+async def test_a_torn_tail_and_a_damaged_record_block_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path) as spool:
+        for text in ("one", "two", "six"):
+            await write(spool, ORGS[0], text)
+    [path] = files(tmp_path)
+    data = path.read_bytes()
+    place = data.index(b"two")
+    path.write_bytes(data[:place] + b"?" + data[place + 1 :] + data[:20])
+    queue = Queue()
+    async with opened(tmp_path) as spool:
+        async with replaying(spool, queue):
+            await emptied(spool)
+        assert value(spool, "tracebility_spool_damaged_bytes_total") == len(data) / 3
+        assert value(spool, "tracebility_spool_torn_bytes_total") == 20
+        assert spool._held == len(data) / 3
+    assert [fields["h"] for _, fields in queue.taken] == [b"one", b"six"]
+    [aside] = files(tmp_path, "*.damaged")
+    assert b"?wo" in aside.read_bytes()
+
+
+async def test_nothing_is_deleted_before_the_queue_has_it(tmp_path: Path) -> None:
+    queue = Queue()
+    queue.takes = False
+    async with opened(tmp_path) as spool:
+        await write(spool, ORGS[0], "kept")
+        gate = Gate(spool._metrics)
+        async with replaying(spool, queue, gate):
+            await queue.changed.wait()
+            assert files(tmp_path)
+            await write(spool, ORGS[0], "while it is away")
+            queue.takes = True
+            await emptied(spool)
+            assert not gate.is_shut
+    assert [fields["h"] for _, fields in queue.taken] == [b"kept", b"while it is away"]
+
+
+async def test_a_gate_that_is_shut_opens_when_an_idle_queue_is_back(tmp_path: Path) -> None:
+    async with opened(tmp_path) as spool:
+        gate = Gate(spool._metrics)
+        gate.shut("away")
+        async with replaying(spool, Queue(), gate):
+            await until(lambda: not gate.is_shut)
+
+
+async def test_one_org_cannot_fill_the_buffer(tmp_path: Path) -> None:
+    async with opened(tmp_path, cap=1 << 20) as spool:
+        with pytest.raises(Overloaded, match="share"):
+            await fill(spool, ORGS[0], 100_000, times=10)
+        assert spool._by_org[ORGS[0].bytes] <= (1 << 20) * buffer.ORG_SHARE
+        for org in ORGS[1:4]:
+            await fill(spool, org, 200_000)
+        await fill(spool, ORGS[4], 200_000)
+        with pytest.raises(Overloaded, match="full"):
+            await fill(spool, ORGS[5], 200_000)
+        assert not spool.accepts
+        assert sum(path.stat().st_size for path in files(tmp_path, "*")) <= 1 << 20
+        async with replaying(spool, Queue()):
+            await emptied(spool)
+        assert spool.accepts
+        await write(spool, ORGS[0], "again", size=100_000)
+
+
+async def test_an_org_that_holds_much_delays_the_others_by_one_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buffer, "SEGMENT_BYTES", 1000)
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 1000)
+    monkeypatch.setattr(replay, "BATCH_BYTES", 1000)
+    flooding = ORGS[0]
+    victim = next(
+        org
+        for org in map(OrgId, map(UUID, (f"{n:032x}" for n in range(100, 999))))
+        if shard_of(org) == shard_of(flooding)
+    )
+    queue = Queue()
+    async with opened(tmp_path) as spool:
+        for number in range(100):
+            await write(spool, flooding, f"flood {number}", size=500)
+        await write(spool, victim, "victim")
+        async with replaying(spool, queue):
+            await emptied(spool)
+    order = [fields["h"].decode() for _, fields in queue.taken]
+    assert order.index("victim") < 10
+    assert [text for text in order if text != "victim"] == [f"flood {number}" for number in range(100)]
+
+
+async def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+    async with opened(tmp_path):
+        with pytest.raises(ConfigurationError, match=str(os.getpid())):
+            await Spool.open(tmp_path, CAP, IngestMetrics(Metrics()))
+    async with opened(tmp_path):
+        pass
+
+
+async def test_a_folder_that_cannot_be_used_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="TRACEBILITY_SPOOL_DIR"):
+        await Spool.open(tmp_path / "file" / "folder", CAP, IngestMetrics(Metrics()))
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("call", ["fdatasync", "writev"])
+async def test_a_failing_disk_refuses_and_is_never_asked_to_flush_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, call: str
+) -> None:
+    monkeypatch.setattr(buffer, "REFUSE_S", 0.0)
+    real = getattr(os, call)
+    failed: list[int] = []
+
+    def failing(fd: int, *arguments: Any) -> Any:
+        if not failed:
+            failed.append(fd)
+            raise OSError(error, os.strerror(error))
+        return real(fd, *arguments)
+
+    queue = Queue()
+    async with opened(tmp_path) as spool:
+        await write(spool, ORGS[0], "before")
+        [first] = files(tmp_path)
+        size = first.stat().st_size
+        monkeypatch.setattr(segments.os, call, failing)
+        with pytest.raises(Overloaded):
+            await write(spool, ORGS[0], "refused")
+        assert first.stat().st_size == size
+        await write(spool, ORGS[0], "after")
+        assert len(files(tmp_path)) == 2
+        assert value(spool, "tracebility_spool_write_errors_total") == 1
+        async with replaying(spool, queue):
+            await emptied(spool)
+        assert spool._held == 0
+    assert [fields["h"] for _, fields in queue.taken] == [b"before", b"after"]
+
+
+async def test_a_full_disk_refuses_before_anything_was_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def full(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
+        if str(path).endswith(".spool") and flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, "full")
+        return real(path, flags, *arguments, **named)
+
+    async with opened(tmp_path) as spool:
+        monkeypatch.setattr(segments.os, "open", full)
+        for _ in range(3):
+            with pytest.raises(Overloaded) as refusal:
+                await write(spool, ORGS[0], "refused")
+            assert refusal.value.retry_after_s
+        assert not spool.accepts
+        assert spool._held == 0
+
+
+async def test_a_flush_covers_all_who_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushes: list[int] = []
+    real = os.fdatasync
+    monkeypatch.setattr(segments.os, "fdatasync", lambda fd: (flushes.append(fd), real(fd)))
+    async with opened(tmp_path) as spool:
+        await asyncio.gather(*(write(spool, ORGS[0], f"{number}") for number in range(200)))
+    assert len(flushes) < 20
+
+
+async def test_segments_end_and_are_deleted_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 1000)
+    queue = Queue()
+    async with opened(tmp_path) as spool:
+        for number in range(50):
+            await write(spool, ORGS[0], f"{number}", size=300)
+        assert len(files(tmp_path)) > 10
+        async with replaying(spool, queue):
+            await emptied(spool)
+    assert [fields["h"].decode() for _, fields in queue.taken] == [f"{number}" for number in range(50)]
+
+
+async def test_a_file_that_cannot_be_read_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue()
+    async with opened(tmp_path) as spool:
+        await write(spool, ORGS[0], "lost")
+        await write(spool, ORGS[1], "kept")
+        real = os.pread
+        [lost] = files(tmp_path, f"s{shard_of(ORGS[0]):02d}*")
+
+        def failing(fd: int, count: int, offset: int) -> bytes:
+            if os.readlink(f"/proc/self/fd/{fd}") == str(lost):
+                raise OSError(errno.EIO, "bad sector")
+            return real(fd, count, offset)
+
+        monkeypatch.setattr(segments.os, "pread", failing)
+        async with replaying(spool, queue):
+            await emptied(spool)
+    assert [fields["h"] for _, fields in queue.taken] == [b"kept"]
+    assert lost.with_suffix(".damaged").exists()
+
+
+# --- a process that dies at a failpoint ---
+
+DYING = """
+import asyncio, sys
+from pathlib import Path
+from uuid import UUID
+from tracebility.ingest.metrics import IngestMetrics
+from tracebility.ingest.spool.buffer import Spool
+from tracebility.telemetry import Metrics
+
+async def main():
+    spool = await Spool.open(Path(sys.argv[1]), 1 << 26, IngestMetrics(Metrics()))
+    for number in range(5):
+        await spool.write(3, UUID(int=1), [{"h": b"%d" % number, "b": b"x" * 1000}])
+        print(number, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("point", ["spool_after_write_before_fsync", "spool_after_fsync_before_answer"])
+async def test_what_was_acknowledged_before_a_kill_is_replayed_once(tmp_path: Path, point: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        DYING,
+        str(tmp_path),
+        env={**os.environ, "TRACEBILITY_FAILPOINT": f"{point}:3"},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == -9
+    acknowledged = output.split()
+    queue = Queue()
+    async with opened(tmp_path) as spool, replaying(spool, queue):
+        await emptied(spool)
+    stored = [fields["h"] for _, fields in queue.taken]
+    assert stored[: len(acknowledged)] == acknowledged == [b"0", b"1"]
+    assert len(stored) <= 3
