@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
-from uuid import uuid4
 
 import lz4.frame
 import zstandard
@@ -327,8 +326,3 @@ BAD_DATA = frozenset(
         467,  # CANNOT_PARSE_BOOL
     }
 )
-
-
-def new_query_id(purpose: str) -> str:
-    """An id under which a statement can be found again in the engine's list of what runs."""
-    return f"tracebility-{purpose}-{uuid4()}"

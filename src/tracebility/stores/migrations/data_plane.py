@@ -13,14 +13,15 @@ from operator import attrgetter
 
 from tracebility.errors import TracebilityError
 from tracebility.failpoints import failpoint
-from tracebility.stores.clickhouse import Engine, EngineRejected, connect, new_query_id
+from tracebility.stores.clickhouse import Engine, EngineRejected, connect
 from tracebility.stores.migrations.control_plane import ControlPlane, Say
 from tracebility.stores.migrations.files import Load, Migration, SchemaError, Step, steps
 from tracebility.stores.migrations.history import Record
 from tracebility.stores.queries import query
 
 STATEMENT_TIMEOUT_S = 7 * 24 * 3600.0  # the backfill of a large table may take a day; it must not be cut off
-_LEFT_OVER_PAUSE_S = 0.2
+_LEFT_OVER_PAUSE_S = 0.5
+_MARK = "/* tracebility migrate */ "  # by which a later runner finds the statement in the list of what runs
 _WHOLE_FILE = 0  # the version table's row for a file as a whole; its statements count from 1
 
 
@@ -51,15 +52,11 @@ class DataPlane:
         ]
 
     async def prepare(self, say: Say) -> None:
-        """Create the version table, and wait for what a runner that died has left running."""
+        """Create the version table, and end what a runner that died left running: it would copy rows a second time."""
         await self._engine.execute(query("create_steps_table"))
-        waiting = False
-        while left_over := (await self._engine.query(query("left_over_statements"))).rows:
-            if not waiting:
-                say(
-                    f"A statement of an earlier run is still running in ClickHouse ({left_over[0][0]}). Waiting for it."
-                )
-                waiting = True
+        while (await self._engine.query(query("left_over_statements"))).rows:
+            say("A statement of an earlier run is still running in ClickHouse. Ending it.")
+            await self._engine.execute(query("end_left_over_statements"))
             await asyncio.sleep(_LEFT_OVER_PAUSE_S)
 
     async def apply(self, migration: Migration, control_plane: ControlPlane, say: Say) -> None:
@@ -100,7 +97,7 @@ class DataPlane:
             if isinstance(step.action, Load):
                 await self._load(step.action, control_plane)
             else:
-                await self._engine.execute(step.action, settings=_settings())
+                await self._engine.execute(_MARK + step.action, settings={"max_execution_time": "0"})
         except EngineRejected as error:
             raise SchemaError(
                 f"{migration.label}, statement {step.number} of {steps_in_all}: {' '.join(error.detail.split())} "
@@ -134,7 +131,3 @@ class DataPlane:
                 "state": state,
             },
         )
-
-
-def _settings() -> dict[str, str]:
-    return {"query_id": new_query_id("migrate"), "max_execution_time": "0"}

@@ -64,7 +64,12 @@ INSERT INTO schema_migration (number, step, name, checksum, state)
 SELECT {number:UInt32}, {step:UInt32}, {name:String}, {checksum:String}, {state:String}
 
 -- name: left_over_statements
-SELECT query_id FROM system.processes WHERE query_id LIKE 'tracebility-migrate-%'
+SELECT query_id
+FROM system.processes
+WHERE position(query, concat('/* tracebility ', 'migrate */')) > 0 AND current_database = currentDatabase()
+
+-- name: end_left_over_statements
+KILL QUERY WHERE position(query, concat('/* tracebility ', 'migrate */')) > 0 AND current_database = currentDatabase() ASYNC
 
 -- name: table_exists
 SELECT name FROM system.tables WHERE database = currentDatabase() AND name = {table:String}

@@ -1,6 +1,9 @@
 """A control plane and a data plane as they were before tenancy, with rows in all eight tables."""
 
+import asyncio
+import json
 import re
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,7 @@ from tracebility.stores.policies import DATA_TABLES
 from tracebility.stores.postgres import Postgres
 
 BEFORE_TENANCY = 5
+RUNNER = Path(__file__).with_name("killed_runner.py")
 ROWS = Path(__file__).parents[3] / "data" / "migrations" / "pre_tenancy_rows.sql"
 
 # What a table says, whatever its parts: every column but those that 0006 adds (EXCEPT passes over what is not there).
@@ -60,6 +64,41 @@ class OldPlane:
     async def schema(self) -> dict[str, str]:
         """Every table and how it is made."""
         return {str(name): str(text) for name, text in (await self.engine.query(SCHEMA)).rows}
+
+
+class Runners:
+    """Runners of migrations in processes of their own, which may be told to die at a statement."""
+
+    def __init__(self, server: asyncio.subprocess.Process, dsns: tuple[str, str]) -> None:
+        self._server = server
+        self._dsns = dsns
+
+    async def start(self, kill_at: tuple[int, int, str] = (0, 0, "")) -> int:
+        """Start one, to be killed at (file, step, before or after it); its pid."""
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps({"kill_at": kill_at, "dsns": self._dsns}).encode() + b"\n")
+        return await self.ended()
+
+    async def ended(self) -> int:
+        """The exit code of the one that was started."""
+        assert self._server.stdout is not None
+        return int(await self._server.stdout.readline())
+
+    async def run(self, kill_at: tuple[int, int, str]) -> int:
+        """Start one and wait for its end."""
+        await self.start(kill_at)
+        return await self.ended()
+
+
+@pytest.fixture
+async def runners(old_plane: OldPlane) -> AsyncIterator[Runners]:
+    server = await asyncio.create_subprocess_exec(
+        sys.executable, RUNNER, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    yield Runners(server, old_plane.dsns)
+    assert server.stdin is not None
+    server.stdin.close()
+    await server.wait()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ TRACEBILITY = Path(sys.executable).parent / "tracebility"
 TABLES = "SELECT count() FROM system.tables WHERE database = currentDatabase()"
 
 
-async def command(databases: Any, *arguments: str, **environment: str) -> tuple[int, str, str]:
+async def command(stores: Any, databases: Any, *arguments: str, **environment: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         TRACEBILITY,
         "migrate",
@@ -29,6 +29,7 @@ async def command(databases: Any, *arguments: str, **environment: str) -> tuple[
             "PATH": os.environ["PATH"],
             "TRACEBILITY_PG_DSN": databases.pg_dsn,
             "TRACEBILITY_CLICKHOUSE_URL": databases.clickhouse_url,
+            "TRACEBILITY_REDIS_URL": stores.redis_url,
             **environment,
         },
         stdout=asyncio.subprocess.PIPE,
@@ -88,31 +89,31 @@ async def test_an_applied_file_that_changed_is_refused(databases: Any) -> None:
     await control.execute("DELETE FROM schema_migration WHERE number = 3")
     with pytest.raises(SchemaError, match=r"0003_membership\.sql: .*already exists.* Nothing of the file was applied"):
         await migrate(*databases.both)
-    await engine.execute(
-        "INSERT INTO schema_migration VALUES (9, 0, '0009_later.sql', 'x', 'done', now())"
-    )
+    await engine.execute("INSERT INTO schema_migration VALUES (9, 0, '0009_later.sql', 'x', 'done', now())")
     with pytest.raises(SchemaError, match=r"migration 0009_later\.sql, which this release does not know"):
         await status(*databases.both)
     await control.close()
     await engine.close()
 
 
-async def test_the_command_resumes_after_kill_9(databases: Any) -> None:
-    killed, _, _ = await command(databases, TRACEBILITY_FAILPOINT="migrate_before_record:12")
+async def test_the_command_resumes_after_kill_9(stores: Any, databases: Any) -> None:
+    killed, _, _ = await command(stores, databases, TRACEBILITY_FAILPOINT="migrate_before_record:12")
     assert killed == -signal.SIGKILL
-    code, out, _ = await command(databases, "status", "--json")
+    code, out, _ = await command(stores, databases, "status", "--json")
     assert code == 0
     assert "interrupted" in {standing["state"] for standing in json.loads(out)["migrations"]}
-    code, _, said = await command(databases)
+    code, _, said = await command(stores, databases)
     assert code == 0
     assert ": going on" in said
-    code, out, _ = await command(databases, "--dry-run", "--json")
+    code, out, _ = await command(stores, databases, "--dry-run", "--json")
     assert (code, json.loads(out)) == (0, {"migrations": []})
 
 
-async def test_the_command_says_in_one_line_what_is_wrong_with_a_dsn(databases: Any, wrong_password: Any) -> None:
+async def test_the_command_says_in_one_line_what_is_wrong_with_a_dsn(
+    stores: Any, databases: Any, wrong_password: Any
+) -> None:
     refused = wrong_password(databases.clickhouse_url)
-    code, out, err = await command(databases, TRACEBILITY_CLICKHOUSE_URL=refused)
+    code, out, err = await command(stores, databases, TRACEBILITY_CLICKHOUSE_URL=refused)
     assert (code, out) == (2, "")
     assert err.startswith("tracebility: TRACEBILITY_CLICKHOUSE_URL: the store at 127.0.0.1:")
     assert err.count("\n") == 1

@@ -1,10 +1,8 @@
 """Migration 0006 on a data plane that holds rows: each keeps what it says and gets its tenant, wherever a run dies."""
 
 import asyncio
-import multiprocessing
-import runpy
+import os
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +14,7 @@ from tracebility.stores.policies import DATA_TABLES
 
 SPANS = 200_000
 FEW = 2_000
-RUNNER = str(Path(__file__).with_name("killed_runner.py"))
 TENANTS = "SELECT DISTINCT project_id, org_id, workspace_id FROM {table:Identifier} FINAL"
-
-# Processes forked from one that has the runner loaded: a run costs what it does, not a second of imports.
-forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(["tracebility.stores.migrations"])
 
 [TENANT_COLUMNS] = [migration for migration in discover("clickhouse") if migration.number == 6]
 
@@ -90,16 +83,16 @@ async def test_the_way_back_keeps_what_was_written_since_and_leads_forward_again
     assert (await tenants(old_plane, "span"))[project] == (org_id, workspace_id)
 
 
-async def test_a_run_killed_at_each_statement_is_resumed(old_plane: Any) -> None:
+async def test_a_run_killed_at_each_statement_is_resumed(old_plane: Any, runners: Any) -> None:
     """SIGKILL after each statement of 0006 and 0007, before it is recorded; each run starts from what that left."""
-    await old_plane.fill(spans=FEW, others=50)
+    await old_plane.fill(spans=400, others=50)
     before = await old_plane.fingerprints()
     files = [(migration, steps(migration.text)) for migration in discover("clickhouse") if migration.number >= 6]
     for migration, todo in files:
         for step in todo:
             if step.only_server or step.unless_table in DATA_TABLES:
                 continue  # passed over here; the second half of a rename has its own test
-            assert await killed(old_plane, (migration.number, step.number, "after")) == -signal.SIGKILL, step
+            assert await runners.run((migration.number, step.number, "after")) == -signal.SIGKILL, step
     await migrate(*old_plane.dsns)
     assert await old_plane.fingerprints() == before
     assert {table: old_plane.tenants.items() <= (await tenants(old_plane, table)).items() for table in DATA_TABLES} == (
@@ -108,27 +101,25 @@ async def test_a_run_killed_at_each_statement_is_resumed(old_plane: Any) -> None
     assert await shape_of_a_clean_run(old_plane) == await old_plane.schema()
 
 
-async def test_a_rename_that_died_half_way_is_finished(old_plane: Any) -> None:
+async def test_a_rename_that_died_half_way_is_finished(old_plane: Any, runners: Any) -> None:
     await old_plane.fill(spans=FEW, others=50)
     before = await old_plane.fingerprints()
     rename = next(step for step in steps(TENANT_COLUMNS.text) if str(step.action).startswith("RENAME TABLE span TO"))
-    assert await killed(old_plane, (6, rename.number, "before")) == -signal.SIGKILL
+    assert await runners.run((6, rename.number, "before")) == -signal.SIGKILL
     await old_plane.engine.execute("RENAME TABLE span TO span_v1")
     await migrate(*old_plane.dsns)
     assert await old_plane.fingerprints() == before
     assert await shape_of_a_clean_run(old_plane) == await old_plane.schema()
 
 
-async def test_a_run_killed_in_the_middle_of_a_backfill_doubles_nothing(old_plane: Any) -> None:
+async def test_a_run_killed_in_the_middle_of_a_backfill_doubles_nothing(old_plane: Any, runners: Any) -> None:
     await old_plane.fill(spans=SPANS, others=50)
     before = await old_plane.fingerprints()
-    process = forks.Process(target=runpy.run_path, args=(RUNNER, given(old_plane, (0, 0, "never"))))
-    process.start()
+    pid = await runners.start()
     while not await copying(old_plane):
-        assert process.is_alive()
         await asyncio.sleep(0.005)
-    process.kill()
-    await asyncio.to_thread(process.join)
+    os.kill(pid, signal.SIGKILL)
+    assert await runners.ended() == -signal.SIGKILL
     said: list[str] = []
     await migrate(*old_plane.dsns, say=said.append)
     assert "schemas/clickhouse/0006_tenant_columns.sql: going on" in said
@@ -157,17 +148,6 @@ async def test_rows_written_while_a_table_is_copied_stop_the_swap(
     assert await old_plane.fingerprints() == before
 
 
-def given(plane: Any, kill_at: tuple[int, int, str]) -> dict[str, Any]:
-    return {"kill_at": kill_at, "pg_dsn": plane.dsns[0], "clickhouse_url": plane.dsns[1]}
-
-
-async def killed(plane: Any, kill_at: tuple[int, int, str]) -> int | None:
-    process = forks.Process(target=runpy.run_path, args=(RUNNER, given(plane, kill_at)))
-    process.start()
-    await asyncio.to_thread(process.join)
-    return process.exitcode
-
-
 async def copying(plane: Any) -> bool:
     running = await plane.engine.query(
         "SELECT query FROM system.processes WHERE query LIKE '%INSERT INTO span_v2%' AND query NOT LIKE '%processes%'"
@@ -185,7 +165,7 @@ async def shape_of_a_clean_run(plane: Any) -> dict[str, str]:
 
 
 def columns(create: str) -> list[str]:
-    return create.partition("(")[2].partition(") ENGINE")[0].split(", `")
+    return [column.strip("`") for column in create.partition("(")[2].partition(") ENGINE")[0].split(", `")]
 
 
 def after(create: str, start: str, end: str) -> str:
