@@ -1,7 +1,10 @@
 """What the pages are made of: the table of runs, the spans of one, and numbers as people read them."""
 
 from collections.abc import Sequence
+from urllib.parse import quote
 from uuid import UUID
+
+import msgspec
 
 from tracebility.api import tree
 from tracebility.api.html import Html, fill, join
@@ -112,7 +115,7 @@ def money(dollars: float | None) -> str:
 def _run_row(run: Run, project_id: UUID, now_ns: int) -> Html:
     return fill(
         _RUN,
-        address=f"/projects/{project_id}/runs/{run.id}",
+        address=f"/projects/{project_id}/runs/{quote(run.id, safe='')}",
         name=run.name or "(no name)",
         preview=run.error or run.output_preview or run.input_preview,
         status=_status(run.status),
@@ -148,9 +151,12 @@ def _status(status: str) -> Html:
     return fill('<span class="status $status">$status</span>', status=status)
 
 
-def _text(raw: object) -> str:
-    text = bytes(raw).decode() if isinstance(raw, bytes | bytearray | memoryview) else str(raw)
-    return "" if text == "null" else text
+def _text(raw: msgspec.Raw) -> str:
+    """A value of a span for people: text as it is, JSON on lines of its own."""
+    value = bytes(raw)
+    if value == b"null":
+        return ""
+    return msgspec.json.decode(value, type=str) if value[:1] == b'"' else msgspec.json.format(value).decode()
 
 
 def _cut(text: str) -> str:
@@ -160,7 +166,7 @@ def _cut(text: str) -> str:
 _RUNS = """
 <div class="bar"><h1>Runs</h1><nav class="end" aria-label="Pages">$newest<a href="">Refresh</a></nav></div>
 <div class="paper"><table>
-<thead><tr><th scope="col">Run</th><th scope="col">Status</th><th scope="col">Started</th>
+<thead><tr><th scope="col">Run</th><th scope="col">Status</th><th scope="col" class="spare">Started</th>
 <th scope="col" class="number">Latency</th><th scope="col" class="number spare">Tokens</th>
 <th scope="col" class="number spare">Cost</th><th scope="col" class="number spare">Spans</th></tr></thead>
 <tbody>$rows</tbody>
@@ -168,7 +174,7 @@ _RUNS = """
 <p class="bar"><span class="end"></span>$older</p>
 """
 _RUN = """<tr><td class="wide"><div><a href="$address">$name</a></div><div
-class="preview">$preview</div></td><td>$status</td> <td><time datetime="$started" title="$started">$ago</time></td><td
+class="preview">$preview</div></td><td>$status</td> <td class="spare"><time datetime="$started" title="$started">$ago</time></td><td
 class="number">$latency</td> <td class="number spare">$tokens</td><td class="number spare">$cost</td><td class="number
 spare">$spans</td></tr>
 """
