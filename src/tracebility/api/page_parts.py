@@ -164,19 +164,26 @@ def _cut(text: str) -> str:
 
 
 _RUNS = """
-<div class="bar"><h1>Runs</h1><nav class="end" aria-label="Pages">$newest<a href="">Refresh</a></nav></div>
+<div class="bar"><h1>Runs</h1><nav class="end" aria-label="Pages">$newest <a href="">Refresh</a></nav></div>
 <div class="paper"><table>
-<thead><tr><th scope="col">Run</th><th scope="col">Status</th><th scope="col" class="spare">Started</th>
+<thead><tr>
+<th scope="col">Run</th><th scope="col">Status</th><th scope="col" class="spare">Started</th>
 <th scope="col" class="number">Latency</th><th scope="col" class="number spare">Tokens</th>
-<th scope="col" class="number spare">Cost</th><th scope="col" class="number spare">Spans</th></tr></thead>
+<th scope="col" class="number spare">Cost</th><th scope="col" class="number spare">Spans</th>
+</tr></thead>
 <tbody>$rows</tbody>
 </table></div>
 <p class="bar"><span class="end"></span>$older</p>
 """
-_RUN = """<tr><td class="wide"><div><a href="$address">$name</a></div><div
-class="preview">$preview</div></td><td>$status</td> <td class="spare"><time datetime="$started" title="$started">$ago</time></td><td
-class="number">$latency</td> <td class="number spare">$tokens</td><td class="number spare">$cost</td><td class="number
-spare">$spans</td></tr>
+_RUN = """<tr>
+<td class="wide"><div><a href="$address">$name</a></div><div class="preview">$preview</div></td>
+<td>$status</td>
+<td class="spare"><time datetime="$started" title="$started">$ago</time></td>
+<td class="number">$latency</td>
+<td class="number spare">$tokens</td>
+<td class="number spare">$cost</td>
+<td class="number spare">$spans</td>
+</tr>
 """
 _DETAIL = """
 <div class="bar"><nav><a href="/?project=$project">Runs</a></nav></div>
@@ -185,8 +192,12 @@ _DETAIL = """
 <div class="paper spans">$spans</div>
 <p class="quiet">$more As JSON: <code>GET $api</code></p>
 """
-_SPAN = """<details class="$failed"><summary class="d$depth"><span class="kind">$kind</span><span
-class="name">$name</span> <span class="quiet spare">$model</span><span class="number spare">$tokens</span><span
-class="number">$latency</span> <svg viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true"><rect
-x="$offset" width="$width" height="6"/></svg> </summary><div class="body">$body</div></details>
+_SPAN = """<details class="$failed">
+<summary class="d$depth">
+<span class="kind">$kind</span><span class="name">$name</span>
+<span class="quiet spare">$model</span><span class="number spare">$tokens</span><span class="number">$latency</span>
+<svg viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true"><rect x="$offset" width="$width" height="6"/></svg>
+</summary>
+<div class="body">$body</div>
+</details>
 """

@@ -91,7 +91,8 @@ async def test_nothing_that_was_sent_becomes_markup(api: httpx.AsyncClient, tena
         [
             {
                 "run_id": f"{HOSTILE}/r", "name": HOSTILE, "status": HOSTILE, "error_message": HOSTILE,
-                "models": [HOSTILE], "session_id": HOSTILE, "user_id": HOSTILE, "tags": [HOSTILE], "output_preview": HOSTILE,
+                "models": [HOSTILE], "session_id": HOSTILE, "user_id": HOSTILE, "tags": [HOSTILE],
+                "output_preview": HOSTILE,
             },
             {"run_id": "r", "name": HOSTILE, "status": HOSTILE, "error_message": HOSTILE, "session_id": HOSTILE},
         ]
