@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -80,7 +81,10 @@ async def _serve(settings: FrontSettings, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     port = listener.getsockname()[1]
-    log("ready", port=port, pid=os.getpid(), version=host.engine.version)
+    ready = {"port": port, "pid": os.getpid(), "version": host.engine.version}
+    log("ready", **ready)
+    sys.stdout.write(json.dumps(ready) + "\n")
+    sys.stdout.flush()
     await host.give_memory_back()
     maintenance = asyncio.ensure_future(front.maintain())
     await server.serve(sockets=[listener])

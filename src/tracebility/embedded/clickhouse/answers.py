@@ -77,7 +77,9 @@ def common_headers(query_id: str, timezone: str) -> list[Header]:
 
 
 def format_headers(fmt: str) -> list[Header]:
-    """Headers that name a format."""
+    """Headers that name a format; none has none."""
+    if not fmt:
+        return [(b"Content-Type", b"text/plain; charset=UTF-8")]
     return [
         (b"X-ClickHouse-Format", fmt.encode()),
         (b"Content-Type", _TYPES.get(fmt, "text/plain; charset=UTF-8").encode()),

@@ -17,7 +17,7 @@ from tracebility.embedded.clickhouse.engine import Engine, EngineError, Handle, 
 from tracebility.embedded.clickhouse.host import DDL_VERBS, EngineHost
 from tracebility.embedded.clickhouse.request import Request
 from tracebility.embedded.clickhouse.server_config import READER_SETTINGS
-from tracebility.embedded.clickhouse.sessions import Session, Sessions
+from tracebility.embedded.clickhouse.sessions import Session
 from tracebility.embedded.clickhouse.statement import (
     MAX_STATEMENT_BYTES,
     STREAMED_VERBS,
@@ -76,7 +76,10 @@ class Stuck(Exception):
 
 @dataclass(slots=True)
 class Answer:
-    """The start of an answer. ``rest`` gives what follows ``body``, and nothing when that is over."""
+    """The start of an answer. ``rest`` gives what follows ``body``, and nothing when that is over.
+
+    A statement that has no rows to answer has no ``format``: clients tell by it.
+    """
 
     format: str
     summary: Summary
@@ -103,7 +106,7 @@ class Statements:
     def __init__(self, host: EngineHost, owner_pass: str) -> None:
         self._host = host
         self._owner_pass = owner_pass
-        self._sessions = Sessions()
+        self._sessions = host.sessions
         self._running = 0
         self.inserts = 0
         self._stuck = 0
@@ -141,9 +144,9 @@ class Statements:
         finally:
             self._running -= 1
 
-    async def close_idle_sessions(self, *, every_one: bool = False) -> None:
-        """Close sessions whose time is over, or all that are not in use."""
-        for handle in self._sessions.take_all() if every_one else self._sessions.take_expired():
+    async def close_idle_sessions(self) -> None:
+        """Close sessions whose time is over."""
+        for handle in self._sessions.take_expired():
             await asyncio.get_running_loop().run_in_executor(self._host.control, handle.close)
 
     async def _insert(self, run: _Run, request: Request, statement: Statement, data: Iterator[bytes]) -> Answer:
@@ -154,7 +157,7 @@ class Statements:
             written = result.written_rows, result.written_bytes
         else:
             written = await self._call(run, lambda: run.handle.insert(statement.text, statement.format, data))
-        return Answer(request.default_format, Summary(written_rows=written[0], written_bytes=written[1]))
+        return Answer("", Summary(written_rows=written[0], written_bytes=written[1]))
 
     async def _whole(self, run: _Run, request: Request, statement: Statement) -> Answer:
         text = _text(request, statement)
@@ -168,7 +171,7 @@ class Statements:
             result.rows,
             result.elapsed_ns,
         )
-        return Answer(fmt, summary, result.body)
+        return Answer(fmt if statement.reads_only or result.body else "", summary, result.body)
 
     @asynccontextmanager
     async def _streamed(self, run: _Run, request: Request, statement: Statement) -> AsyncIterator[Answer]:
@@ -310,12 +313,10 @@ def _check(request: Request, statement: Statement, size: int) -> None:
         raise EngineError(
             62, f"Code: 62. DB::Exception: The statement is longer than {MAX_STATEMENT_BYTES} bytes. (SYNTAX_ERROR)"
         )
+    if request.tenant is not None:
+        check_tenant(statement.text)
     if request.is_reader:
         check_reader(statement.text)
-    elif request.tenant is not None and request.readonly != 1 and b"log_comment" in statement.text.lower():
-        raise EngineError(
-            164, "Code: 164. DB::Exception: Cannot modify 'log_comment' where a tenant is named. (READONLY)"
-        )
 
 
 def _source(request: Request, body: Body) -> bytes:

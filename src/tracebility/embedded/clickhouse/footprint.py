@@ -1,6 +1,6 @@
 """Gives memory back that starting took: pages of the engine's library that are touched once and never again.
 
-Loading maps some 170 MB of the library, for relocations and start-up code. They are clean copies of a file, so the kernel
+Loading maps some 170 MB of the library, for relocations and start-up code. They are clean copies of a file: the kernel
 reads them again should they be needed; without this they count as this process's own for as long as it lives.
 """
 

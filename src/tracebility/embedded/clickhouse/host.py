@@ -12,6 +12,7 @@ from tracebility.embedded.clickhouse import policies, server_config
 from tracebility.embedded.clickhouse.engine import Engine
 from tracebility.embedded.clickhouse.footprint import give_back_library_pages
 from tracebility.embedded.clickhouse.policies import Policies
+from tracebility.embedded.clickhouse.sessions import Sessions
 from tracebility.embedded.clickhouse.settings import DATABASE, FrontSettings
 
 _T = TypeVar("_T")
@@ -40,6 +41,7 @@ class EngineHost:
         self.reads = ThreadPoolExecutor(READ_THREADS, "read")
         self.writes = ThreadPoolExecutor(WRITE_THREADS, "write")
         self.control = ThreadPoolExecutor(CONTROL_THREADS, "control")
+        self.sessions = Sessions()
         self.engine = self._start()
 
     @classmethod
@@ -117,6 +119,9 @@ class EngineHost:
         return await asyncio.get_running_loop().run_in_executor(self.control, call)
 
     def _restart(self, wanted: Policies) -> None:
+        # One open handle would keep the engine, and its old policies, alive.
+        for handle in self.sessions.take_all():
+            handle.close()
         self.engine.close()
         self._installed = wanted
         self.engine = self._start()

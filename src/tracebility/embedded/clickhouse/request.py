@@ -117,12 +117,15 @@ def read(
         if name not in _TRANSPORT and not name.startswith("param_") and name != TENANT_SETTING
     }
     reader = user == READER
+    database = values.get("database") or headers.get("x-clickhouse-database") or DATABASE
+    if reader and database != DATABASE:
+        raise EngineError(497, f"Code: 497. DB::Exception: {user}: Not enough privileges. (ACCESS_DENIED)")
     readonly = _readonly(settings.pop("readonly", "0"), reader, method)
     _check_settings(settings, values, reader)
     return Request(
         user=user,
         query_id=values.get("query_id") or str(uuid4()),
-        database=values.get("database") or headers.get("x-clickhouse-database") or DATABASE,
+        database=database,
         query=values.get("query", "").encode("utf-8", "surrogateescape"),
         parameters={name.removeprefix("param_"): value for name, value in values.items() if name.startswith("param_")},
         settings=settings,
@@ -173,7 +176,8 @@ def is_form(content_type: str) -> bool:
 
 def _credentials(headers: Mapping[str, str], url: Mapping[str, str]) -> tuple[str, str]:
     if "x-clickhouse-user" in headers or "x-clickhouse-key" in headers:
-        return headers.get("x-clickhouse-user", "default"), headers.get("x-clickhouse-key", "")
+        user, key = headers.get("x-clickhouse-user", "default"), headers.get("x-clickhouse-key", "")
+        return _as_sent(user), _as_sent(key)
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "basic":
         try:
@@ -182,6 +186,11 @@ def _credentials(headers: Mapping[str, str], url: Mapping[str, str]) -> tuple[st
             return "", ""
         return user, password
     return url.get("user", "default"), url.get("password", "")
+
+
+def _as_sent(header: str) -> str:
+    """A header's text; clients send UTF-8 where HTTP says latin-1."""
+    return header.encode("latin-1").decode("utf-8", "replace")
 
 
 def _tenant(named: list[str], reader: bool) -> str | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tracebility.embedded.clickhouse.engine import EngineError
+from tracebility.embedded.clickhouse.settings import READER
 
 SYNTAX_ERROR = 62
 NOT_IMPLEMENTED = 48
@@ -19,8 +20,6 @@ MAX_STATEMENT_BYTES = 1 << 20
 READ_VERBS = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "FROM", "("})
 # Of those, what the engine can give in chunks.
 STREAMED_VERBS = frozenset({"SELECT", "WITH", "FROM", "("})
-# Statements of a read-only session. USE and SET would only touch a session that ends with the request.
-_READER_VERBS = READ_VERBS | {"USE"}
 
 # Functions that reach outside the engine's data, by any spelling: a read-only session may not name them as a call.
 _OUTWARD = frozenset(
@@ -69,10 +68,18 @@ _OUTWARD = frozenset(
         "bigquery",
         "prometheusquery",
         "timeseriesdata",
-        "system",
+        "merge",
     ]
 )
 
+_OUTWARD_PREFIXES = ("dictget", "dicthas", "dictis", "joinget")
+# Of the engine's own tables, those that tell of the engine and not of what is in it.
+_CATALOGUES = frozenset({"system", "information_schema"})
+_OPEN_CATALOGUE = frozenset({"settings", "one", "numbers", "functions", "formats", "data_type_families", "time_zones"})
+_CLOSED_SHOWS = frozenset({"access", "grants", "users", "policies", "processlist", "create", "roles", "profiles"})
+
+# Around a quoted name: backticks, double quotes, and the curly ones of U+201C and U+201D.
+_QUOTES = b'`"\xe2\x80\x9c\x9d'
 _TOKEN = re.compile(
     rb"""(?P<space>\s+|--[^\n]*|\#[!\ ][^\n]*|/\*.*?(?:\*/|\Z))
        |(?P<text>'(?:[^'\\]|\\.|'')*'|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|\xe2\x80\x98.*?\xe2\x80\x99)
@@ -128,23 +135,39 @@ def parse(source: bytes) -> Statement:
     return _other(source, verb, tokens)
 
 
-def check_reader(source: bytes) -> None:
-    """Refuse what ``readonly=1`` lets through although it writes or reaches outside.
+def check_tenant(source: bytes) -> None:
+    """Refuse a statement that names the setting which says whose rows it sees: nested ones pass the engine's own check.
 
     Raises:
-        EngineError: the statement is no read, or names a function that leaves the engine's data.
+        EngineError: it does.
     """
-    before: _Token | None = None
     for token in _tokens(source):
-        if before is None and token.word() not in _READER_VERBS and token.text != b"(":
-            raise _refusal(READONLY, "tracebility_reader: Cannot execute query in readonly mode", "READONLY")
-        if token.text == b"(" and before is not None and before.kind in {"word", "name"}:
-            called = before.text.strip(b'`"\xe2\x80\x9c\xe2\x80\x9d').decode("utf-8", "replace").lower()
-            if called in _OUTWARD:
-                raise _refusal(
-                    ACCESS_DENIED, f"tracebility_reader: Not enough privileges to call {called}", "ACCESS_DENIED"
-                )
-        before = token
+        if token.kind in {"word", "name"} and token.text.strip(_QUOTES).lower() == b"log_comment":
+            raise _refusal(READONLY, "Cannot modify 'log_comment' setting in readonly mode", "READONLY")
+
+
+def check_reader(source: bytes) -> None:
+    """Refuse what ``readonly=1`` lets through although it writes, reaches outside, or tells of other tenants.
+
+    Raises:
+        EngineError: the statement is no read, or names a function or table that is not a reader's.
+    """
+    before = before_that = ""
+    first = True
+    for token in _tokens(source):
+        word = token.text.strip(_QUOTES).decode("utf-8", "replace").lower() if token.kind in {"word", "name"} else ""
+        if first and token.word() not in READ_VERBS and token.text != b"(":
+            raise _refusal(READONLY, f"{READER}: Cannot execute query in readonly mode", "READONLY")
+        if token.text == b"(" and (before in _OUTWARD or before.startswith(_OUTWARD_PREFIXES)):
+            raise _denied(before)
+        if before == "." and before_that in _CATALOGUES and word not in _OPEN_CATALOGUE:
+            raise _denied(f"{before_that}.{word}")
+        if before == ":" and word == "identifier":
+            raise _denied("an identifier by parameter")
+        if before == "show" and word in _CLOSED_SHOWS:
+            raise _denied(f"SHOW {word.upper()}")
+        first = False
+        before, before_that = word or token.text.decode("utf-8", "replace"), before
 
 
 def _insert(source: bytes, tokens: Iterator[_Token]) -> Statement:
@@ -222,6 +245,10 @@ def _tokens(source: bytes) -> Iterator[_Token]:
             kind = "text"
         if kind != "space":
             yield _Token(kind, found[0], found.start(), position)
+
+
+def _denied(what: str) -> EngineError:
+    return _refusal(ACCESS_DENIED, f"{READER}: Not enough privileges for {what}", "ACCESS_DENIED")
 
 
 def _refusal(code: int, text: str, name: str) -> EngineError:
