@@ -23,6 +23,7 @@ from tracebility.embedded.clickhouse.statement import (
     STREAMED_VERBS,
     Statement,
     check_reader,
+    check_tenant,
     parse,
 )
 
