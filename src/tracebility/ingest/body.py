@@ -25,9 +25,8 @@ class Budget:
     """Bytes that this process may hold for requests in flight."""
 
     def __init__(self, most: int, gauge: Gauge) -> None:
-        self._left = most
-        self._most = most
-        self._gauge = gauge
+        self.left = most
+        gauge.set_function(lambda: most - self.left)
 
     def lease(self) -> "Lease":
         """What one request will take; nothing yet."""
@@ -35,14 +34,13 @@ class Budget:
 
     def take(self, count: int) -> None:
         """Raises: Overloaded, when so many bytes are not left."""
-        if count > self._left:
+        if count > self.left:
             raise Overloaded("Too many bytes are being received at once.")
-        self._left -= count
-        self._gauge.set(self._most - self._left)
+        self.left -= count
 
     def give_back(self, count: int) -> None:
-        self._left += count
-        self._gauge.set(self._most - self._left)
+        """Undo a `take`."""
+        self.left += count
 
 
 class Lease:

@@ -78,7 +78,10 @@ def _inflate(body: bytes, encoding: str, limit: int) -> bytes:
                 break  # gzip files may be padded with zeros
             members += 1
             if encoding == "deflate" or members >= _MEMBERS:
-                raise BadRequest(f"Bytes follow the end of the {encoding} body, which ends before byte {offset}.")
+                raise BadRequest(
+                    f"Bytes follow the end of the {encoding} body, which ends before byte {offset}.",
+                    hint="Send the compressed body and nothing behind it.",
+                )
             inflater = _inflater(encoding, rest)
         chunk = inflater.decompress(rest, min(_STEP_BYTES, limit + 1 - size))
         rest = inflater.unused_data if inflater.eof else _unread(inflater)

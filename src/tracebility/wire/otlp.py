@@ -11,10 +11,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tracebility.errors import BadRequest
 from tracebility.wire import jsontext, limits, otlp_json, otlp_text, otlp_wire
 from tracebility.wire.inspection import Inspection
-from tracebility.wire.otlp_parts import Slice, in_parts
+from tracebility.wire.otlp_parts import Slice, in_parts, not_a_request
 from tracebility.wire.rejection import Rejection
 
 PROTOBUF = "protobuf"
@@ -38,7 +37,7 @@ def decode(body: bytes, content_type: str) -> ExportTraceServiceRequest:
     try:
         return ExportTraceServiceRequest.FromString(body)
     except DecodeError as error:
-        raise BadRequest(f"The body is not an OTLP trace request: {error}.") from error
+        raise not_a_request(str(error)) from error
 
 
 def spans_of(request: ExportTraceServiceRequest) -> Iterator[Span]:
@@ -67,7 +66,7 @@ def inspect(body: bytes, content_type: str) -> Inspection:
             # The parser says neither where nor why; cut along its spans, the body tells which one.
             slices = otlp_wire.cut(body)
             if not slices:
-                raise BadRequest(f"The body is not an OTLP trace request: {error}.") from error
+                raise not_a_request(str(error)) from error
         else:
             count, refused = refusals(request)
             return Inspection(count - len(refused), refused)

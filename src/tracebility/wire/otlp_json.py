@@ -13,8 +13,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from tracebility.errors import BadRequest
 from tracebility.wire import jsontext, limits
+from tracebility.wire.otlp_parts import not_a_request
 
 Long = int | float | str | None
 
@@ -143,7 +143,7 @@ def decode(body: bytes) -> ExportTraceServiceRequest:
         for sent in request.resource_spans or ():
             fill_group(message, sent)
     except (msgspec.ValidationError, UnicodeDecodeError, Unfit) as error:
-        raise BadRequest(f"The body is not an OTLP trace request: {jsontext.told(error)}.") from error
+        raise not_a_request(jsontext.told(error)) from error
     return message
 
 

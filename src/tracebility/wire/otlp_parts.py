@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tracebility.errors import PayloadTooLarge
+from tracebility.errors import BadRequest, PayloadTooLarge
 from tracebility.wire import limits
 from tracebility.wire.inspection import Inspection, Part
 from tracebility.wire.rejection import Rejection
@@ -64,3 +64,11 @@ def in_parts(
 def too_many_spans() -> PayloadTooLarge:
     """More spans than a request may hold."""
     return PayloadTooLarge(f"The body holds more than {limits.ITEMS} spans.", hint="Send fewer a request.")
+
+
+def not_a_request(detail: str) -> BadRequest:
+    """A body that is no trace request, and where that shows."""
+    return BadRequest(
+        f"The body is not a whole OTLP trace request: {detail}.",
+        hint="Send an ExportTraceServiceRequest as OTLP has it, protobuf or JSON as content-type says, all of it.",
+    )

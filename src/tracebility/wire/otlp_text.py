@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from tracebility.errors import BadRequest, PayloadTooLarge
 from tracebility.wire import jsontext, limits, otlp_json
-from tracebility.wire.otlp_parts import Around, Slice, too_many_spans
+from tracebility.wire.otlp_parts import Around, Slice, not_a_request, too_many_spans
 
 
 def cut(body: bytes) -> list[Slice]:
@@ -41,7 +41,7 @@ def cut(body: bytes) -> list[Slice]:
                 if len(slices) > limits.ITEMS:
                     raise too_many_spans()
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise BadRequest(f"The body is not an OTLP trace request: {jsontext.told(error)}.") from error
+        raise not_a_request(jsontext.told(error)) from error
     return slices
 
 

@@ -11,9 +11,9 @@ from itertools import groupby
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tracebility.errors import BadRequest, PayloadTooLarge
+from tracebility.errors import PayloadTooLarge
 from tracebility.wire import limits
-from tracebility.wire.otlp_parts import Around, Slice, too_many_spans
+from tracebility.wire.otlp_parts import Around, Slice, not_a_request, too_many_spans
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -32,10 +32,7 @@ def cut(body: bytes) -> list[Slice]:
     try:
         return list(_cut(body))
     except Malformed as error:
-        raise BadRequest(
-            f"The body is not a whole OTLP trace request: {error}.",
-            hint="Send an ExportTraceServiceRequest as it was serialised, all of it.",
-        ) from error
+        raise not_a_request(str(error)) from error
 
 
 def join(slices: Iterable[Slice]) -> bytes:

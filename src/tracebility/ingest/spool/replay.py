@@ -25,9 +25,11 @@ from tracebility.tenant.shards import stream_of
 REPLAY_BYTES_PER_S = 48 << 20
 BATCH_BYTES = 1 << 20
 
-# The queue has to be tried anew within 2 s of its return.
+# A queue that is back is found within 2 s: every half second it is asked, and has one to answer. What is then sent may
+# take longer, on a slow disk.
 RETRY_S = 0.5
-ATTEMPT_S = 3.0
+PING_S = 1.0
+APPEND_S = 5.0
 
 _log = structlog.get_logger()
 
@@ -59,6 +61,8 @@ class Replayer:
         """One batch of each chain: an org that holds much has a chain of its own, and delays the others by a batch."""
         for key in list(self._spool.chains):
             try:
+                if self._gate.is_shut:
+                    await self._ping()
                 sent = await self._turn(key)
             except (StoreUnavailable, TimeoutError) as error:
                 self._gate.shut(str(error) or "no answer in time")
@@ -95,17 +99,20 @@ class Replayer:
         return found.next_offset - offset
 
     async def _append(self, entries: Sequence[Entry]) -> None:
-        async with asyncio.timeout(ATTEMPT_S):
+        async with asyncio.timeout(APPEND_S):
             results = await self._queue.append_groups([[entry] for entry in entries])
         for result in results:
             if isinstance(result, StoreUnavailable):
                 raise result
 
+    async def _ping(self) -> None:
+        async with asyncio.timeout(PING_S):
+            await self._queue.ping()
+
     async def _knock(self) -> None:
         """With nothing to replay, a plain question finds out whether the queue is back."""
         try:
-            async with asyncio.timeout(ATTEMPT_S):
-                await self._queue.ping()
+            await self._ping()
         except (StoreUnavailable, TimeoutError):
             await asyncio.sleep(RETRY_S)
         else:

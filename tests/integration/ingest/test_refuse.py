@@ -1,0 +1,222 @@
+"""What cannot be kept is refused in words, at once, and costs nobody else anything."""
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tracebility.ingest.app import INGEST_ROUTES
+from tracebility.ingest.body import Budget
+from tracebility.tenant import keys
+from tracebility.tenant.context import Scope
+from tracebility.wire import limits
+
+PROTOBUF, JSON = "application/x-protobuf", "application/json"
+RUN = json.dumps({"id": str(uuid4()), "name": "n", "kind": "llm", "start_time": "2026-01-31T12:00:00Z"}).encode()
+
+BAD_BODIES = [
+    ("/v1/traces", PROTOBUF, "", b"not protobuf", 400),
+    ("/v1/traces", PROTOBUF, "", b"\x0a\xff\xff\xff\xff\x0f", 400),
+    ("/v1/traces", PROTOBUF, "gzip", b"not gzip", 400),
+    ("/v1/traces", PROTOBUF, "gzip", gzip.compress(b"x" * 100)[:-9], 400),
+    ("/v1/traces", PROTOBUF, "br", b"", 415),
+    ("/v1/traces", PROTOBUF, "gzip, gzip", b"", 415),
+    ("/v1/traces", "text/plain", "", b"", 415),
+    ("/v1/traces", "", "", b"", 415),
+    ("/v1/traces", JSON, "", b"", 400),
+    ("/v1/traces", JSON, "", b"null", 400),
+    ("/v1/traces", JSON, "", b"{", 400),
+    ("/v1/traces", JSON, "", b"[" * 100_000, 400),
+    ("/v1/traces", JSON, "", b'{"resourceSpans": 3}', 400),
+    ("/v1/traces", PROTOBUF, "gzip", gzip.compress(bytes(101 << 20)), 413),
+    ("/v1/runs", JSON, "", b"null", 400),
+    ("/v1/runs", JSON, "", b"3", 400),
+    ("/v1/runs", JSON, "", b'"text"', 400),
+    ("/v1/runs", JSON, "", b"[]", 400),
+    ("/v1/runs", JSON, "", b'{"a": NaN}', 400),
+    ("/v1/runs", JSON, "", b'{"a":' * 100_000, 400),
+    ("/v1/runs", JSON, "", b"\xff\xfe", 400),
+    ("/v1/runs", PROTOBUF, "", b"", 415),
+    ("/v1/runs", JSON, "zstd", b"\x28\xb5\x2f\xfd", 400),
+    ("/v1/runs", JSON, "", b" " * ((20 << 20) + 1), 413),
+]
+
+
+@pytest.mark.parametrize(
+    ("route", "content_type", "content_encoding", "body", "status"),
+    BAD_BODIES,
+    ids=lambda value: repr(value)[:30],
+)
+async def test_a_bad_body_is_refused_in_words_and_the_next_request_served(
+    edge: Any, tenant: Any, route: str, content_type: str, content_encoding: str, body: bytes, status: int
+) -> None:
+    headers = tenant.headers | {"content-type": content_type, "content-encoding": content_encoding}
+    answer = await edge.client.post(
+        route, content=body, headers={name: value for name, value in headers.items() if value}
+    )
+    problem = answer.json()
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert problem["status"] == status
+    assert problem["detail"]
+    assert problem["hint"]
+    assert (await edge.runs(tenant, RUN)).status_code == 202
+    assert len(await tenant.envelopes()) == 1
+
+
+async def test_every_bad_key_gets_the_same_answer(edge: Any, tenant: Any, control: Any) -> None:
+    revoked, stranger = keys.generate(), keys.generate()
+    await control.execute(
+        "insert_key",
+        revoked.public_id,
+        tenant.org_id,
+        tenant.workspace_id,
+        tenant.project_id,
+        "k",
+        revoked.secret_hash,
+        [Scope.INGEST_WRITE],
+    )
+    await control.execute("UPDATE api_key SET revoked_at = now() WHERE public_id = $1", revoked.public_id)
+    ways: list[dict[str, Any]] = [
+        {},
+        {"x-api-key": ""},
+        {"x-api-key": "nonsense"},
+        {"x-api-key": tenant.key[:-1] + "!"},
+        {"x-api-key": revoked.key},
+        {"x-api-key": stranger.key},
+        {"authorization": "Bearer"},
+        {"authorization": f"Token {tenant.key}"},
+        {"authorization": b"Bearer \xff\xfe"},
+        {"authorization": "Basic w6k6w6k="},
+        {"authorization": "x" * 5000},
+    ]
+    for route in INGEST_ROUTES:
+        answers = [await edge.client.post(route, content=b"anything", headers=way) for way in ways]
+        assert {answer.status_code for answer in answers} == {401}
+        assert len({answer.content for answer in answers}) == 1
+        assert len({tuple(sorted(set(answer.headers) - {"date"})) for answer in answers}) == 1
+        assert answers[0].headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_a_known_key_without_the_scope_is_forbidden(edge: Any, new_tenant: Any) -> None:
+    reader = await new_tenant(Scope.READ, Scope.ADMIN)
+    answer = await edge.runs(reader, RUN)
+    assert answer.status_code == 403
+    assert Scope.INGEST_WRITE in answer.json()["detail"]
+    assert await reader.envelopes() == []
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+async def test_other_methods_are_refused(edge: Any, method: str) -> None:
+    for route in INGEST_ROUTES:
+        answer = await edge.client.request(method, route)
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+class Connection:
+    """A connection on which the test says what is sent when."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def __aenter__(self) -> "Connection":
+        self._reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+
+    def send(self, *lines: str) -> None:
+        self.writer.write("\r\n".join([*lines, "", ""]).encode())
+
+    async def status(self) -> int:
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length"))
+        await self._reader.readexactly(int(length.split(b":")[1]))
+        return int(head.split()[1])
+
+
+async def test_a_bad_key_is_refused_before_the_body_is_there(edge: Any) -> None:
+    async with Connection(edge.port) as connection:
+        connection.send("POST /v1/traces HTTP/1.1", "host: x", "content-length: 10000000", "x-api-key: no")
+        assert await connection.status() == 401
+
+
+async def test_a_declared_size_is_refused_before_the_body_is_there(edge: Any, tenant: Any) -> None:
+    async with Connection(edge.port) as connection:
+        connection.send(
+            "POST /v1/traces HTTP/1.1",
+            "host: x",
+            f"content-length: {limits.BODY_BYTES + 1}",
+            f"x-api-key: {tenant.key}",
+            f"content-type: {PROTOBUF}",
+        )
+        assert await connection.status() == 413
+
+
+@pytest.mark.parametrize("key", ["none", "valid"])
+async def test_a_client_that_goes_on_sending_still_sees_the_answer(edge: Any, tenant: Any, key: str) -> None:
+    """A reset in the middle of an upload is what a client retries for ever; it must meet the refusal instead."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield bytes(1 << 20)
+
+    headers = {"x-api-key": tenant.key if key == "valid" else key, "content-type": PROTOBUF}
+    answer = await edge.client.post("/v1/traces", content=endless(), headers=headers)
+    assert answer.status_code == (413 if key == "valid" else 401)
+    assert (await edge.runs(tenant, RUN)).status_code == 202
+
+
+async def test_a_client_that_leaves_in_the_middle_gives_its_memory_back(edge: Any, tenant: Any) -> None:
+    async with Connection(edge.port) as connection:
+        connection.send(
+            "POST /v1/runs HTTP/1.1",
+            "host: x",
+            "content-length: 5000000",
+            f"x-api-key: {tenant.key}",
+            f"content-type: {JSON}",
+        )
+        connection.writer.write(bytes(1_000_000))
+        await connection.writer.drain()
+        async with asyncio.timeout(10):
+            while not edge.metric("tracebility_ingest_bytes_in_flight"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        while edge.metric("tracebility_ingest_bytes_in_flight"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_client_that_is_too_slow_is_told(edge: Any, tenant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BODY_SECONDS", 0.05)
+    async with Connection(edge.port) as connection:
+        connection.send(
+            "POST /v1/runs HTTP/1.1",
+            "host: x",
+            "content-length: 100",
+            f"x-api-key: {tenant.key}",
+            f"content-type: {JSON}",
+        )
+        assert await connection.status() == 400
+
+
+async def test_too_many_bytes_at_once_are_refused_for_a_moment(run_edge: Any, tenant: Any) -> None:
+    async with run_edge() as edge:
+        budget: Budget = edge.services.budget
+        taken = budget.left - 100
+        budget.take(taken)
+        answer = await edge.runs(tenant, RUN)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+        budget.give_back(taken)
+        assert (await edge.runs(tenant, RUN)).status_code == 202
+
+
+async def test_a_fault_of_ours_is_an_answer(run_edge: Any, tenant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with run_edge() as edge:
+        monkeypatch.setattr("tracebility.ingest.accept.decompress", lambda *_: 1 / 0)
+        answer = await edge.runs(tenant, RUN)
+        assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+        assert "division" not in answer.text
