@@ -196,7 +196,8 @@ _SPAN = """<details class="$failed">
 <summary class="d$depth">
 <span class="kind">$kind</span><span class="name">$name</span>
 <span class="quiet spare">$model</span><span class="number spare">$tokens</span><span class="number">$latency</span>
-<svg viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true"><rect x="$offset" width="$width" height="6"/></svg>
+<svg viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">
+<rect x="$offset" width="$width" height="6"/></svg>
 </summary>
 <div class="body">$body</div>
 </details>

@@ -98,7 +98,7 @@ def status(
 async def look(found: "Located", reached: "Reached") -> Status:
     """The status of this moment, without the rate."""
     seen = Status(str(found.ready.get("url", "")))
-    seen.services = [_service(name, pid) for name, pid in dict(found.ready.get("pids", {})).items()]
+    seen.services = [look_at_service(name, pid) for name, pid in dict(found.ready.get("pids", {})).items()]
     seen.stores = {store: reached.away.get(store, "ok") for store in ("postgres", "redis", "clickhouse")}
     await asyncio.gather(_look_at_queue(reached, seen), _look_at_rows(reached, seen), _look_at_edge(seen))
     seen.ok = all(service.alive for service in seen.services) and set(seen.stores.values()) == {"ok"}
@@ -189,7 +189,8 @@ def size(count: int) -> str:
     return f"{amount:.0f} {_UNITS[power]}" if power == 0 or amount >= 100 else f"{amount:.1f} {_UNITS[power]}"
 
 
-def _service(name: str, pid: int) -> Service:
+def look_at_service(name: str, pid: int) -> Service:
+    """Whether the process lives, and what memory it holds."""
     try:
         status_lines = Path(f"/proc/{pid}/status").read_text()
         memory = re.search(r"^VmRSS:\s+(\d+) kB", status_lines, re.MULTILINE)

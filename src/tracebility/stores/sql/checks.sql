@@ -22,8 +22,34 @@ WHERE database = currentDatabase() AND name = 'org_id'
 ORDER BY table
 
 -- name: check_visible_rows
--- How many rows of a table this session sees.
-SELECT count() AS rows FROM {table:Identifier}
+-- The tables of which this session sees rows. Spelled out, because a read-only session may not be given a table's name.
+SELECT table FROM (
+SELECT 'run' AS table, count() AS rows FROM run
+UNION ALL SELECT 'span' AS table, count() AS rows FROM span
+UNION ALL SELECT 'eval_score' AS table, count() AS rows FROM eval_score
+UNION ALL SELECT 'eval_aggregate' AS table, count() AS rows FROM eval_aggregate
+UNION ALL SELECT 'replay_capture' AS table, count() AS rows FROM replay_capture
+UNION ALL SELECT 'replay_run' AS table, count() AS rows FROM replay_run
+UNION ALL SELECT 'dataset_item' AS table, count() AS rows FROM dataset_item
+UNION ALL SELECT 'billing_meter' AS table, count() AS rows FROM billing_meter
+UNION ALL SELECT 'audit_log' AS table, count() AS rows FROM audit_log
+UNION ALL SELECT 'audit_reconciliation_gap' AS table, count() AS rows FROM audit_reconciliation_gap
+)
+WHERE rows > 0
+
+-- name: check_visible_rows_before_tenancy
+-- The same of the tables that migration 0006 keeps as its way back.
+SELECT table FROM (
+SELECT 'run_v1' AS table, count() AS rows FROM run_v1
+UNION ALL SELECT 'span_v1' AS table, count() AS rows FROM span_v1
+UNION ALL SELECT 'eval_score_v1' AS table, count() AS rows FROM eval_score_v1
+UNION ALL SELECT 'eval_aggregate_v1' AS table, count() AS rows FROM eval_aggregate_v1
+UNION ALL SELECT 'replay_capture_v1' AS table, count() AS rows FROM replay_capture_v1
+UNION ALL SELECT 'replay_run_v1' AS table, count() AS rows FROM replay_run_v1
+UNION ALL SELECT 'dataset_item_v1' AS table, count() AS rows FROM dataset_item_v1
+UNION ALL SELECT 'billing_meter_v1' AS table, count() AS rows FROM billing_meter_v1
+)
+WHERE rows > 0
 
 -- name: check_control_plane
 -- The control plane's clock and version.
