@@ -43,8 +43,12 @@ async def migrate(
 async def status(pg_dsn: str, clickhouse_url: str) -> list[Standing]:
     """Where both stores stand with each migration. Changes nothing, waits for no other runner."""
     async with control_plane.connected(pg_dsn) as control, data_plane.connected(clickhouse_url) as data:
-        records = {"postgres": await control.records(), "clickhouse": await data.records()}
-    return [standing for store in STORES for standing in compare(store, discover(store), records[store])]
+        of_postgres, of_clickhouse = await control.records(), await data.records()
+        steps_begun = await control.steps_begun()
+    return [
+        *compare("postgres", discover("postgres"), of_postgres),
+        *compare("clickhouse", discover("clickhouse"), of_clickhouse, steps_begun),
+    ]
 
 
 async def pending(pg_dsn: str, clickhouse_url: str) -> list[Standing]:

@@ -53,15 +53,10 @@ class ControlPlane:
             say(f"Another migration is running (PostgreSQL session {holder}). Waiting until it has ended.")
             await self._connection.execute(query("lock_migrations"), LOCK)
 
-    async def still_locked(self) -> None:
-        """Raise when the session that holds the lock is gone: another runner may be at work by now."""
-        with translated():
-            await self._connection.fetchval("SELECT 1")
-
     async def records(self) -> list[Record]:
         """What was applied; nothing when the version table is not there yet."""
         with translated():
-            if not await self._connection.fetchval(query("migrations_table_exists")):
+            if not await self._connection.fetchval(query("migration_tables_exist")):
                 return []
             return [
                 Record(row["number"], row["name"], row["checksum"], True, row["applied_at"])
@@ -69,9 +64,10 @@ class ControlPlane:
             ]
 
     async def prepare(self) -> None:
-        """Create the version table if it is missing."""
+        """Create the version table, and that of the data plane's steps, where missing."""
         with translated():
             await self._connection.execute(query("create_migrations_table"))
+            await self._connection.execute(query("create_steps_table"))
 
     async def apply(self, migration: Migration) -> None:
         """Run the file and record it: both or neither."""
@@ -88,6 +84,28 @@ class ControlPlane:
                 f"{migration.label}: {' '.join(str(error).split())}. Nothing of the file was applied; "
                 "correct what it says and run the migration again."
             ) from error
+
+    async def steps_begun(self) -> dict[int, int]:
+        """The last step that was begun of each ClickHouse file."""
+        with translated():
+            if not await self._connection.fetchval(query("migration_tables_exist")):
+                return {}
+            return {row["number"]: row["step"] for row in await self._connection.fetch(query("steps_begun"))}
+
+    async def forget_steps(self, migration: Migration) -> None:
+        """A ClickHouse file begins, or begins again."""
+        with translated():
+            await self._connection.execute(query("forget_steps"), migration.number)
+
+    async def start_step(self, migration: Migration, step: int) -> None:
+        """Note that a step begins. Raises when this session is gone, and with it the lock: another may be at work."""
+        with translated():
+            await self._connection.execute(query("start_step"), migration.number, step, migration.checksum)
+
+    async def finish_step(self, migration: Migration, step: int) -> None:
+        """Note that a step has ended."""
+        with translated():
+            await self._connection.execute(query("finish_step"), migration.number, step)
 
     async def rows(self, name: str) -> AsyncIterator[list[tuple[Any, ...]]]:
         """The rows of a named query, some thousands at a time."""

@@ -22,7 +22,6 @@ from tracebility.stores.queries import query
 STATEMENT_TIMEOUT_S = 7 * 24 * 3600.0  # the backfill of a large table may take a day; it must not be cut off
 _LEFT_OVER_PAUSE_S = 0.5
 _MARK = "/* tracebility migrate */ "  # by which a later runner finds the statement in the list of what runs
-_WHOLE_FILE = 0  # the version table's row for a file as a whole; its statements count from 1
 
 
 @asynccontextmanager
@@ -45,15 +44,15 @@ class DataPlane:
         """What was applied or begun; nothing when the version table is not there yet."""
         if not await self._table_exists("schema_migration"):
             return []
-        found = await self._engine.query(query("steps_recorded"))
+        found = await self._engine.query(query("files_recorded"))
         return [
-            Record(row["number"], row["name"], row["checksum"], bool(row["finished"]), row["at"], row["steps_done"])
+            Record(row["number"], row["name"], row["checksum"], bool(row["finished"]), row["at"])
             for row in found.dicts()
         ]
 
     async def prepare(self, say: Say) -> None:
         """Create the version table, and end what a runner that died left running: it would copy rows a second time."""
-        await self._engine.execute(query("create_steps_table"))
+        await self._engine.execute(query("create_files_table"))
         while (await self._engine.query(query("left_over_statements"))).rows:
             say("A statement of an earlier run is still running in ClickHouse. Ending it.")
             await self._engine.execute(query("end_left_over_statements"))
@@ -61,22 +60,24 @@ class DataPlane:
 
     async def apply(self, migration: Migration, control_plane: ControlPlane, say: Say) -> None:
         """Run the file, then record it as finished."""
-        await self._record(migration, _WHOLE_FILE, "started")
-        todo = steps(migration.text)
-        async for step in self._applicable(todo):
-            await self._run(migration, step, len(todo), control_plane, say)
-            failpoint("migrate_before_record")
-            await self._record(migration, step.number, "done")
-        await self._record(migration, _WHOLE_FILE, "done")
+        await self._record(migration, "started")
+        await self._run_all(migration, control_plane, say)
+        await self._record(migration, "done")
 
     async def undo(self, migration: Migration, back: Migration, control_plane: ControlPlane, say: Say) -> None:
         """Run the way back of ``migration``, and record that it is to be applied again."""
-        await self._record(migration, _WHOLE_FILE, "started")
-        todo = steps(back.text)
+        await self._record(migration, "started")
+        await self._run_all(back, control_plane, say)
+        await self._record(migration, "undone")
+
+    async def _run_all(self, migration: Migration, control_plane: ControlPlane, say: Say) -> None:
+        todo = steps(migration.text)
+        await control_plane.forget_steps(migration)
         async for step in self._applicable(todo):
-            await self._run(back, step, len(todo), control_plane, say)
+            await control_plane.start_step(migration, step.number)
+            await self._run(migration, step, len(todo), control_plane, say)
             failpoint("migrate_before_record")
-        await self._record(migration, _WHOLE_FILE, "undone")
+            await control_plane.finish_step(migration, step.number)
 
     async def _applicable(self, todo: Sequence[Step]) -> AsyncIterator[Step]:
         """The steps to run, each block's guard asked when it is reached."""
@@ -92,7 +93,6 @@ class DataPlane:
     async def _run(
         self, migration: Migration, step: Step, steps_in_all: int, control_plane: ControlPlane, say: Say
     ) -> None:
-        await control_plane.still_locked()
         try:
             if isinstance(step.action, Load):
                 await self._load(step.action, control_plane)
@@ -120,14 +120,6 @@ class DataPlane:
         # The embedded engine reads users and policies from its configuration and has nowhere to keep others.
         return bool((await self._engine.query(query("writable_access_storages"))).rows)
 
-    async def _record(self, migration: Migration, step: int, state: str) -> None:
-        await self._engine.execute(
-            query("record_step"),
-            {
-                "number": migration.number,
-                "step": step,
-                "name": migration.name,
-                "checksum": migration.checksum,
-                "state": state,
-            },
-        )
+    async def _record(self, migration: Migration, state: str) -> None:
+        row = {"number": migration.number, "name": migration.name, "checksum": migration.checksum, "state": state}
+        await self._engine.execute(query("record_file"), row)

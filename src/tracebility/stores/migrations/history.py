@@ -1,6 +1,6 @@
 """What was applied to a store, as its version table tells it, and how that fits the files."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -19,22 +19,26 @@ class Record:
     checksum: str
     finished: bool
     at: datetime
-    steps_done: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a store stands with one migration. ``steps_done`` counts the statements of one that was interrupted."""
+    """Where a store stands with one migration. ``step`` is the statement at which one was interrupted, where known."""
 
     store: Store
     number: int
     name: str
     state: State
     at: datetime | None
-    steps_done: int = 0
+    step: int | None = None
 
 
-def compare(store: Store, migrations: Sequence[Migration], records: Iterable[Record]) -> list[Standing]:
+def compare(
+    store: Store,
+    migrations: Sequence[Migration],
+    records: Iterable[Record],
+    steps_begun: Mapping[int, int] | None = None,
+) -> list[Standing]:
     """Where the store stands with each migration.
 
     Raises:
@@ -48,16 +52,19 @@ def compare(store: Store, migrations: Sequence[Migration], records: Iterable[Rec
             f"The {store} store has migration {record.name}, which this release does not know. "
             "Run a release at least as new as the one that applied it."
         )
-    return [_standing(migration, recorded.get(migration.number)) for migration in migrations]
+    begun = steps_begun or {}
+    return [
+        _standing(migration, recorded.get(migration.number), begun.get(migration.number)) for migration in migrations
+    ]
 
 
-def _standing(migration: Migration, record: Record | None) -> Standing:
+def _standing(migration: Migration, record: Record | None, step: int | None) -> Standing:
     place = (migration.store, migration.number, migration.name)
     if record is None:
         return Standing(*place, "pending", None)
     if not record.finished:
         # Begun with another text is no drift: the statements of an unfinished file all run again.
-        return Standing(*place, "interrupted", record.at, record.steps_done)
+        return Standing(*place, "interrupted", record.at, step)
     if record.checksum != migration.checksum:
         raise SchemaError(
             f"{migration.label} was changed after it was applied at {record.at:%Y-%m-%d %H:%M} UTC "
