@@ -30,9 +30,8 @@ PATHS: dict[str, Any] = {
             "tags": ["ingest"],
             "summary": "Send spans as OTLP",
             "description": (
-                "An OTLP trace request, protobuf or JSON, answered in the same form. 200 means that the spans are kept "
-                "where no crash loses them; spans that cannot be stored are counted and named in `partialSuccess`. "
-                + _BOUNDS
+                "An OTLP trace request, protobuf or JSON, answered in the same form. 200 means that the spans are "
+                "kept where no crash loses them; those that cannot be stored are named in `partialSuccess`. " + _BOUNDS
             ),
             "parameters": [_ENCODING_HEADER],
             "requestBody": {
@@ -59,8 +58,8 @@ PATHS: dict[str, Any] = {
             "tags": ["ingest"],
             "summary": "Send runs as JSON",
             "description": (
-                "One run, or a list of them. 202 means that the accepted ones are kept where no crash loses them; those "
-                "that cannot be stored are named by their place in the list. Fields that are not known are passed over. "
+                "One run, or a list of them. 202 means that the accepted ones are kept where no crash loses them; "
+                "those that cannot be stored are named by their place in the list. Unknown fields are passed over. "
                 + _BOUNDS
             ),
             "parameters": [_ENCODING_HEADER],
@@ -94,7 +93,7 @@ def _text(most: int | None = None, **more: Any) -> dict[str, Any]:
 _ID = _text(description="A UUID, kept as it is sent, or 16 or 32 hex digits.")
 _MOMENT = {
     "type": ["string", "number"],
-    "description": "RFC 3339, UTC if it names no zone; or seconds, milliseconds, microseconds or nanoseconds since 1970.",
+    "description": "RFC 3339, UTC if it names no zone; or seconds (or ms, us, ns: the size tells) since 1970.",
 }
 _TOKENS = {"type": "integer", "minimum": 0, "exclusiveMaximum": 1 << 63}
 _ANYTHING = {"description": "Any JSON. A string is kept as plain text."}
