@@ -26,14 +26,14 @@ def problems(kind: type[Problem] = Problem) -> Iterator[type[Problem]]:
 
 
 def metric_names() -> set[str]:
-    """Names given to Counter, Gauge, Histogram and the like anywhere in the source."""
+    """First arguments of every call that makes a counter, a gauge or a histogram."""
     names = set()
     for file in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
                 first = node.args[0].value
                 called = ast.unparse(node.func)
-                if isinstance(first, str) and re.search(r"(Counter|Gauge|Histogram|Summary|Metric\w*)$", called):
+                if isinstance(first, str) and re.search(r"(counter|gauge|histogram|Counter|Gauge|Histogram)$", called):
                     names.add(first)
     return names
 
