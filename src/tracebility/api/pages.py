@@ -60,7 +60,7 @@ async def landing(request: Request, services: Services, project: str = "", curso
     scope = await resolve_project_scope(context, project or str(context.project_id), services)
     rows = services.engine.within(scope)
     window = window_of(cursor or None, None, None, scope)
-    runs, more = await newest_runs(rows, window, RUNS_A_PAGE, services.now_ns())
+    runs, more = await newest_runs(rows, window, RUNS_A_PAGE)
     projects = await visible_projects(services, context, FIRST_PLACE, PROJECTS_SHOWN)
     if not runs and not cursor:
         content = parts.projects_bar(projects, scope.project_id) + _first_trace(request)

@@ -4,13 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tracebility.api.times import EARLIEST_NS
 from tracebility.errors import NotFound
 from tracebility.stores.scoped import ScopedClickHouse
 
-# A list without a beginning first looks this far back from where it starts, and only when that does not fill the page
-# at everything: active projects stay as cheap after years as in their first month, and old runs are still found.
-FIRST_LOOK_NS = 31 * 86_400 * 1_000_000_000
 # Rows asked for beyond a page's, because a run that still grows has rows of versions that were replaced.
 SPARE_ROWS = 16
 
@@ -26,15 +22,9 @@ class Window(NamedTuple):
     before_id: str
 
 
-async def newest_runs(rows: ScopedClickHouse, window: Window, limit: int, now_ns: int) -> tuple[list[Row], bool]:
+async def newest_runs(rows: ScopedClickHouse, window: Window, limit: int) -> tuple[list[Row], bool]:
     """At most ``limit`` runs of the window, newest first, and whether there are more."""
-    recent_ns = min(window.before_ns, max(now_ns, EARLIEST_NS + FIRST_LOOK_NS)) - FIRST_LOOK_NS
-    looks = [recent_ns, EARLIEST_NS] if window.from_ns == EARLIEST_NS else [window.from_ns]
-    found: list[Row] = []
-    for from_ns in looks:
-        found = [run async for run in _latest(rows, window._replace(from_ns=from_ns), limit + 1)]
-        if len(found) > limit:
-            break
+    found = [run async for run in _latest(rows, window, limit + 1)]
     return found[:limit], len(found) > limit
 
 

@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from tracebility.api import cursor, tree
 from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, schema_of
-from tracebility.api.auth import Services
 from tracebility.api.run_reads import Row, Window, newest_runs, one_run
 from tracebility.api.scope import TenantRows
 from tracebility.api.times import EARLIEST_NS, LATEST_NS, nanoseconds, rfc3339
@@ -128,7 +127,6 @@ TimeText = Annotated[str | None, Query(description="RFC 3339.", examples=["2026-
 )
 async def list_runs(
     rows: TenantRows,
-    services: Services,
     limit: Limit = LIMIT_DEFAULT,
     cursor_text: CursorText = None,
     from_text: Annotated[TimeText, Query(alias="from", description="Runs that started at this time or later.")] = None,
@@ -136,7 +134,7 @@ async def list_runs(
 ) -> Response:
     """Pages stay where they are while new runs arrive: a cursor names the last run of its page."""
     window = window_of(cursor_text, from_text, to_text, rows.scope)
-    runs, more = await newest_runs(rows, window, limit, services.now_ns())
+    runs, more = await newest_runs(rows, window, limit)
     return answer(
         RunPage(
             items=[run_from(row) for row in runs],

@@ -2,12 +2,13 @@
 -- filters by the tenant whatever stands here.
 
 -- name: read_runs_newest
--- One page of candidates, newest first, after {before} and {before_id}. Without FINAL, so rows may be of versions
--- that were replaced since: the caller keeps those that read_runs_versions says are the latest, which gives exactly
--- the newest runs, because every latest version is a row too. Served by the prefix (org_id, project_id) of the
--- primary key and the minmax index on start_time; the wide columns are read for the rows of the page only. Measured
--- (26.9, two cores): 15 ms in a project of 5,000 runs beside 1.2 million of others, 37 ms in one of 1,000,000; with
--- FINAL 21 and 194 ms. A projection by start_time gained nothing: reading it in reverse order took 51 ms.
+-- One page of candidates, newest first, after {before} and {before_id}. Without FINAL, so rows may be of versions that
+-- were replaced since: the caller keeps those that read_runs_versions says are the latest, which gives exactly the newest
+-- runs, because every latest version is a row too. Served by the prefix (org_id, project_id) of the primary key and by
+-- the minmax index on start_time, which also skips what cannot be among the newest: a list needs no time range to be
+-- cheap. The wide columns are read for the rows of the page only. Measured (engine 26.9, two cores): 15 ms in a project of
+-- 5,000 runs beside 1.2 million of others, 37 ms in one of 1,000,000; with FINAL 21 and 194 ms. A projection by
+-- start_time gained nothing: reading it in reverse order took 51 ms.
 SELECT
     run_id, name, kind, status, error_message,
     toUnixTimestamp64Nano(start_time) AS start_ns, toUnixTimestamp64Nano(end_time) AS end_ns,
