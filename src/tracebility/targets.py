@@ -91,9 +91,14 @@ async def _api(settings: "Settings", stop: asyncio.Event) -> None:
 
 
 async def _ingest_worker(settings: "Settings", stop: asyncio.Event) -> None:
-    from tracebility.worker.service import run as run_worker
+    from tracebility.worker.app import create_app
+    from tracebility.worker.service import open_services
 
-    await run_worker(settings, stop)
+    async with open_services(settings) as services:
+        draining = asyncio.create_task(services.drain(stop))
+        draining.add_done_callback(lambda _: stop.set())
+        await _serve_http(create_app(services), settings, stop)
+        await draining
 
 
 async def _all(settings: "Settings", stop: asyncio.Event) -> None:

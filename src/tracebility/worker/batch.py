@@ -77,6 +77,10 @@ class Batch:
         self.envelopes: list[tuple[Header, int]] = []
         self.bytes = 0  # of the bodies, inflated
 
+    def traces(self) -> list[str]:
+        """The ids of the traces that the rows belong to."""
+        return sorted({row[0] for row in self.rows})
+
     @contextmanager
     def whole(self) -> Iterator[None]:
         """Keep what is added inside, or nothing of it when that raises."""

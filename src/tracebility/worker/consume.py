@@ -1,0 +1,228 @@
+"""From the queue to the writer and back: reads every shard in turn, maps what comes, acknowledges what is stored.
+
+While one batch is being written the next is mapped; no third is begun. An entry is acknowledged and deleted when its
+rows are in the engine, or moved to the dead letters when it never can be stored; else it stays in the queue.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from tracebility.errors import StoreUnavailable
+from tracebility.failpoints import failpoint
+from tracebility.stores import consumers
+from tracebility.stores.redis import Entry, Queue
+from tracebility.tenant.shards import SHARDS, stream_of
+from tracebility.wire.envelope import from_fields
+from tracebility.worker import rows
+from tracebility.worker.claims import (
+    ALONE_FROM,
+    CLAIM_IDLE_MS,
+    MOST_DELIVERIES,
+    claimed,
+    forget_the_gone,
+    idle_to_claim,
+    leave,
+)
+from tracebility.worker.in_hand import InHand
+from tracebility.worker.metrics import WorkerMetrics
+from tracebility.worker.write import Held, Stopped, Work, Writer, pause
+
+# A batch is closed by whichever comes first. Larger ones make the engine cheaper a span, but are held in memory twice
+# and have to fit the front's 48 MiB of an insert's body.
+BATCH_ROWS = 16_384
+BATCH_BYTES = 32 << 20
+LINGER_S = 0.3
+
+IDLE_S = 0.05  # between looks at empty streams: small beside the linger, 1 % of a core
+READ_BYTES = 8 << 20  # to aim at in one round trip over all streams
+MOST_ENTRIES_A_STREAM = 32  # COUNT is per stream: 16 streams of the largest entries (1 MiB) are 512 MiB
+RETRY_S = 0.5
+CLAIM_EVERY_S = 1.0
+FORGET_EVERY_S = 60.0
+# A worker that is told to end gets this long to write what it holds; the rest stays in the queue.
+LEAVE_S = 5.0
+REASON_CHARS = 1_000
+
+STREAMS = tuple(stream_of(shard) for shard in range(SHARDS))
+
+log = structlog.get_logger()
+
+
+class Drain:
+    """One worker's turn at the queue, from `run` until its stop event."""
+
+    def __init__(self, queue: Queue, writer: Writer, metrics: WorkerMetrics, stop: asyncio.Event) -> None:
+        self._queue = queue
+        self._writer = writer
+        self._metrics = metrics
+        self._stop = stop
+        self._name = consumers.new_name()
+        self._in_hand = InHand(queue, self._name, STREAMS, metrics)
+        self._work = writer.new_work()
+        self._writing: asyncio.Task[None] | None = None
+        self._largest_entry = 1 << 16
+        self._turn = 0
+        self._claim_at = self._forget_at = 0.0
+        self._idle_ms: int | None = None
+
+    async def run(self) -> None:
+        """Read, map, write and acknowledge until the stop event; then finish what is in hand if the engine takes it."""
+        beating = asyncio.create_task(self._in_hand.beat())
+        try:
+            while not self._stop.is_set():
+                await self._step()
+            await self._finish()
+        except Stopped:
+            log.info("ended while a store was away; what was read stays in the queue")
+        finally:
+            beating.cancel()
+            if self._writing is not None:
+                self._writing.cancel()
+
+    async def _step(self) -> None:
+        try:
+            await self._claim_when_due()
+            found = await self._read()
+        except StoreUnavailable as error:
+            self._metrics.waits.labels(error.store).inc()
+            log.warning("queue does not answer", reason=str(error))
+            found = []
+            await pause(self._stop, RETRY_S)
+        for stream, entries in found:
+            for entry in entries:
+                await self._take(stream, entry, deliveries=1)
+        if self._work.held and time.monotonic() - self._work.opened_at >= LINGER_S:
+            await self._hand_over()
+        if not found:
+            await pause(self._stop, IDLE_S)
+
+    async def _read(self) -> list[tuple[str, list[Entry]]]:
+        """New entries of all streams, another stream first each turn."""
+        self._turn = (self._turn + 1) % SHARDS
+        order = STREAMS[self._turn :] + STREAMS[: self._turn]
+        count = max(1, min(MOST_ENTRIES_A_STREAM, READ_BYTES // self._largest_entry))
+        found = await self._queue.read(order, self._name, count)
+        sizes = [self._in_hand.hold(stream, entry) for stream, entries in found for entry in entries]
+        if sizes:
+            failpoint("worker_after_read")
+            # Sinks slowly, so that one small entry does not invite many large ones.
+            self._largest_entry = max(*sizes, self._largest_entry * 15 // 16, 1)
+        return found
+
+    async def _claim_when_due(self) -> None:
+        now = time.monotonic()
+        if now < self._claim_at:
+            return
+        if self._idle_ms is None:
+            await self._queue.ensure_group(STREAMS)
+            self._idle_ms = await idle_to_claim(self._queue, STREAMS)
+        async for stream, entry, deliveries in claimed(self._queue, self._name, STREAMS, self._metrics, self._idle_ms):
+            if (stream, entry.id) in self._in_hand:
+                continue  # its heartbeat came late
+            self._in_hand.hold(stream, entry)
+            if deliveries > MOST_DELIVERIES:
+                await self._bury(
+                    stream, entry, f"ended the worker or was never finished, {deliveries - 1} times", deliveries
+                )
+            elif deliveries >= ALONE_FROM:
+                await self._hand_over()
+                await self._take(stream, entry, deliveries=deliveries)
+                await self._hand_over()
+                await self._written()
+            else:
+                await self._take(stream, entry, deliveries=deliveries)
+        self._idle_ms = CLAIM_IDLE_MS
+        if now >= self._forget_at:
+            await forget_the_gone(self._queue, self._name, STREAMS)
+            self._forget_at = now + FORGET_EVERY_S
+        self._claim_at = time.monotonic() + CLAIM_EVERY_S
+
+    async def _take(self, stream: str, entry: Entry, *, deliveries: int) -> None:
+        """Map an entry into the batch under way, or move it to the dead letters when it cannot be read."""
+        try:
+            envelope = from_fields(entry.fields)
+            with self._metrics.stage_seconds.labels("map").time():
+                rows.add(self._work.batch, envelope)
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Reading is pure: it would fail the same way each time. A release that can read it replays the letter.
+            log.exception("envelope cannot be read", stream=stream, entry_id=entry.id.decode())
+            await self._bury(stream, entry, f"cannot be read: {type(error).__name__}: {error}", deliveries)
+            return
+        if not self._work.held:
+            self._work.opened_at = time.monotonic()
+        self._work.held.append(Held(stream, entry, envelope))
+        if len(self._work.batch.rows) >= BATCH_ROWS or self._work.batch.bytes >= BATCH_BYTES:
+            await self._hand_over()
+        await asyncio.sleep(0)  # a heartbeat, or the body of an insert, may be waiting for the loop
+
+    async def _hand_over(self) -> None:
+        """Begin to write the batch under way as soon as the one before is done."""
+        await self._written()
+        if self._work.held:
+            self._writing = asyncio.create_task(self._settle(self._work))
+            self._work = self._writer.new_work()
+
+    async def _written(self) -> None:
+        if self._writing is not None:
+            await self._writing
+            self._writing = None
+
+    async def _settle(self, work: Work) -> None:
+        """Write a batch; acknowledge what is stored, bury what never can be."""
+        refusals = {(one.held.stream, one.held.entry.id): one.reason for one in await self._writer.write(work)}
+        stored: dict[str, list[bytes]] = {}
+        spans = 0
+        for held in work.held:
+            if (held.stream, held.entry.id) not in refusals:
+                stored.setdefault(held.stream, []).append(held.entry.id)
+                spans += held.envelope.header.items
+        with self._metrics.stage_seconds.labels("ack").time():
+            await self._insist(lambda: self._queue.ack_and_delete_all(stored))
+        failpoint("worker_after_ack")
+        now_us = time.time_ns() // 1000
+        for stream, ids in stored.items():
+            self._in_hand.release(stream, ids)
+            self._metrics.envelopes.inc(len(ids))
+        for held in work.held:
+            reason = refusals.get((held.stream, held.entry.id))
+            if reason is not None:
+                await self._bury(held.stream, held.entry, reason, 1)
+            self._metrics.lag_seconds.observe(max(now_us - held.envelope.header.accepted_at_us, 0) / 1e6)
+        self._metrics.spans.inc(spans)
+        self._metrics.batches.inc()
+
+    async def _bury(self, stream: str, entry: Entry, reason: str, deliveries: int) -> None:
+        log.error("dead letter", stream=stream, entry_id=entry.id.decode(), reason=reason[:REASON_CHARS])
+        await self._insist(
+            lambda: self._queue.dead_letter(
+                stream, entry, reason=reason[:REASON_CHARS], deliveries=deliveries, at_us=time.time_ns() // 1000
+            )
+        )
+        self._metrics.dead.inc()
+        self._in_hand.release(stream, [entry.id])
+
+    async def _insist(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Do what must be done to the queue, however long it is away."""
+        while True:
+            try:
+                return await call()
+            except StoreUnavailable as error:
+                self._metrics.waits.labels(error.store).inc()
+                log.warning("queue does not answer; trying again", reason=str(error))
+                await pause(self._stop, RETRY_S)
+                if self._stop.is_set():
+                    raise Stopped from error
+
+    async def _finish(self) -> None:
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await self._hand_over()
+                await self._written()
+                await leave(self._queue, self._name, STREAMS)
+        except (TimeoutError, StoreUnavailable):
+            log.info("ended before everything was written; the rest stays in the queue")

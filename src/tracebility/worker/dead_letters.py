@@ -1,0 +1,90 @@
+"""Envelopes that could not be stored: listed, shown, put back into their stream, or given up for good."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from tracebility.stores.redis import Entry, Queue
+from tracebility.tenant.shards import DEAD_LETTER_STREAM
+from tracebility.wire.envelope import Header, MalformedEnvelope, from_fields
+
+PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An envelope that was given up, and why. ``header`` is None when even that cannot be read."""
+
+    entry: Entry
+    reason: str
+    stream: str
+    entry_id: str
+    deliveries: int
+    at_us: int
+    header: Header | None
+
+    @property
+    def id(self) -> str:
+        """The id to name it by."""
+        return self.entry.id.decode()
+
+    def document(self) -> dict[str, Any]:
+        """As JSON for people and programs; the body is not part of it."""
+        header = self.header
+        tenant = {} if header is None else {
+            "envelope_id": str(header.id),
+            "org_id": str(header.org_id),
+            "project_id": str(header.project_id),
+            "source": header.source,
+            "items": header.items,
+            "accepted_at_us": header.accepted_at_us,
+        }  # fmt: skip
+        return {
+            "id": self.id,
+            "reason": self.reason,
+            "stream": self.stream,
+            "entry_id": self.entry_id,
+            "deliveries": self.deliveries,
+            "at_us": self.at_us,
+            "bytes": len(self.entry.fields.get(b"b", b"")),
+            **tenant,
+        }
+
+
+async def letters(queue: Queue) -> AsyncIterator[DeadLetter]:
+    """All dead letters, oldest first."""
+    start = b"-"
+    while True:
+        page = await queue.range(DEAD_LETTER_STREAM, start=start, count=PAGE)
+        for entry in page:
+            yield _letter(entry)
+        if len(page) < PAGE:
+            return
+        start = b"(" + page[-1].id
+
+
+async def find(queue: Queue, letter_id: str) -> DeadLetter | None:
+    """The dead letter of this id."""
+    found = await queue.range(DEAD_LETTER_STREAM, start=letter_id.encode(), end=letter_id.encode(), count=1)
+    return _letter(found[0]) if found else None
+
+
+async def replay(queue: Queue, letter: DeadLetter) -> str:
+    """Put the envelope back at the end of its stream; its id there. It leaves the dead letters in the same step."""
+    return (await queue.replay(letter.entry)).decode()
+
+
+async def drop(queue: Queue, letter: DeadLetter) -> None:
+    """Delete the envelope for good."""
+    await queue.delete(DEAD_LETTER_STREAM, [letter.entry.id])
+
+
+def _letter(entry: Entry) -> DeadLetter:
+    try:
+        header = from_fields(entry.fields).header
+    except MalformedEnvelope:
+        header = None
+    said = {name: entry.fields.get(name, b"").decode(errors="replace") for name in (b"reason", b"stream", b"entry_id")}
+    numbers = {name: entry.fields.get(name, b"") for name in (b"deliveries", b"at")}
+    deliveries, at_us = (int(value) if value.isdigit() else 0 for value in numbers.values())
+    return DeadLetter(entry, said[b"reason"], said[b"stream"], said[b"entry_id"], deliveries, at_us, header)

@@ -1,0 +1,95 @@
+"""The worker as a target: its stores, its metrics, and the drain that runs until it is told to end."""
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from tracebility.config import Settings
+from tracebility.errors import StoreUnavailable
+from tracebility.stores import clickhouse, redis
+from tracebility.telemetry import Metrics
+from tracebility.worker import memory
+from tracebility.worker.consume import STREAMS, Drain
+from tracebility.worker.metrics import WorkerMetrics
+from tracebility.worker.write import Writer, pause
+
+READY_WAIT_S = 2.0
+WATCH_S = 2.0
+# Rows are tuples that live for one batch and hold no circles; looking for some at the default pace costs microseconds.
+GARBAGE_THRESHOLD = 100_000
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerServices:
+    """Everything the worker holds while it runs."""
+
+    queue: redis.Queue
+    engine: clickhouse.Engine
+    metrics: WorkerMetrics
+
+    async def drain(self, stop: asyncio.Event) -> None:
+        """Store what is in the queue until ``stop``."""
+        gc.set_threshold(GARBAGE_THRESHOLD)
+        memory.keep_freed_pages()
+        watching = asyncio.create_task(self._watch(stop))
+        try:
+            await Drain(self.queue, Writer(self.engine, self.metrics, stop), self.metrics, stop).run()
+        finally:
+            watching.cancel()
+
+    async def missing_stores(self) -> dict[str, str]:
+        """The stores that do not answer, and what they say instead."""
+        missing: dict[str, str] = {}
+        for store, ping in (("redis", self.queue.ping), ("clickhouse", self.engine.ping)):
+            try:
+                async with asyncio.timeout(READY_WAIT_S):
+                    await ping()
+            except TimeoutError:
+                missing[store] = f"no answer within {READY_WAIT_S:.0f} s"
+            except StoreUnavailable:
+                missing[store] = "no usable answer"
+        return missing
+
+    async def _watch(self, stop: asyncio.Event) -> None:
+        """Keep the figures about the queue, and give memory back once there is nothing to do."""
+        while not stop.is_set():
+            try:
+                depths = await self.queue.depths(STREAMS)
+            except StoreUnavailable:
+                depths = {}
+            for shard, depth in enumerate(depths.values()):
+                self.metrics.queue_length.labels(str(shard)).set(depth.length)
+            oldest = [depth.oldest_ms for depth in depths.values() if depth.oldest_ms is not None]
+            self.metrics.queue_oldest_seconds.set(max(0.0, time.time() - min(oldest) / 1000) if oldest else 0)
+            if depths and not oldest:
+                memory.give_back_freed_pages()
+            await pause(stop, WATCH_S)
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[WorkerServices]:
+    """The services of one process, closed at the end of the block.
+
+    Raises:
+        ConfigurationError: when a DSN is missing, malformed or refused, or nothing answers there.
+    """
+    async with AsyncExitStack() as stack:
+        queue = await redis.connect(settings.dsn("TRACEBILITY_REDIS_URL"))
+        stack.push_async_callback(queue.close)
+        engine = await clickhouse.connect(settings.dsn("TRACEBILITY_CLICKHOUSE_URL"))
+        stack.push_async_callback(engine.close)
+        yield WorkerServices(queue, engine, WorkerMetrics(Metrics()))
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Run a worker until ``stop``."""
+    async with open_services(settings) as services:
+        log.info("worker ready", engine=services.engine.version)
+        await services.drain(stop)
