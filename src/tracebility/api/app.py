@@ -17,6 +17,7 @@ from tracebility.api import pages, problems
 from tracebility.api.routers import health, projects, runs
 from tracebility.api.service import ApiServices
 from tracebility.telemetry import RequestMetrics
+from tracebility.wire import openapi as ingest
 
 # Answers are one tenant's: no cache on the way may keep one, and a browser must not guess what it holds.
 _HEADERS = {
@@ -41,24 +42,31 @@ def openapi_document() -> dict[str, Any]:
     )
     _, schemas = msgspec.json.schema_components(_ANSWERS, ref_template="#/components/schemas/{name}")
     components = document.setdefault("components", {})
-    components.setdefault("schemas", {}).update(schemas)
+    components["schemas"] = schemas | ingest.SCHEMAS
+    document["paths"] = ingest.PATHS | document["paths"]
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, tb_..."},
         "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
     }
-    for path, operations in document["paths"].items():
-        for operation in operations.values():
-            operation.get("responses", {}).pop("422", None)
-            operation["responses"]["default"] = {"$ref": "#/components/responses/Problem"}
-            if path.startswith("/v1/"):
-                operation["security"] = [{"bearer": []}, {"apiKey": []}]
     components["responses"] = {"Problem": _PROBLEM}
+    document["paths"] = {
+        path: {method: _described(path, operation) for method, operation in operations.items()}
+        for path, operations in document["paths"].items()
+    }
     return document
 
 
 def routes() -> Sequence[BaseRoute]:
     """Every route of this app."""
     return _app().routes
+
+
+def _described(path: str, operation: dict[str, Any]) -> dict[str, Any]:
+    """``operation`` with what holds for every route: how a refusal looks, and that a key is needed."""
+    answers = {status: answer for status, answer in operation["responses"].items() if status != "422"}
+    answers["default"] = {"$ref": "#/components/responses/Problem"}
+    needed: dict[str, Any] = {"security": [{"bearer": []}, {"apiKey": []}]} if path.startswith("/v1/") else {}
+    return operation | needed | {"responses": answers}
 
 
 def _app() -> FastAPI:

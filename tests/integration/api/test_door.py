@@ -1,5 +1,7 @@
 """Who may ask for what, and how refusals are said."""
 
+import json
+import re
 from typing import Any
 from uuid import uuid4
 
@@ -148,6 +150,17 @@ async def test_no_cache_on_the_way_may_keep_an_answer(api: httpx.AsyncClient, te
         answer = await api.get(path, headers=tenant.headers())
         assert answer.headers["cache-control"] == "private, no-store"
         assert answer.headers["vary"] == "Authorization"
+
+
+async def test_the_description_has_every_route_and_everything_it_refers_to(api: httpx.AsyncClient) -> None:
+    document = (await api.get("/openapi.json")).json()
+    assert {"/v1/traces", "/v1/runs", "/v1/projects", "/", "/metrics", "/openapi.json"} <= set(document["paths"])
+    for kind, name in set(re.findall(r'"#/components/(\w+)/(\w+)"', json.dumps(document))):
+        assert name in document["components"][kind]
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert operation["summary"]
+            assert bool(operation.get("security")) == path.startswith("/v1/")
 
 
 async def test_every_answer_is_as_the_description_says(api: httpx.AsyncClient, tenants: Any) -> None:
