@@ -1,5 +1,6 @@
 """Envelopes that could not be stored: listed, shown, put back into their stream, or given up for good."""
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,8 @@ from tracebility.stores.redis import Entry, Queue
 from tracebility.tenant.shards import DEAD_LETTER_STREAM
 from tracebility.wire.envelope import Header, MalformedEnvelope, from_fields
 
-PAGE = 100
+PAGE = 20  # envelopes are up to 1 MiB
+_ID = re.compile(r"\d{1,20}-\d{1,20}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ async def letters(queue: Queue) -> AsyncIterator[DeadLetter]:
 
 async def find(queue: Queue, letter_id: str) -> DeadLetter | None:
     """The dead letter of this id."""
+    if not _ID.fullmatch(letter_id):
+        return None
     found = await queue.range(DEAD_LETTER_STREAM, start=letter_id.encode(), end=letter_id.encode(), count=1)
     return _letter(found[0]) if found else None
 

@@ -1,0 +1,182 @@
+"""``tracebility dlq``: the envelopes that could not be stored, for an operator to look at, put back, or give up."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from tracebility.commands.options import AsJson, DataDir, tell
+from tracebility.errors import TracebilityError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tracebility.stores.redis import Queue
+    from tracebility.worker.dead_letters import DeadLetter
+
+# Of a body, shown by `dlq show`: enough to see what it is.
+SHOWN_BYTES = 512
+
+T = TypeVar("T")
+LetterId = Annotated[str, typer.Argument(help="The dead letter's id, from 'tracebility dlq list'.", metavar="ID")]
+OptionalLetterId = Annotated[str | None, typer.Argument(help="The dead letter's id.", metavar="ID", show_default=False)]
+
+group = typer.Typer(no_args_is_help=True, help="List, show, replay or drop envelopes that could not be stored.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(group, name="dlq")
+
+
+@group.command("list")
+def list_letters(
+    org: Annotated[str | None, typer.Option("--org", help="Only those of this org.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, oldest first.")] = 100,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List dead letters, oldest first: when, what, and why.
+
+    Examples:
+
+      tracebility dlq list
+
+      tracebility dlq list --org 0192f0c1-... --json
+    """
+
+    async def collect(queue: "Queue") -> "list[DeadLetter]":
+        from tracebility.worker.dead_letters import letters
+
+        found: list[DeadLetter] = []
+        async for letter in letters(queue):
+            if org is None or (letter.header is not None and str(letter.header.org_id) == org):
+                found.append(letter)
+            if len(found) == limit:
+                break
+        return found
+
+    found = _with_queue(data_dir, collect)
+    lines = [f"{letter.id}  {_when(letter.at_us)}  {_what(letter)}  {letter.reason}" for letter in found]
+    text = "\n".join(lines) if lines else "There are no dead letters."
+    tell(text, {"items": [letter.document() for letter in found]}, as_json=as_json)
+
+
+@group.command("show")
+def show_letter(letter_id: LetterId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Show one dead letter with the beginning of its body.
+
+    Examples:
+
+      tracebility dlq show 1795530152396-0
+    """
+
+    async def find(queue: "Queue") -> "DeadLetter":
+        return await _found(queue, letter_id)
+
+    letter = _with_queue(data_dir, find)
+    body = letter.entry.fields.get(b"b", b"")[:SHOWN_BYTES]
+    document = letter.document() | {"body_start": body.decode("utf-8", "backslashreplace")}
+    tell(json.dumps(document, indent=2), document, as_json=as_json)
+
+
+@group.command("replay")
+def replay_letters(
+    letter_id: OptionalLetterId = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that are there now.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put dead letters back into their streams, as after an upgrade that can read them. Nothing is stored twice.
+
+    Examples:
+
+      tracebility dlq replay 1795530152396-0
+
+      tracebility dlq replay --all
+    """
+
+    async def replay(queue: "Queue", letter: "DeadLetter") -> dict[str, Any]:
+        from tracebility.worker import dead_letters
+
+        return {"id": letter.id, "stream": letter.stream, "entry_id": await dead_letters.replay(queue, letter)}
+
+    done = _with_queue(data_dir, lambda queue: _each(queue, letter_id, everything, replay))
+    tell(f"{len(done)} put back into the queue.", {"replayed": done}, as_json=as_json)
+
+
+@group.command("drop")
+def drop_letters(
+    letter_id: OptionalLetterId = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that are there now.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete dead letters for good: what they hold was accepted from a client, and is then lost.
+
+    Examples:
+
+      tracebility dlq drop 1795530152396-0
+    """
+
+    async def drop(queue: "Queue", letter: "DeadLetter") -> dict[str, Any]:
+        from tracebility.worker import dead_letters
+
+        await dead_letters.drop(queue, letter)
+        return {"id": letter.id}
+
+    done = _with_queue(data_dir, lambda queue: _each(queue, letter_id, everything, drop))
+    tell(f"{len(done)} deleted.", {"dropped": done}, as_json=as_json)
+
+
+async def _each(
+    queue: "Queue",
+    letter_id: str | None,
+    everything: bool,
+    act: "Callable[[Queue, DeadLetter], Awaitable[dict[str, Any]]]",
+) -> list[dict[str, Any]]:
+    if (letter_id is None) != everything:
+        raise TracebilityError("Name one dead letter by its id, or all of them with --all.")
+    if letter_id is not None:
+        return [await act(queue, await _found(queue, letter_id))]
+    from tracebility.worker.dead_letters import letters
+
+    # Those there now, by their ids: what fails again comes back behind them, and bodies are fetched one at a time.
+    ids = [letter.id async for letter in letters(queue)]
+    return [await act(queue, await _found(queue, one)) for one in ids]
+
+
+async def _found(queue: "Queue", letter_id: str) -> "DeadLetter":
+    from tracebility.worker.dead_letters import find
+
+    letter = await find(queue, letter_id)
+    if letter is None:
+        raise TracebilityError(f"There is no dead letter {letter_id}. 'tracebility dlq list' shows those there are.")
+    return letter
+
+
+def _with_queue(data_dir: "Path | None", act: "Callable[[Queue], Awaitable[T]]") -> T:
+    from tracebility.embedded.installation import locate
+    from tracebility.stores import redis
+
+    async def run() -> T:
+        queue = await redis.connect(locate(data_dir).redis_url, wait_s=0)
+        try:
+            return await act(queue)
+        finally:
+            await queue.close()
+
+    return asyncio.run(run())
+
+
+def _when(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _what(letter: "DeadLetter") -> str:
+    if letter.header is None:
+        return "unreadable"
+    return f"{letter.header.items} items of org {letter.header.org_id}"
