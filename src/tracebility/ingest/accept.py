@@ -20,8 +20,9 @@ from tracebility.wire.envelope import Envelope, Header
 from tracebility.wire.inspection import Inspection
 from tracebility.wire.rejection import Rejection
 
-# Bodies above an envelope's size are read beside the event loop, so many at once: each may inflate to 100 MiB.
-LARGE_AT_ONCE = 2
+# Bodies above an envelope's size are read beside the event loop, so many of each size at once: reading one takes about
+# three times its inflated size in memory.
+LANES = ((8 << 20, 4), (limits.INFLATED_BYTES, 1))
 
 Inspect = Callable[[bytes, str], Inspection]
 
@@ -51,7 +52,7 @@ class Intake:
     def __init__(self, enqueuer: Enqueuer, metrics: IngestMetrics) -> None:
         self._enqueuer = enqueuer
         self._metrics = metrics
-        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._lanes = [(most_bytes, asyncio.Semaphore(at_once)) for most_bytes, at_once in LANES]
 
     async def accept(self, tenant: TenantContext, sent: Sent) -> Answer:
         """Keep the items of ``sent`` for ``tenant``.
@@ -65,9 +66,7 @@ class Intake:
         try:
             body = decompress(sent.body, sent.content_encoding, limits.ENVELOPE_BYTES)
         except PayloadTooLarge:
-            async with self._large:
-                size, inspection = await asyncio.to_thread(_read, sent)
-                await self._keep(tenant, sent, size, inspection)
+            inspection = await self._accept_large(tenant, sent)
         else:
             inspection = _INSPECT[sent.source](body, sent.content_type)
             await self._keep(tenant, sent, len(body), inspection)
@@ -76,13 +75,26 @@ class Intake:
             self._metrics.rejected[sent.source].inc(len(inspection.rejected))
         return _ANSWER[sent.source](sent, inspection)
 
+    async def _accept_large(self, tenant: TenantContext, sent: Sent) -> Inspection:
+        for most_bytes, lane in self._lanes:
+            async with lane:
+                try:
+                    size, inspection = await asyncio.to_thread(_read, sent, most_bytes)
+                except PayloadTooLarge:
+                    if most_bytes == limits.INFLATED_BYTES:
+                        raise
+                else:
+                    await self._keep(tenant, sent, size, inspection)
+                    return inspection
+        raise AssertionError("the last lane takes every size")
+
     async def _keep(self, tenant: TenantContext, sent: Sent, size: int, inspection: Inspection) -> None:
         if inspection.items:
             await self._enqueuer.keep(tenant.org_id, _envelopes(tenant, sent, size, inspection))
 
 
-def _read(sent: Sent) -> tuple[int, Inspection]:
-    body = decompress(sent.body, sent.content_encoding, limits.INFLATED_BYTES)
+def _read(sent: Sent, most_bytes: int) -> tuple[int, Inspection]:
+    body = decompress(sent.body, sent.content_encoding, most_bytes)
     return len(body), _INSPECT[sent.source](body, sent.content_type)
 
 

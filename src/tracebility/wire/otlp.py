@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tracebility.wire import jsontext, limits, otlp_json, otlp_text, otlp_wire
+from tracebility.wire import jsontext, limits, otlp_fill, otlp_json, otlp_text, otlp_wire
 from tracebility.wire.inspection import Inspection
 from tracebility.wire.otlp_parts import Slice, in_parts, not_a_request
 from tracebility.wire.rejection import Rejection
@@ -33,7 +33,7 @@ def decode(body: bytes, content_type: str) -> ExportTraceServiceRequest:
         BadRequest: when it is not one.
     """
     if content_type == JSON:
-        return otlp_json.decode(body)
+        return otlp_fill.decode(body)
     try:
         return ExportTraceServiceRequest.FromString(body)
     except DecodeError as error:
@@ -118,8 +118,8 @@ def _inspect_json(body: bytes) -> Inspection:
     if len(body) <= limits.ENVELOPE_BYTES:
         try:
             request = jsontext.decode(text, otlp_json.read_request)
-            otlp_json.check_around(request)
-        except (msgspec.ValidationError, UnicodeDecodeError, otlp_json.Unfit):
+            otlp_fill.check_around(request)
+        except (msgspec.ValidationError, UnicodeDecodeError, otlp_fill.Unfit):
             pass  # cut along its spans, the body tells which one it is
         else:
             verdicts = [_why_not_sent(index, sent) for index, sent in enumerate(otlp_json.spans_of(request))]
@@ -142,7 +142,7 @@ def _why_not_protobuf(index: int, one: Slice) -> str:
 
 
 def _why_not_json(index: int, one: Slice) -> str:
-    text = one.span
+    text = bytes(one.span)
     if len(text) > limits.ITEM_BYTES:
         return f"span {index}: it is {len(text)} bytes, more than {limits.ITEM_BYTES >> 20} MiB"
     if len(text) > limits.ENVELOPE_BYTES and text.count(b'"key"') > limits.ATTRIBUTES:
@@ -160,9 +160,9 @@ def _why_not_json(index: int, one: Slice) -> str:
 def _why_not_sent(index: int, sent: otlp_json.Span) -> str:
     span = Span()
     try:
-        otlp_json.fill_span(span, sent)
-        reason = why_not(span)
-    except otlp_json.Unfit as error:
+        count = otlp_fill.check_span(span, sent)
+        reason = _too_many(count) if count > limits.ATTRIBUTES else why_not(span)
+    except otlp_fill.Unfit as error:
         reason = str(error)
     return f"{named(index, span)}: {reason}" if reason else ""
 
@@ -191,8 +191,12 @@ def why_not(span: Span) -> str:
         + sum(1 + len(link.attributes) for link in span.links)
     )
     if count > limits.ATTRIBUTES:
-        return f"{count} attributes, events and links, more than {limits.ATTRIBUTES}"
+        return _too_many(count)
     return ""
+
+
+def _too_many(count: int) -> str:
+    return f"{count} attributes, events and links, more than {limits.ATTRIBUTES}"
 
 
 def partial_success(rejected: int, message: str) -> ExportTraceServiceResponse:

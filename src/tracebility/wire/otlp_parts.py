@@ -19,10 +19,10 @@ class Around:
 
 
 class Slice(NamedTuple):
-    """One span, as it came."""
+    """One span, as it came: a view of the body, of which there is no second copy until it is joined."""
 
     around: Around
-    span: bytes
+    span: bytes | memoryview
 
 
 def in_parts(

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from tracebility.errors import BadRequest, PayloadTooLarge
-from tracebility.wire import jsontext, limits, otlp_json
+from tracebility.wire import jsontext, limits, otlp_fill
 from tracebility.wire.otlp_parts import Around, Slice, not_a_request, too_many_spans
 
 
@@ -37,7 +37,7 @@ def cut(body: bytes) -> list[Slice]:
                     _members(resource=group.resource, schemaUrl=group.schema_url),
                     _members(scope=scope.scope, schemaUrl=scope.schema_url),
                 )
-                slices += [Slice(around, bytes(span)) for span in _list(scope.spans)]
+                slices += [Slice(around, memoryview(span)) for span in _list(scope.spans)]
                 if len(slices) > limits.ITEMS:
                     raise too_many_spans()
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
@@ -60,7 +60,7 @@ def why_not_around(around: Around) -> str:
     if size > limits.AROUND_BYTES:
         return f"its resource and scope are {size} bytes, more than {limits.AROUND_BYTES >> 10} KiB"
     try:
-        otlp_json.decode(join([Slice(around, b"{}")]))
+        otlp_fill.decode(join([Slice(around, b"{}")]))
     except BadRequest as error:
         return f"its resource or scope cannot be read: {error.detail}"
     return ""

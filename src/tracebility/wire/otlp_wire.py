@@ -74,7 +74,7 @@ def why_not_around(around: Around) -> str:
     return ""
 
 
-def _count(message: bytes, children: "_Children") -> int:
+def _count(message: bytes | memoryview, children: "_Children") -> int:
     """Nested messages of the kinds in ``children``; stops above ``limits.ATTRIBUTES``."""
     seen = 0
     todo = [(0, len(message), children)]
@@ -103,6 +103,7 @@ _SCOPE: _Children = {1: {3: _PAIR}}
 
 
 def _cut(body: bytes) -> Iterator[Slice]:
+    view = memoryview(body)
     spans = groups = 0
     for _, start, end in _messages(body, 0, len(body), 1):
         scopes = list(_messages(body, start, end, 2))
@@ -119,7 +120,7 @@ def _cut(body: bytes) -> Iterator[Slice]:
                 raise too_many_spans()
             around = Around(resource, _without(body, scope_start, scope_end, members))
             for _, span_start, span_end in members:
-                yield Slice(around, body[span_start:span_end])
+                yield Slice(around, view[span_start:span_end])
 
 
 _Place = tuple[int, int, int]  # where the tag begins, where the message begins and ends
@@ -146,7 +147,7 @@ def _without(body: bytes, start: int, end: int, places: list[_Place]) -> bytes:
     return b"".join(kept)
 
 
-def _fields(body: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def _fields(body: bytes | memoryview, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """Number, start of the tag, start and end of the value; the end is before the start of what has no length."""
     while at < end:
         tag_at = at
@@ -174,7 +175,7 @@ def _fields(body: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int
         yield number, tag_at, at, at - 1
 
 
-def _varint(body: bytes, at: int, end: int) -> tuple[int, int]:
+def _varint(body: bytes | memoryview, at: int, end: int) -> tuple[int, int]:
     value = shift = 0
     for place in range(at, min(end, at + 10)):
         byte = body[place]
@@ -185,11 +186,11 @@ def _varint(body: bytes, at: int, end: int) -> tuple[int, int]:
     raise Malformed(f"the number at byte {at} has no end")
 
 
-def _field(number: int, value: bytes) -> bytes:
+def _field(number: int, value: bytes | memoryview) -> bytes:
     head = bytearray([number << 3 | _BYTES])
     length = len(value)
     while length > 127:
         head.append(length & 127 | 128)
         length >>= 7
     head.append(length)
-    return bytes(head) + value
+    return b"".join((head, value))

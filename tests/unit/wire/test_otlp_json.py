@@ -4,11 +4,17 @@ import json
 import math
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as Message
 
 from tracebility.errors import BadRequest
 from tracebility.wire import limits, otlp
+from tracebility.wire.otlp_fill import Unfit, check_span, fill_span
+from tracebility.wire.otlp_json import Span
 
 SPAN = {
     "traceId": "5B8EFFF798038103D269B633813FC60C",
@@ -90,6 +96,7 @@ def test_unknown_fields_and_nulls_are_passed_over() -> None:
 
 BAD = [
     {"traceId": "xyz"},
+    {"spanId": "ee e1 9b 7e c3 c1 b1"},
     {"traceId": None},
     {"traceId": 5},
     {"spanId": "00"},
@@ -127,6 +134,47 @@ def test_a_bad_span_is_named_and_the_others_are_kept(bad: Any) -> None:
         if index not in rejected
     ]
     assert stored == ["first", "last"]
+
+
+numbers = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=3))
+maybe = st.none() | numbers
+values = st.deferred(
+    lambda: st.fixed_dictionaries(
+        {},
+        optional={
+            "stringValue": st.none() | st.text(max_size=3),
+            "intValue": maybe | st.sampled_from(["1", str(2**63), "-9223372036854775808", "1e3"]),
+            "boolValue": st.none() | st.booleans(),
+            "doubleValue": maybe | st.sampled_from(["NaN", "-Infinity", "1.5"]),
+            "bytesValue": st.none() | st.sampled_from(["", "AA==", "AA", "A", "*", "_-8="]),
+            "arrayValue": st.fixed_dictionaries({}, optional={"values": st.lists(values | st.none(), max_size=3)}),
+            "kvlistValue": st.fixed_dictionaries({}, optional={"values": attributes}),
+        },
+    )
+)
+attributes = st.lists(
+    st.fixed_dictionaries({}, optional={"key": st.text(max_size=3), "value": st.none() | values}), max_size=4
+)
+
+
+@given(attributes, attributes, st.one_of(maybe, st.sampled_from(["SPAN_KIND_SERVER", "5"])), maybe)
+def test_the_edge_accepts_exactly_what_a_message_can_hold(
+    own: list[Any], of_event: list[Any], kind: Any, moment: Any
+) -> None:
+    sent = span(attributes=own, kind=kind, events=[{"attributes": of_event, "timeUnixNano": moment}])
+    try:
+        read = msgspec.json.decode(json.dumps(sent), type=Span)
+    except msgspec.ValidationError:
+        return
+    assert unfit(check_span, read) == unfit(fill_span, read)
+
+
+def unfit(look: Any, read: Span) -> str:
+    try:
+        look(Message(), read)
+    except Unfit as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("levels", [60, 400, 5000])
