@@ -126,7 +126,8 @@ def _more(road: Proxy, cuts: int) -> bool:
 
 
 EDGE = ("edge_before_enqueue", "edge_after_enqueue_before_answer")
-SPOOL = ("spool_after_write_before_fsync", "spool_after_fsync_before_answer", "spool_replay_after_append_before_delete")
+REPLAY = ("spool_replay_after_append_before_delete",)
+SPOOL = ("spool_after_write_before_fsync", "spool_after_fsync_before_answer", *REPLAY)
 WORKER = (
     "worker_after_read",
     "worker_after_span_insert",
@@ -148,8 +149,8 @@ async def test_a_process_killed_at_a_named_point_loses_and_doubles_nothing(
             if failpoint in SPOOL:
                 weather.valkey.road = Road.CLOSED
                 weather.valkey.reset()
+            if failpoint in REPLAY:
                 await progress(loads, 3)
-            if failpoint == "spool_replay_after_append_before_delete":
                 weather.valkey.clear()
             await until(f"a death at {failpoint}", died.exists, 30)
 
