@@ -97,10 +97,11 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in processes if lives(process)]
 
 
-def shared_memory() -> set[str]:
-    """System V segments and files in /dev/shm: what a database can leave behind outside its directory."""
-    segments = {line.split()[1] for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
-    return segments | {path.name for path in Path("/dev/shm").glob("PostgreSQL*")}
+def shared_memory_of(postgres: Path) -> list[int]:
+    """System V segments of this cluster: PostgreSQL's key is the inode of its directory."""
+    lines = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
+    keys = [int(line.split()[0]) & 0xFFFFFFFF for line in lines]
+    return [key for key in keys if key == postgres.stat().st_ino & 0xFFFFFFFF]
 
 
 def ask_valkey(ready: dict[str, Any], *words: str) -> bytes:
@@ -121,6 +122,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     one = Up(folder / "data", "--port", "0", "--ready-file", str(folder / "elsewhere.json"))
     try:
         one.wait_ready()
+        eventually("the other ready file", (folder / "elsewhere.json").exists)
         yield one
     finally:
         one.stop()
@@ -213,12 +215,12 @@ def test_two_installations_live_side_by_side(up: Up, stores: Any) -> None:
     assert ask_valkey(ready, "DEL", "whose") == b":1\r\n"
 
 
-def test_children_follow_a_killed_parent_and_the_next_start_finds_everything_again(up: Up, tmp_path: Path) -> None:
+def test_children_follow_a_killed_parent_and_the_next_start_finds_everything_again(up: Up) -> None:
     """Kept last. The next start copes with children that still die, and a pid file that names a living process."""
     ready = up.ready()
     assert ready is not None
     assert ask_valkey(ready, "SET", "kept", "yes") == b"+OK\r\n"
-    segments = shared_memory()
+    assert shared_memory_of(up.data_dir / "postgres")
     family = up.family()
     up.process.kill()
     up.process.wait()
@@ -241,7 +243,7 @@ def test_children_follow_a_killed_parent_and_the_next_start_finds_everything_aga
         again.stop()
     assert took < STOP_BOUND_S
     assert not alive(family)
-    assert not shared_memory() - segments
+    assert not shared_memory_of(up.data_dir / "postgres")
     assert not (up.data_dir / "ready.json").exists()
 
 
