@@ -17,7 +17,7 @@ from tracebility.stores.scoped import TenantScope
 
 RUNS = 40
 SPANS = 5
-START_NS = 1_790_000_000_000_000_000
+START = "2026-09-21 14:13:20."
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ async def twins(two_orgs: Any, owner: clickhouse.Engine) -> Twins:
             await owner.insert_rows(
                 "run",
                 ["org_id", "workspace_id", "project_id", "run_id", "name", "start_time", "accepted_at", "version"],
-                [[*whose, f"run-{n}", canary, START_NS + n, START_NS // 1000, 1] for n in range(RUNS)],
+                [[*whose, f"run-{n}", canary, f"{START}{n:09d}", f"{START}0", 1] for n in range(RUNS)],
             )
             await owner.insert_rows(
                 "span",
@@ -85,7 +85,7 @@ async def twins(two_orgs: Any, owner: clickhouse.Engine) -> Twins:
                     "version",
                 ],
                 [
-                    [*whose, f"run-{n}", f"span-{s}", canary, canary, START_NS + s, START_NS // 1000, 1]
+                    [*whose, f"run-{n}", f"span-{s}", canary, canary, f"{START}{s:09d}", f"{START}0", 1]
                     for n in range(RUNS)
                     for s in range(SPANS)
                 ],

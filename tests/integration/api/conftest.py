@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -34,6 +35,16 @@ def client_of(services: ApiServices) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://api")
 
 
+_LISTS = ("models", "tags")
+_TIMES = {"start_ns": "start_time", "end_ns": "end_time"}
+
+
+def written(ns: int) -> str:
+    """A time as the engine reads it."""
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{rest:09d}"
+
+
 @dataclass
 class Writer:
     """Writes rows as the worker does, of one tenant."""
@@ -54,14 +65,14 @@ class Writer:
                 "org_id": context.org_id,
                 "workspace_id": context.workspace_id,
                 "project_id": context.project_id,
-                "accepted_at": 1_790_000_000_000_000,
+                "accepted_at": "2026-09-21 14:13:20.000000",
                 "version": 1,
             }
-            | {{"start_ns": "start_time", "end_ns": "end_time"}.get(name, name): value for name, value in row.items()}
+            | {_TIMES.get(name, name): written(value) if name in _TIMES else value for name, value in row.items()}
             for row in rows
         ]
         names = list(dict.fromkeys(name for row in whole for name in row))
-        values = [[row.get(name, "") for name in names] for row in whole]
+        values = [[row.get(name, [] if name in _LISTS else "") for name in names] for row in whole]
         await self.engine.insert_rows(table, names, values)
 
 

@@ -174,8 +174,8 @@ async def test_a_span_shows_everything_that_is_stored_of_it(api: httpx.AsyncClie
         0.000000001, "cost_source": "priced", "time_to_first_token_ns": 250_000, "inputs": '{"a": 1}', "outputs":
         "text", "session_id": "se", "user_id": "us", "tags": ["t"], "metadata": {"m": "1", "n": '{"x": 1}'},
         "attributes": {"k": "v"}, "resource": {"service.name": "s"}, "scope_name": "lib", "scope_version": "1",
-        "environment": "production", "events": '[{"name": "e"}]', "links": "[]", "source": "otlp", "accepted_at":
-        7_000_000,
+        "environment": "production", "events": '[{"name": "e"}]', "links": "[]", "source": "otlp",
+        "accepted_at": "1970-01-01 00:00:07.000000",
     }  # fmt: skip
     await writer.runs([{"run_id": "r"}])
     await writer.spans([stored])
