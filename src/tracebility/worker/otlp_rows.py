@@ -91,7 +91,7 @@ def _add_span(
             continue
         slot, _, read, path = rule
         if read is None:
-            taken = value if type(value) is str else read_text(value)
+            taken = value or None if type(value) is str else read_text(value)
         elif path is not None:
             parts.append((rule, value, key))
             continue

@@ -1,0 +1,28 @@
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tracebility.wire.otlp import spans_of
+from tracebility.wire.otlp_sizes import span_sizes
+
+
+@given(st.lists(st.lists(st.lists(st.tuples(st.text(max_size=300), st.integers(0, 1 << 63)))), max_size=4))
+def test_sizes_are_those_of_the_spans_as_sent(shape: list[list[list[tuple[str, int]]]]) -> None:
+    request = ExportTraceServiceRequest()
+    for scopes in shape:
+        resource = request.resource_spans.add(schema_url="x")
+        resource.resource.dropped_attributes_count = 300
+        for spans in scopes:
+            scope = resource.scope_spans.add(schema_url="y" * 200)
+            scope.scope.name = "lib"
+            for name, start in spans:
+                scope.spans.add(name=name, start_time_unix_nano=start, trace_id=bytes(16))
+    sizes = span_sizes(request.SerializeToString(), request)
+    assert sizes == [span.ByteSize() for span in spans_of(request)]
+
+
+def test_a_spelling_that_is_not_followed_is_measured_span_by_span() -> None:
+    request = ExportTraceServiceRequest()
+    request.resource_spans.add().scope_spans.add().spans.add(name="a")
+    body = request.SerializeToString() + b"\x7b\x7c"  # an unknown group, field 15
+    assert span_sizes(body, request) == [3]
