@@ -19,12 +19,12 @@ from harness.load import Load, Sending
 from harness.payload import SPANS_A_REQUEST, Request
 
 from . import report
-from .meters import CpuMeter, memory_mb
+from .meters import CpuMeter, memory_mb, worker_metrics
 
 CONNECTIONS = 12
 WARM_UP_S = 3.0
 RAW_ROWS = 100_000
-LATENCY_EVERY = 7  # one in so many requests is looked for
+LATENCY_EVERY = 3  # one in so many requests is looked for
 LATENCY_POLL_S = 0.02
 MERGES_DEADLINE_S = 120.0
 
@@ -38,6 +38,8 @@ class Sustained:
     spans: int
     cpu_us_per_span: dict[str, float]
     cores_busy: float
+    batch_rows: int  # of the worker, on average
+    worker_us_per_span: dict[str, float]  # by stage, of the clock
     p50_ms: float
     p99_ms: float
 
@@ -55,14 +57,18 @@ async def sustained(installation: Installation, pool: list[Request], seconds: fl
     warm, first = load.acknowledged, len(load.ledger.sendings)
     with auditor.engine() as engine:
         before = _count(engine, org)
+        worker = worker_metrics(installation)
         meter = CpuMeter(installation.pids())
         await load.run(seconds=seconds)
         sent, acknowledged_s = load.acknowledged - warm, meter.elapsed_s()
-        while await asyncio.to_thread(_count, engine, org) - before < sent:
-            await asyncio.sleep(0.05)
-            assert meter.elapsed_s() < 10 * seconds + 60, f"{sent} acknowledged, not all can be found: {load.ledger}"
+        while await asyncio.to_thread(auditor.in_flight):  # cheaper to ask than the engine, which has work to do
+            await asyncio.sleep(0.02)
+            assert meter.elapsed_s() < 10 * seconds + 60, f"{sent:,} acknowledged and still in flight: {load.ledger}"
+        while (found := await asyncio.to_thread(_count, engine, org) - before) < sent:
+            assert meter.elapsed_s() < 10 * seconds + 60, f"{sent:,} acknowledged, {found:,} found: {load.ledger}"
         queryable_s = meter.elapsed_s()
         cpu = meter.seconds()
+        batch_rows, by_stage = stages(worker, worker_metrics(installation))
     answers = [s.seconds * 1000 for s in load.ledger.sendings[first:]]
     return Sustained(
         acknowledged_per_s=sent / acknowledged_s,
@@ -70,6 +76,8 @@ async def sustained(installation: Installation, pool: list[Request], seconds: fl
         spans=sent,
         cpu_us_per_span={name: 1e6 * value / sent for name, value in cpu.items()},
         cores_busy=sum(cpu.values()) / queryable_s,
+        batch_rows=round(batch_rows),
+        worker_us_per_span=by_stage,
         p50_ms=float(np.percentile(answers, 50)),
         p99_ms=float(np.percentile(answers, 99)),
     )
@@ -84,7 +92,7 @@ def raw_insert_per_s(ready: Mapping[str, Any], batch_rows: int) -> float:
                 parameters={"rows": batch_rows, "skip": number * batch_rows},
                 fmt="Native",
             )
-            for number in range(RAW_ROWS // batch_rows)
+            for number in range(max(1, RAW_ROWS // batch_rows))
         ]
         names = [row[0] for row in engine.query("DESCRIBE TABLE span").result_rows if row[2] != "MATERIALIZED"]
         engine.command("DROP TABLE IF EXISTS raw_insert_reference")
@@ -166,15 +174,17 @@ def _found(engine: Client, ready: Mapping[str, Any], traces: list[str]) -> list[
     ]
 
 
-def batch_rows(ready: Mapping[str, Any]) -> int:
-    """How many rows the worker put into one insert, on average, judged by the youngest parts."""
-    with clickhouse_connect.get_client(dsn=ready["clickhouse_url"]) as engine:
-        rows = _value(
-            engine,
-            "SELECT avg(rows) FROM system.parts WHERE database = currentDatabase() AND table = 'span' AND level = 0",
-            {},
-        )
-    return max(1000, round(float(rows or 5000) / 500) * 500)
+def stages(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[float, dict[str, float]]:
+    """Rows per batch, and microseconds of the worker's clock per span and stage, between two looks at its metrics."""
+    gone = {name: after[name] - before.get(name, 0.0) for name in after}
+    spans = gone["tracebility_worker_spans_total"]
+    prefix, suffix = 'tracebility_worker_stage_seconds_sum{stage="', '"}'
+    took = {
+        name.removeprefix(prefix).removesuffix(suffix): 1e6 * seconds / spans
+        for name, seconds in gone.items()
+        if name.startswith(prefix)
+    }
+    return spans / gone["tracebility_worker_batches_total"], took
 
 
 async def run(installation: Installation, pool: list[Request], seconds: float) -> None:
@@ -184,7 +194,7 @@ async def run(installation: Installation, pool: list[Request], seconds: float) -
         f"idle memory {sum(idle.values()):,.0f} MB: " + ", ".join(f"{n} {v:,.0f}" for n, v in idle.items()), flush=True
     )
     fast = await sustained(installation, pool, seconds)
-    size = batch_rows(installation.ready)
+    size = fast.batch_rows
     print(f"sustained {fast}", flush=True)
     raw = await asyncio.to_thread(raw_insert_per_s, installation.ready, size)
     print(f"raw insert, {size:,} rows a batch: {raw:,.0f}/s", flush=True)
@@ -218,6 +228,7 @@ def _text(
         *((name, value, idle.get(name)) for name, value in fast.by_cost()),
         ("all", sum(fast.cpu_us_per_span.values()), sum(idle.values())),
     ])  # fmt: skip
+    stages_table = report.table(("stage of the worker", "µs a span"), list(fast.worker_us_per_span.items()))
     stored = report.table(("table", "bytes a span", "parts"), [
         *((name, size, parts) for name, (size, parts) in disk.items()),
         ("all", sum(size for size, _ in disk.values()), sum(parts for _, parts in disk.values())),
@@ -225,7 +236,7 @@ def _text(
     return (
         f"{fast.spans:,} spans of 2 KB, {SPANS_A_REQUEST} a request, {CONNECTIONS} connections, "
         f"{fast.cores_busy:.2f} cores busy. Answers: p50 {fast.p50_ms:.0f} ms, p99 {fast.p99_ms:.0f} ms.\n\n"
-        f"{rates}\n\n{cpu}\n\n"
+        f"{rates}\n\n{cpu}\n\n{stages_table}\n\n"
         f"At half of that rate ({half:,.0f} spans/s) a request's spans are found p50 {soon['p50']:.0f}, "
         f"p95 {soon['p95']:.0f}, p99 {soon['p99']:.0f} ms after its answer ({soon['requests']:.0f} requests).\n\n"
         f"Disk, after merges:\n\n{stored}"

@@ -1,11 +1,13 @@
 """What processes cost: CPU time between two moments, and memory that is really theirs."""
 
 import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import psutil
+from harness.installation import Installation
 
 _PARENTS = ("supervisor", "load")  # of the others, which are named by themselves
 
@@ -38,6 +40,17 @@ class CpuMeter:
 def memory_mb(pids: Mapping[str, int]) -> dict[str, float]:
     """Proportional set size by name, in MB of 10^6: shared pages are counted once over all who share them."""
     return {name: sum(_pss(process) for process in _family(name, pid)) / 1e6 for name, pid in pids.items()}
+
+
+def worker_metrics(installation: Installation) -> dict[str, float]:
+    """What the worker of ``installation`` counts, by name and labels as its ``/metrics`` writes them."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(installation.data_dir / "run" / "worker.sock"))
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    lines = answer.partition(b"\r\n\r\n")[2].decode().splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if line.startswith("tracebility_"))
+    return {name: float(value) for name, value in pairs}
 
 
 def _family(name: str, pid: int) -> list[psutil.Process]:

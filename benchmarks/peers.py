@@ -261,8 +261,8 @@ def text(figures: list[Figures]) -> str:
     ]  # fmt: skip
     return (
         f"Requests of {SPANS_A_REQUEST} spans of 2 KB, the load on the same cores. *Acknowledged* is what was answered "
-        "2xx while the load ran; *queryable* is what the store counts, over the time until the last was there; *lost* are "
-        "acknowledged spans that are gone after `kill -9` of everything at the last answer.\n\n"
+        "2xx while the load ran; *queryable* is what the store counts, over the time until the last was there; *lost* "
+        "are acknowledged spans that are gone after `kill -9` of everything at the last answer.\n\n"
         + report.table(columns, rows)
     )
 
