@@ -19,6 +19,18 @@ def test_statements_end_at_semicolons_outside_of_strings_and_comments() -> None:
     assert [step.action for step in steps(text)] == ["SELECT 'a;b', 'it''s', '\\';', `x;y`", "SELECT 2"]
 
 
+FRAGMENTS = ["SELECT 1", " ", "\n", "'a;b'", "'it''s -- not'", "'\\';'", "`x;y`", "-", "1 - 2", "(a, b)", "/* x */"]
+COMMENTS = ["", "-- a; comment's\n", "\n-- two\n-- lines;\n"]
+STATEMENT = st.lists(st.sampled_from(FRAGMENTS), min_size=1).map(" ".join).map(str.strip).filter(bool)
+
+
+@given(st.lists(st.tuples(st.sampled_from(COMMENTS), STATEMENT)))
+def test_a_file_is_its_statements_in_order_whatever_stands_in_them(written: list[tuple[str, str]]) -> None:
+    text = "".join(f"{comment}{statement};\n" for comment, statement in written)
+    assert [step.action for step in steps(text)] == [statement for _, statement in written]
+    assert [step.number for step in steps(text)] == list(range(1, len(written) + 1))
+
+
 @given(st.lists(st.sampled_from(["a", "'", "''", "\\'", ";", "--", "\n", "`", "-", " ", "/* */"]), max_size=12))
 def test_no_text_is_lost_or_invented(parts: list[str]) -> None:
     quoted = "SELECT '" + "".join(parts).replace("\\'", "").replace("'", "''") + "'"
