@@ -1,8 +1,8 @@
 """The worker processes that read the queue: who they are, whether one is gone for good, and what it left behind."""
 
 import os
+import secrets
 import socket
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +23,16 @@ class Consumer:
 
 
 def new_name() -> str:
-    """A consumer name that no process had before, and that tells processes of this machine whether it still runs."""
-    return f"{_host()}/{os.getpid()}/{_start_of(os.getpid()) or time.time_ns()}"
+    """A consumer name that nobody had before, and that tells processes of this machine whether its own still runs."""
+    return f"{_host()}/{os.getpid()}/{_start_of(os.getpid()) or '?'}/{secrets.token_hex(4)}"
 
 
 def is_gone(name: str) -> bool:
     """Whether the process that had ``name`` is known to have ended. Of another machine's nothing is known."""
-    host, _, process = name.rpartition("/")[0].rpartition("/")
-    start = name.rpartition("/")[2]
-    return host == _host() and process.isdigit() and _start_of(int(process)) != start
+    parts = name.split("/")
+    if len(parts) != 4 or parts[0] != _host() or not parts[1].isdigit() or not parts[2].isdigit():
+        return False
+    return _start_of(int(parts[1])) != parts[2]
 
 
 async def consumers(queue: Queue, streams: Sequence[str]) -> dict[str, list[Consumer]]:

@@ -1,0 +1,60 @@
+"""A worker that dies at any point loses nothing and doubles nothing; the next one goes on at once."""
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tracebility.stores import consumers
+
+Make = Callable[..., Any]
+
+FAILPOINTS = [
+    "worker_after_read",
+    "worker_after_span_insert",
+    "worker_after_run_insert",
+    "worker_after_meter_insert_before_ack",
+    "worker_after_ack",
+]
+
+
+@pytest.mark.parametrize("failpoint", FAILPOINTS)
+async def test_a_worker_killed_at_any_point_loses_and_doubles_nothing(
+    tenant: Any, worker: Make, worker_process: Make, spans: Make, failpoint: str
+) -> None:
+    await tenant.send([spans(0), spans(1, 0)], [spans(2, 0), spans(0)], [spans(3, 1)])
+    assert await worker_process(failpoint).ended() == -signal.SIGKILL
+    async with worker() as running:
+        await running.drained(tenant)
+    assert len(await tenant.rows("span", "span_id")) == 4
+    assert [run["span_count"] for run in await tenant.rows("run", "span_count")] == [4]
+    assert (await tenant.metered())["spans"] == 4
+
+
+async def test_what_a_dead_process_of_this_machine_left_is_taken_at_once(
+    tenant: Any, worker: Make, worker_process: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 3_600_000)
+    await tenant.send([spans(0)])
+    await worker_process("worker_after_read").ended()
+    async with worker() as running:
+        await running.drained(tenant)
+        assert running.metrics.reclaimed._value.get() == 1
+    assert len(await tenant.rows("span", "span_id")) == 1
+
+
+async def test_a_worker_that_is_told_to_end_writes_what_it_has_and_leaves_the_group(
+    tenant: Any, worker_process: Make, until: Make, spans: Make
+) -> None:
+    process = worker_process()
+
+    async def has_read() -> bool:
+        return await tenant.queue.length(tenant.stream) == 0
+
+    await tenant.send([spans(0)])
+    await until(has_read)
+    process.end()
+    readers = await consumers.consumers(tenant.queue, [tenant.stream])
+    assert str(process.process.pid) not in {one.name.split("/")[1] for one in readers[tenant.stream]}
+    assert len(await tenant.rows("span", "span_id")) == 1

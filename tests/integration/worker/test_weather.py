@@ -1,0 +1,209 @@
+"""Entries that cannot be stored are set aside alone; stores that are away are waited for."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from typer.testing import CliRunner
+
+from tracebility.cli import app
+from tracebility.stores import clickhouse
+from tracebility.tenant.shards import DEAD_LETTER_STREAM
+from tracebility.worker import write
+from tracebility.worker.claims import MOST_DELIVERIES
+from tracebility.worker.columns import span_block
+
+Make = Callable[..., Any]
+
+GHOST = "elsewhere/1/1/0"
+
+
+@pytest.fixture
+async def no_dead_letters(tenant: Any) -> None:
+    letters = await tenant.queue.range(DEAD_LETTER_STREAM, count=1000)
+    await tenant.queue.delete(DEAD_LETTER_STREAM, [letter.id for letter in letters])
+
+
+def reasons(letters: list[Any]) -> list[str]:
+    return [letter.fields[b"reason"].decode() for letter in letters]
+
+
+@pytest.mark.usefixtures("no_dead_letters")
+async def test_an_envelope_that_cannot_be_read_is_set_aside_and_the_others_go_on(
+    tenant: Any, worker: Make, spans: Make
+) -> None:
+    await tenant.send(b"\xff no protobuf", [spans(0)])
+    await tenant.queue.append([(tenant.stream, {"h": b"no header", "b": b""}), (tenant.stream, {"x": b"y"})])
+    await tenant.put(tenant.envelope(b"", source="morse"))
+    async with worker() as running:
+        await running.drained(tenant)
+    assert len(await tenant.rows("span", "span_id")) == 1
+    letters = await tenant.dead()
+    assert [reason.partition(":")[0] for reason in reasons(letters)] == ["cannot be read"] * 4
+    assert letters[0].fields[b"b"] == b"\xff no protobuf"
+    assert letters[2].fields[b"x"] == b"y"
+
+
+@pytest.mark.usefixtures("no_dead_letters")
+async def test_dead_letters_are_listed_shown_replayed_and_dropped(tenant: Any, worker: Make, stores: Any) -> None:
+    await tenant.send(b"\xff no protobuf")
+    async with worker() as running:
+        await running.drained(tenant)
+
+    async def dlq(*arguments: str) -> Any:
+        options = ["--json", "--data-dir", str(stores.data_dir)]
+        result = await asyncio.to_thread(CliRunner().invoke, app, ["dlq", *arguments, *options])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.output)
+
+    [letter] = (await dlq("list", "--org", str(tenant.org_id)))["items"]
+    assert (letter["org_id"], letter["deliveries"], letter["stream"]) == (str(tenant.org_id), 1, tenant.stream)
+    assert (await dlq("show", letter["id"]))["body_start"] == "\\xff no protobuf"
+    [replayed] = (await dlq("replay", letter["id"]))["replayed"]
+    assert replayed["stream"] == tenant.stream
+    assert (await dlq("list"))["items"] == []
+    assert await tenant.queue.length(tenant.stream) == 1
+    async with worker() as running:
+        await running.drained(tenant)
+    [letter] = (await dlq("list"))["items"]
+    assert await dlq("drop", "--all") == {"dropped": [{"id": letter["id"]}]}
+    assert (await dlq("list"))["items"] == []
+
+
+@pytest.mark.usefixtures("no_dead_letters")
+async def test_an_entry_that_ends_its_workers_is_given_up_and_those_behind_it_are_not(
+    tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
+    monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 1)
+    await tenant.queue.ensure_group([tenant.stream])
+    [deadly] = await tenant.send([spans(0)])
+    await tenant.queue.read([tenant.stream], GHOST, 1)
+    for _ in range(MOST_DELIVERIES - 1):
+        await tenant.queue.read_pending(tenant.stream, GHOST, b"0", 1)
+    await tenant.send([spans(1)], [spans(2)])
+    await tenant.queue.read([tenant.stream], GHOST, 10)
+    async with worker() as running:
+        await running.drained(tenant)
+    assert [row["name"] for row in await tenant.rows("span", "name", "name")] == ["span 1", "span 2"]
+    [letter] = await tenant.dead()
+    assert letter.fields[b"entry_id"] == deadly
+    assert letter.fields[b"deliveries"] == b"6"
+    assert "ended the worker" in reasons([letter])[0]
+
+
+@pytest.mark.usefixtures("no_dead_letters")
+async def test_the_one_envelope_whose_rows_the_engine_refuses_is_found_among_many(
+    tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = bytes([99] * 16)
+
+    def torn(batch: Any) -> Any:
+        made = span_block(batch)
+        return made._replace(data=made.data[:-5]) if bad.hex() in batch.traces() else made
+
+    monkeypatch.setattr(write, "span_block", torn)
+    bodies = [[spans(0, None, bytes([number] * 16))] for number in range(1, 8)]
+    ids = await tenant.send(*bodies, [spans(0, None, bad)], [spans(1, None, bytes([20] * 16))])
+    async with worker() as running:
+        await running.drained(tenant)
+    assert len(await tenant.rows("span", "span_id")) == 8
+    assert (await tenant.metered())["spans"] == 8
+    [letter] = await tenant.dead()
+    assert letter.fields[b"entry_id"] == ids[7]
+    assert "ClickHouse refused its rows" in reasons([letter])[0]
+
+
+async def test_entries_that_vanish_while_pending_are_counted_as_lost(
+    tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
+    await tenant.queue.ensure_group([tenant.stream])
+    [gone] = await tenant.send([spans(0)])
+    await tenant.queue.read([tenant.stream], GHOST, 10)
+    await tenant.queue.delete(tenant.stream, [gone])
+    async with worker() as running:
+        await running.until(lambda: running.metrics.lost._value.get() == 1)
+
+
+class Gate:
+    """A way to the engine that can be shut."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._target = (parts.hostname, parts.port)
+        self._url = url
+        self._open: set[asyncio.StreamWriter] = set()
+        self.is_shut = False
+
+    async def __aenter__(self) -> "Gate":
+        self._server = await asyncio.start_server(self._through, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = self._url.replace(f":{self._target[1]}/", f":{port}/")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.shut()
+        self._server.close()
+
+    def shut(self) -> None:
+        """Cut every connection and let no other through."""
+        self.is_shut = True
+        for one in self._open:
+            one.transport.abort()
+
+    async def _through(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.is_shut:
+            writer.transport.abort()
+            return
+        far_reader, far_writer = await asyncio.open_connection(*self._target)
+        self._open |= {writer, far_writer}
+        await asyncio.gather(self._copy(reader, far_writer), self._copy(far_reader, writer))
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            self._open.discard(writer)
+            writer.close()
+
+
+async def test_while_the_engine_is_away_nothing_is_acknowledged_and_then_all_is_stored(
+    tenant: Any, worker_of: Make, stores: Any, spans: Make
+) -> None:
+    async with Gate(stores.clickhouse_url) as gate:
+        engine = await clickhouse.connect(gate.url)
+        gate.shut()
+        async with worker_of(tenant.queue, engine) as running:
+            await tenant.send([spans(0)], [spans(1, 0)])
+            await running.until(lambda: running.metrics.waits.labels("clickhouse")._value.get() > 2)
+            assert await tenant.queue.pending(tenant.stream) == 2
+            gate.is_shut = False
+            await running.drained(tenant)
+        await engine.close()
+    assert [run["span_count"] for run in await tenant.rows("run", "span_count")] == [2]
+    assert (await tenant.metered())["spans"] == 2
+
+
+async def test_a_worker_that_ends_while_the_engine_is_away_leaves_its_entries_to_the_next(
+    tenant: Any, worker: Make, worker_of: Make, stores: Any, spans: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Gate(stores.clickhouse_url) as gate:
+        engine = await clickhouse.connect(gate.url)
+        gate.shut()
+        async with worker_of(tenant.queue, engine) as running:
+            await tenant.send([spans(0)])
+            await running.until(lambda: running.metrics.waits.labels("clickhouse")._value.get() > 0)
+        await engine.close()
+    assert await tenant.queue.pending(tenant.stream) == 1
+    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
+    async with worker() as running:
+        await running.drained(tenant)
+    assert len(await tenant.rows("span", "span_id")) == 1
