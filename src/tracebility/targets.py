@@ -4,6 +4,8 @@ This module loads no target; each is imported when it is run, so that a process 
 """
 
 import asyncio
+import contextlib
+import importlib
 import os
 import signal
 import socket
@@ -63,6 +65,9 @@ def _run(name: str, serve: Callable[["Settings", asyncio.Event], Awaitable[None]
 
     settings = load_settings()
     configure_logging(name)
+    for module in _MODULES[name]:
+        importlib.import_module(module)
+    wait_for_start(settings)
 
     async def main() -> None:
         stop = asyncio.Event()
@@ -72,6 +77,20 @@ def _run(name: str, serve: Callable[["Settings", asyncio.Event], Awaitable[None]
 
     uvloop.run(main())
     return 0
+
+
+def wait_for_start(settings: "Settings") -> None:
+    """Return when whoever started this process says that the stores are ready; loading and their start overlap so."""
+    if settings.start_fd is not None:
+        with contextlib.suppress(OSError):
+            os.read(settings.start_fd, 1)
+
+
+# What each target loads before it waits for its stores.
+_EDGE = ("tracebility.ingest.app", "tracebility.ingest.service")
+_API = ("tracebility.api.app", "tracebility.api.service")
+_WORKER = ("tracebility.worker.app", "tracebility.worker.service")
+_MODULES = {"ingest-api": _EDGE, "ingest-worker": _WORKER, "api": _API, "all": _EDGE + _API + _WORKER}
 
 
 async def _ingest_api(settings: "Settings", stop: asyncio.Event) -> None:

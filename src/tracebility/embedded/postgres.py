@@ -60,13 +60,15 @@ class Postgres:
         """The one way to it."""
         return f"postgresql://{USER}:{self.password}@127.0.0.1:{self.port}/{DATABASE}"
 
-    async def prepare(self, run_to_end: Callable[[Program], Awaitable[None]]) -> bool:
-        """Make the cluster and its database if they are not there yet; whether they were made.
+    def is_made(self) -> bool:
+        """Whether the cluster is there."""
+        return (self.folder / "PG_VERSION").exists()
+
+    async def make(self, run_to_end: Callable[[Program], Awaitable[None]]) -> None:
+        """Make the cluster and its database.
 
         They are made aside and put in place by one rename, so that an interrupted first start leaves nothing half-made.
         """
-        if (self.folder / "PG_VERSION").exists():
-            return False
         binaries = postgres_folder()
         release = _release(binaries / "postgres")
         fresh = self.folder.with_name(f"{self.folder.name}.new")
@@ -94,7 +96,6 @@ class Postgres:
         statement = f"CREATE DATABASE {DATABASE} TEMPLATE template0;\n".encode()
         await run_to_end(replace(polite, argv=create, stdin=statement))
         fresh.rename(self.folder)
-        return True
 
     def program(self) -> Program:
         """What to run."""

@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 
 from tracebility.config import Settings, load_settings
+from tracebility.embedded.first_tenant import ensure_tenant
 from tracebility.errors import ConfigurationError, TracebilityError
+from tracebility.stores import postgres, redis
+from tracebility.stores.migrations import migrate
+from tracebility.targets import wait_for_start
 
 
 async def prepare(settings: Settings, tenant_file: Path) -> None:
     """Migrate, then make sure that ``tenant_file`` holds a tenant of this control plane."""
-    from tracebility.embedded.first_tenant import ensure_tenant
-    from tracebility.stores import postgres, redis
-    from tracebility.stores.migrations import migrate
-
     pg_dsn = settings.dsn("TRACEBILITY_PG_DSN")
     queue = await redis.connect(settings.dsn("TRACEBILITY_REDIS_URL"))
     await queue.close()
@@ -32,7 +32,9 @@ async def prepare(settings: Settings, tenant_file: Path) -> None:
 def main() -> int:
     """Run it; the exit code."""
     try:
-        asyncio.run(prepare(load_settings(), Path(sys.argv[1])))
+        settings = load_settings()
+        wait_for_start(settings)
+        asyncio.run(prepare(settings, Path(sys.argv[1])))
     except ConfigurationError as error:
         sys.stderr.write(f"tracebility: {error}\n")
         return 2

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from tracebility.embedded import probes
 from tracebility.embedded.console import Console
 from tracebility.embedded.first_trace import first_trace
+from tracebility.embedded.gate import Gate
 from tracebility.embedded.installation import DataDir, write_private
 from tracebility.embedded.process import Process, Program, describe_exit
 from tracebility.embedded.service import CONFIGURATION_EXIT, Service, StartFailed
@@ -53,7 +54,9 @@ class Supervisor:
         self._hurry = False
         self._ready_files: list[Path] = []
         self._targets: list[Service] = []
-        self._one_off: Process | None = None
+        self._one_offs: list[Process] = []
+        self._stores_answer = Gate()
+        self._prepared = Gate()
         self._tenant: dict[str, Any] = {}
 
     async def run(self) -> int:
@@ -105,51 +108,67 @@ class Supervisor:
     async def _start(self) -> None:
         with self._step(f"Data directory {self._data.path}"):
             pass
-        if self._stores.postgres is not None and not (self._stores.postgres.folder / "PG_VERSION").exists():
-            with self._step("Made the PostgreSQL cluster"):
-                await self._stores.postgres.prepare(self._run_to_end)
-        with self._step("Stores answer: " + ", ".join(service.name for service in self._stores.services)):
-            await self._bring_up(self._stores.services)
-        with self._step("Schemas are up to date, the first tenant is there"):
-            await self._prepare()
+        # Loading Python modules is most of a start, so the targets and the migration do that while the stores start.
         if not self._options.only_stores:
             self._targets = self._plan_targets()
-            with self._step("Services are ready: " + ", ".join(service.name for service in self._targets)):
-                await self._bring_up(self._targets)
-        self._write_ready()
+            for target in self._targets:
+                target.start()
+        preparing = asyncio.create_task(self._prepare())
+        try:
+            await self._all_of(self._bring_up(service) for service in self._stores.services)
+            self._stores_answer.open()
+            with self._step("Schemas are up to date, the first tenant is there"):
+                await preparing
+        finally:
+            preparing.cancel()
+        self._prepared.open()
+        await self._all_of(self._becomes_ready(target) for target in self._targets)
         for service in (*self._stores.services, *self._targets):
             service.started = self._write_ready
+        self._write_ready()
         self._console.hear_stores()
         document = self._document()
         self._console.document(document)
         self._console.text(first_trace(document, time.monotonic() - self._began))
 
-    async def _bring_up(self, services: Sequence[Service]) -> None:
-        for service in services:
-            service.start()
-        waiting = [asyncio.ensure_future(service.ready()) for service in services]
+    async def _all_of(self, several: Iterable[Coroutine[Any, Any, None]]) -> None:
+        waiting = [asyncio.ensure_future(one) for one in several]
         try:
             await asyncio.gather(*waiting)
         finally:
             for one in waiting:
                 one.cancel()
 
+    async def _bring_up(self, store: Service) -> None:
+        postgres = self._stores.postgres
+        if store.name == "postgres" and postgres is not None and not postgres.is_made():
+            with self._step("Made the PostgreSQL cluster"):
+                await postgres.make(self._run_to_end)
+        store.start()
+        await self._becomes_ready(store)
+
+    async def _becomes_ready(self, service: Service) -> None:
+        with self._step(f"{service.name} is ready"):
+            await service.ready()
+
     async def _prepare(self) -> None:
         tenant_file = self._data.path / TENANT_FILE
         argv = [sys.executable, "-m", "tracebility.embedded.prepare", str(tenant_file)]
-        await self._run_to_end(Program("prepare", argv, environment=self._stores.environment()))
+        environment = self._stores.environment() | self._stores_answer.environment
+        descriptors = (self._stores_answer.descriptor,)
+        await self._run_to_end(Program("prepare", argv, environment=environment, descriptors=descriptors))
         self._tenant = json.loads(tenant_file.read_text())
 
     async def _run_to_end(self, program: Program) -> None:
         process = await Process.start(program, self._data.run, lambda name, line: None)
-        self._one_off = process
+        self._one_offs.append(process)
         code = await process.ended()
+        self._one_offs.remove(process)
         lines = list(process.last_lines)
         if code == CONFIGURATION_EXIT and lines:
             raise ConfigurationError(lines[-1].removeprefix("tracebility: "))
         if code != 0:
             raise StartFailed(f"{program.name} failed ({describe_exit(code)})", lines)
-        self._one_off = None
 
     def _plan_targets(self) -> list[Service]:
         assert self._listener is not None
@@ -185,8 +204,8 @@ class Supervisor:
         program = Program(
             name,
             [sys.executable, "-m", "tracebility.targets", name],
-            environment=self._stores.environment(reader=reader) | environment,
-            descriptors=descriptors,
+            environment=self._stores.environment(reader=reader) | self._prepared.environment | environment,
+            descriptors=(self._prepared.descriptor, *descriptors),
         )
 
         async def probe() -> str:
@@ -245,8 +264,7 @@ class Supervisor:
         self._forget_ready()
         if self._listener is not None:
             self._listener.close()
-        if self._one_off is not None:
-            await self._one_off.stop(STORE_GRACE_S)
+        await asyncio.gather(*(process.stop(STORE_GRACE_S) for process in self._one_offs))
         edge = [service for service in self._targets if service.name == "ingest-api"]
         inner = [service for service in self._targets if service.name != "ingest-api"]
         for group, grace_s in ((edge, TARGET_GRACE_S), (inner, TARGET_GRACE_S), (self._stores.services, STORE_GRACE_S)):

@@ -32,8 +32,8 @@ async def test_the_machines_own_server_is_used_when_the_wheel_is_not_there(found
         assert await process.ended() == 0, list(process.last_lines)
 
     server = Postgres(tmp_path / "postgres", free_port(), "secret")
-    assert await server.prepare(run_to_end)
-    assert not await server.prepare(run_to_end)
+    await server.make(run_to_end)
+    assert server.is_made()
     process = await Process.start(server.program(), tmp_path, lambda *_: None)
     try:
         async with asyncio.timeout(20):
