@@ -6,7 +6,10 @@
 -- one needs the tenant columns, of which the old tables have only the sentinel.
 
 -- span
--- @unless table span_v2
+-- @unless table span
+RENAME TABLE span_v1 TO span; -- died between the two renames below
+-- @end
+-- @when table span_v1
 INSERT INTO span_v1
 SELECT *
 FROM span
@@ -20,12 +23,12 @@ SETTINGS do_not_merge_across_partitions_select_final = 0;
 
 RENAME TABLE span TO span_v2, span_v1 TO span;
 -- @end
--- @unless table span
-RENAME TABLE span_v1 TO span; -- died between the two renames above
--- @end
 
 -- run
--- @unless table run_v2
+-- @unless table run
+RENAME TABLE run_v1 TO run; -- died between the two renames below
+-- @end
+-- @when table run_v1
 INSERT INTO run_v1
 SELECT *
 FROM run
@@ -39,12 +42,12 @@ SETTINGS do_not_merge_across_partitions_select_final = 0;
 
 RENAME TABLE run TO run_v2, run_v1 TO run;
 -- @end
--- @unless table run
-RENAME TABLE run_v1 TO run; -- died between the two renames above
--- @end
 
 -- billing_meter
--- @unless table billing_meter_v2
+-- @unless table billing_meter
+RENAME TABLE billing_meter_v1 TO billing_meter; -- died between the two renames below
+-- @end
+-- @when table billing_meter_v1
 INSERT INTO billing_meter_v1
 SELECT *
 FROM billing_meter
@@ -58,12 +61,12 @@ SETTINGS do_not_merge_across_partitions_select_final = 0;
 
 RENAME TABLE billing_meter TO billing_meter_v2, billing_meter_v1 TO billing_meter;
 -- @end
--- @unless table billing_meter
-RENAME TABLE billing_meter_v1 TO billing_meter; -- died between the two renames above
--- @end
 
 -- eval_score
--- @unless table eval_score_v2
+-- @unless table eval_score
+RENAME TABLE eval_score_v1 TO eval_score; -- died between the two renames below
+-- @end
+-- @when table eval_score_v1
 INSERT INTO eval_score_v1
 SELECT *
 FROM eval_score
@@ -77,12 +80,12 @@ SETTINGS do_not_merge_across_partitions_select_final = 0;
 
 RENAME TABLE eval_score TO eval_score_v2, eval_score_v1 TO eval_score;
 -- @end
--- @unless table eval_score
-RENAME TABLE eval_score_v1 TO eval_score; -- died between the two renames above
--- @end
 
 -- eval_aggregate
--- @unless table eval_aggregate_v2
+-- @unless table eval_aggregate
+RENAME TABLE eval_aggregate_v1 TO eval_aggregate; -- died between the two renames below
+-- @end
+-- @when table eval_aggregate_v1
 INSERT INTO eval_aggregate_v1
 SELECT *
 FROM eval_aggregate
@@ -96,12 +99,12 @@ SETTINGS do_not_merge_across_partitions_select_final = 0;
 
 RENAME TABLE eval_aggregate TO eval_aggregate_v2, eval_aggregate_v1 TO eval_aggregate;
 -- @end
--- @unless table eval_aggregate
-RENAME TABLE eval_aggregate_v1 TO eval_aggregate; -- died between the two renames above
--- @end
 
 -- replay_capture
--- @unless table replay_capture_v2
+-- @unless table replay_capture
+RENAME TABLE replay_capture_v1 TO replay_capture; -- died between the two renames below
+-- @end
+-- @when table replay_capture_v1
 INSERT INTO replay_capture_v1
 SELECT *
 FROM replay_capture
@@ -115,12 +118,12 @@ SETTINGS do_not_merge_across_partitions_select_final = 0;
 
 RENAME TABLE replay_capture TO replay_capture_v2, replay_capture_v1 TO replay_capture;
 -- @end
--- @unless table replay_capture
-RENAME TABLE replay_capture_v1 TO replay_capture; -- died between the two renames above
--- @end
 
 -- replay_run
--- @unless table replay_run_v2
+-- @unless table replay_run
+RENAME TABLE replay_run_v1 TO replay_run; -- died between the two renames below
+-- @end
+-- @when table replay_run_v1
 INSERT INTO replay_run_v1
 SELECT *
 FROM replay_run
@@ -134,12 +137,12 @@ SETTINGS do_not_merge_across_partitions_select_final = 0;
 
 RENAME TABLE replay_run TO replay_run_v2, replay_run_v1 TO replay_run;
 -- @end
--- @unless table replay_run
-RENAME TABLE replay_run_v1 TO replay_run; -- died between the two renames above
--- @end
 
 -- dataset_item
--- @unless table dataset_item_v2
+-- @unless table dataset_item
+RENAME TABLE dataset_item_v1 TO dataset_item; -- died between the two renames below
+-- @end
+-- @when table dataset_item_v1
 INSERT INTO dataset_item_v1
 SELECT *
 FROM dataset_item
@@ -152,7 +155,4 @@ SELECT throwIf(
 SETTINGS do_not_merge_across_partitions_select_final = 0;
 
 RENAME TABLE dataset_item TO dataset_item_v2, dataset_item_v1 TO dataset_item;
--- @end
--- @unless table dataset_item
-RENAME TABLE dataset_item_v1 TO dataset_item; -- died between the two renames above
 -- @end

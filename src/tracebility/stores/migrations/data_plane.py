@@ -15,7 +15,7 @@ from tracebility.errors import TracebilityError
 from tracebility.failpoints import failpoint
 from tracebility.stores.clickhouse import Engine, EngineRejected, connect
 from tracebility.stores.migrations.control_plane import ControlPlane, Say
-from tracebility.stores.migrations.files import Load, Migration, SchemaError, Step, steps
+from tracebility.stores.migrations.files import Guard, Load, Migration, SchemaError, Step, steps
 from tracebility.stores.migrations.history import Record
 from tracebility.stores.queries import query
 
@@ -81,14 +81,16 @@ class DataPlane:
 
     async def _applicable(self, todo: Sequence[Step]) -> AsyncIterator[Step]:
         """The steps to run, each block's guard asked when it is reached."""
-        is_server = await self._is_server()
-        for (_, unless_table, only_server), block in groupby(
-            todo, key=attrgetter("block", "unless_table", "only_server")
-        ):
-            if (only_server and not is_server) or (unless_table and await self._table_exists(unless_table)):
-                continue
-            for step in block:
-                yield step
+        for guard, block in groupby(todo, key=attrgetter("guard")):
+            if guard is None or await self._holds(guard):
+                for step in block:
+                    yield step
+
+    async def _holds(self, guard: Guard) -> bool:
+        if guard.kind == "server":
+            # The embedded engine reads users and policies from its configuration and has nowhere to keep others.
+            return bool((await self._engine.query(query("writable_access_storages"))).rows)
+        return await self._table_exists(guard.table) == (guard.kind == "when")
 
     async def _run(
         self, migration: Migration, step: Step, steps_in_all: int, control_plane: ControlPlane, say: Say
@@ -115,10 +117,6 @@ class DataPlane:
     async def _table_exists(self, table: str) -> bool:
         found = await self._engine.query(query("table_exists"), {"table": table})
         return bool(found.rows)
-
-    async def _is_server(self) -> bool:
-        # The embedded engine reads users and policies from its configuration and has nowhere to keep others.
-        return bool((await self._engine.query(query("writable_access_storages"))).rows)
 
     async def _record(self, migration: Migration, state: str) -> None:
         row = {"number": migration.number, "name": migration.name, "checksum": migration.checksum, "state": state}

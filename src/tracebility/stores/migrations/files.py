@@ -4,6 +4,7 @@ PostgreSQL runs a file as one transaction. ClickHouse has none, so its files run
 statement must be safe to run again. What plain SQL cannot say is said in comment lines of their own:
 
 - ``-- @unless table NAME`` ... ``-- @end``: pass over these statements when the table exists; asked at the first.
+- ``-- @when table NAME`` ... ``-- @end``: pass over these statements when it does not.
 - ``-- @only server`` ... ``-- @end``: only where the engine can keep roles and row policies; the embedded one has them
   in its configuration.
 - ``-- @load postgres QUERY into TABLE``: copy the rows of a named query of PostgreSQL into a table.
@@ -26,7 +27,7 @@ STORES: tuple[Store, ...] = ("postgres", "clickhouse")
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
 _TOKEN = re.compile(r"--[^\n]*\n?|'(?:[^'\\]|\\.|'')*'|`[^`]*`|;|[^-;'`]+|-", re.DOTALL)
 _END_OF_STATEMENT = ";"
-_UNLESS = re.compile(r"unless table (\w+)")
+_GUARD = re.compile(r"(unless|when) table (\w+)")
 _LOAD = re.compile(r"load postgres (\w+) into (\w+)")
 
 
@@ -63,14 +64,21 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Guard:
+    """When a block applies: on a server, or unless or when a table exists. ``block`` tells blocks apart."""
+
+    block: int
+    kind: Literal["unless", "when", "server"]
+    table: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to do: a statement or a load. Steps of one block stand under one guard; outside of blocks it is 0."""
+    """One thing to do: a statement or a load, and the guard of its block."""
 
     number: int
     action: str | Load
-    block: int = 0
-    unless_table: str = ""
-    only_server: bool = False
+    guard: Guard | None = None
 
 
 def discover(store: Store) -> tuple[Migration, ...]:
@@ -101,10 +109,11 @@ def steps(text: str) -> list[Step]:
     """
     found: list[Step] = []
     statement: list[str] = []
-    unless_table, only_server, in_block, blocks = "", False, False, 0
+    guard: Guard | None = None
+    blocks = 0
 
     def add(action: str | Load) -> None:
-        found.append(Step(len(found) + 1, action, blocks if in_block else 0, unless_table, only_server))
+        found.append(Step(len(found) + 1, action, guard))
 
     def end_statement() -> None:
         if sql := "".join(statement).strip():
@@ -120,17 +129,19 @@ def steps(text: str) -> list[Step]:
             directive = token.removeprefix("-- @").strip()
             if "".join(statement).strip():
                 raise ValueError(f"@{directive} stands inside a statement")
-            if directive == "end" and in_block:
-                unless_table, only_server, in_block = "", False, False
+            if directive == "end" and guard is not None:
+                guard = None
             elif load := _LOAD.fullmatch(directive):
                 add(Load(load[1], load[2]))
-            elif not in_block and (unless := _UNLESS.fullmatch(directive)):
-                unless_table, in_block, blocks = unless[1], True, blocks + 1
-            elif not in_block and directive == "only server":
-                only_server, in_block, blocks = True, True, blocks + 1
+            elif guard is None and (on_table := _GUARD.fullmatch(directive)):
+                blocks += 1
+                guard = Guard(blocks, "when" if on_table[1] == "when" else "unless", on_table[2])
+            elif guard is None and directive == "only server":
+                blocks += 1
+                guard = Guard(blocks, "server")
             else:
                 raise ValueError(f"@{directive} is not understood here")
-    if in_block:
+    if guard is not None:
         raise ValueError("a block is not closed by @end")
     end_statement()
     return found

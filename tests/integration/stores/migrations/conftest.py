@@ -73,10 +73,10 @@ class Runners:
         self._server = server
         self._dsns = dsns
 
-    async def start(self, kill_at: tuple[int, int, str] = (0, 0, "")) -> int:
+    async def start(self, kill_at: tuple[int, int, str] = (0, 0, ""), *, back: bool = False) -> int:
         """Start one, to be killed at (file, step, before or after it); its pid."""
         assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps({"kill_at": kill_at, "dsns": self._dsns}).encode() + b"\n")
+        self._server.stdin.write(json.dumps({"kill_at": kill_at, "dsns": self._dsns, "back": back}).encode() + b"\n")
         return await self.ended()
 
     async def ended(self) -> int:
@@ -84,9 +84,9 @@ class Runners:
         assert self._server.stdout is not None
         return int(await self._server.stdout.readline())
 
-    async def run(self, kill_at: tuple[int, int, str]) -> int:
+    async def run(self, kill_at: tuple[int, int, str], *, back: bool = False) -> int:
         """Start one and wait for its end."""
-        await self.start(kill_at)
+        await self.start(kill_at, back=back)
         return await self.ended()
 
 

@@ -1,7 +1,7 @@
 """Forks runners of migrations that end with SIGKILL at a chosen statement.
 
-Each line of input (JSON: ``kill_at``: file, step, "before" or "after" it; ``dsns``) is one runner; its pid and then its
-exit code are answered. Forked, because importing the runner takes longer than a run.
+Each line of input (JSON: ``kill_at``: file, step, "before" or "after" it; ``dsns``; ``back``) is one runner; its pid and
+then its exit code are answered. Forked, because importing the runner takes longer than a run.
 """
 
 import asyncio
@@ -11,10 +11,10 @@ import signal
 import sys
 from typing import Any
 
-from tracebility.stores.migrations import data_plane, migrate
+from tracebility.stores.migrations import data_plane, migrate, roll_back
 
 
-def run(dsns: tuple[str, str], number: int, step_number: int, moment: str) -> None:
+def run(dsns: tuple[str, str], number: int, step_number: int, moment: str, *, back: bool) -> None:
     go_on = data_plane.DataPlane._run
 
     async def killed(self: Any, migration: Any, step: Any, *rest: Any) -> None:
@@ -26,7 +26,7 @@ def run(dsns: tuple[str, str], number: int, step_number: int, moment: str) -> No
             os.kill(os.getpid(), signal.SIGKILL)
 
     data_plane.DataPlane._run = killed  # type: ignore[method-assign]
-    asyncio.run(migrate(*dsns))
+    asyncio.run(roll_back(number, *dsns) if back else migrate(*dsns))
 
 
 for line in sys.stdin:
@@ -34,7 +34,7 @@ for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
         try:
-            run(request["dsns"], *request["kill_at"])
+            run(request["dsns"], *request["kill_at"], back=request["back"])
         finally:
             os._exit(0)
     print(pid, flush=True)

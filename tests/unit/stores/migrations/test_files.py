@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracebility.stores.migrations import files
-from tracebility.stores.migrations.files import Load, SchemaError, Step, discover, steps, way_back
+from tracebility.stores.migrations.files import Guard, Load, SchemaError, Step, discover, steps, way_back
 from tracebility.stores.policies import DATA_TABLES, TENANT_TABLES
 
 CREATES_A_TABLE = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+)\s*\(?(.*?)\nENGINE", re.DOTALL)
@@ -48,13 +48,17 @@ def test_directives_hold_for_their_block() -> None:
     -- @only server
     SELECT 4;
     -- @end
+    -- @when table span
+    SELECT 5;
+    -- @end
     """
     assert steps(text.replace("    ", "")) == [
         Step(1, "SELECT 1"),
-        Step(2, "SELECT 2", block=1, unless_table="span_v1"),
-        Step(3, "SELECT 3", block=1, unless_table="span_v1"),
+        Step(2, "SELECT 2", Guard(1, "unless", "span_v1")),
+        Step(3, "SELECT 3", Guard(1, "unless", "span_v1")),
         Step(4, Load("project_tenants", "project_tenant")),
-        Step(5, "SELECT 4", block=2, only_server=True),
+        Step(5, "SELECT 4", Guard(2, "server")),
+        Step(6, "SELECT 5", Guard(3, "when", "span")),
     ]
 
 
@@ -134,11 +138,11 @@ def test_every_clickhouse_statement_is_safe_to_run_again(label: str, step: Step,
     elif verb == "DROP":
         assert " IF EXISTS " in sql
     elif verb == "RENAME":
-        assert step.unless_table, label
+        assert step.guard is not None, label
     elif verb == "INSERT":
         # What filled it before is emptied first; on the way back the same rows merge by key and version.
         table = sql.split()[2]
-        assert step.unless_table, label
+        assert step.guard is not None, label
         assert table.endswith("_v1") or (before is not None and before.action == f"TRUNCATE TABLE {table}"), label
     else:
         assert verb in ("SELECT", "TRUNCATE", "GRANT", "SYSTEM"), sql
@@ -161,7 +165,8 @@ def test_every_table_with_an_org_id_has_a_row_policy() -> None:
             elif policy := re.match(
                 r"CREATE ROW POLICY IF NOT EXISTS (\w+) ON\s+(.*?)\s(AS|FOR) ", step.action, re.DOTALL
             ):
-                assert step.only_server
+                assert step.guard is not None
+                assert step.guard.kind == "server"
                 policed[policy[1]] |= set(re.split(r",\s*", policy[2]))
     assert with_tenant - scratch <= set(TENANT_TABLES)
     assert policed == {"tracebility_open": set(TENANT_TABLES), "tracebility_tenant": set(TENANT_TABLES)}
