@@ -10,8 +10,8 @@ from typing import Any
 from tracebility.embedded.clickhouse import answers, codecs, request
 from tracebility.embedded.clickhouse.body import Body, Room
 from tracebility.embedded.clickhouse.engine import EngineError
-from tracebility.embedded.clickhouse.execution import Answer, ClientGone, Statements, Stuck
-from tracebility.embedded.clickhouse.host import EngineHost
+from tracebility.embedded.clickhouse.execution import Answer, ClientGone, Statements
+from tracebility.embedded.clickhouse.host import EngineHost, Stuck
 from tracebility.embedded.clickhouse.log import log
 from tracebility.embedded.clickhouse.settings import FrontSettings
 
@@ -25,6 +25,7 @@ MIN_COMPRESSED_BYTES = 1024
 # A form holds a statement and parameters, never data.
 MAX_FORM_BYTES = 16 << 20
 EXIT_STUCK = 70
+_READ_ERROR_S = 1.0
 _MAINTENANCE_S = 5
 # Seconds without an insert after which memory is given back: the next statement pays some 20 ms for it, once.
 _QUIET_S = 30
@@ -88,7 +89,7 @@ class Front:
         except EngineError as error:
             await self._fail(error, query_id, send, began)
         except Stuck:
-            log("stuck", detail="queries that were told to end hold too many threads; leaving, to be started again")
+            log("stuck", level="error", detail="queries that were told to end do not; leaving, to be started again")
             os._exit(EXIT_STUCK)
         finally:
             if body is not None:
@@ -156,6 +157,10 @@ class Front:
             block = answers.error_in_stream(tag, answers.error_text(error, self._host.engine.version))
             data = block if encoder is None else encoder.feed(block) + encoder.finish()
             await send({"type": "http.response.body", "body": data, "more_body": True})
+            # The connection is then broken off, which every client understands, and some so well that they drop what
+            # they have not read yet. Those that know the block leave by themselves when they have read it.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(gone.wait(), _READ_ERROR_S)
             raise
         # A client may send its session's next statement the moment it has the last byte of this.
         await running.aclose()

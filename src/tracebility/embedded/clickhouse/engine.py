@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 from urllib.parse import quote
 from uuid import uuid4
@@ -35,7 +36,9 @@ class Engine:
 
     def __init__(self, data_dir: Path, config_file: Path) -> None:
         self._source = f"{data_dir}?config-file={quote(str(config_file))}"
-        # Keeps the engine alive between requests, and kills queries.
+        self._lock = Lock()
+        # Open handles, the next one included. While there is one, the engine lives, with the policies it started with.
+        self.handles = 0
         self._control = self.open()
         self.version, self.timezone = self._control.rows("SELECT version(), timezone()")[0]
 
@@ -43,9 +46,23 @@ class Engine:
         """A fresh session, in ``database`` when that is given."""
         try:
             connection = _chdb.connect(self._source)  # type: ignore[attr-defined]
-            return Handle(connection, self, database)
         except RuntimeError as error:
             raise _translated(error) from None
+        with self._lock:
+            self.handles += 1
+        handle = Handle(connection, self)
+        try:
+            if database:
+                handle.use(database)
+        except EngineError:
+            handle.close()
+            raise
+        return handle
+
+    def forget(self) -> None:
+        """A handle was closed."""
+        with self._lock:
+            self.handles -= 1
 
     def kill(self, mark: str) -> None:
         """End the query whose text carries ``mark``; it fails with code 394 where it runs."""
@@ -90,14 +107,13 @@ class Result:
 class Handle:
     """One session. Every statement carries the handle's mark, by which it is found and killed."""
 
-    def __init__(self, connection: Any, engine: Engine, database: str) -> None:
+    def __init__(self, connection: Any, engine: Engine) -> None:
         self._connection = connection
         self._engine = engine
         self.mark = uuid4().hex
         self._prefix = f"/*{self.mark}*/ ".encode()
         self.closed = False
-        if database:
-            self.use(database)
+        self._stream: Stream | None = None
 
     def use(self, database: str) -> None:
         """Make ``database`` the current one."""
@@ -129,11 +145,11 @@ class Handle:
     def stream(self, statement: bytes, fmt: str, parameters: Mapping[str, str]) -> "Stream":
         """Run a query whose answer is fetched chunk by chunk; the engine waits while nobody fetches."""
         try:
-            return Stream(
-                self._connection, self._connection.send_query(self._marked(statement), fmt, params=dict(parameters))
-            )
+            result = self._connection.send_query(self._marked(statement), fmt, params=dict(parameters))
         except RuntimeError as error:
             raise _translated(error) from None
+        self._stream = Stream(self._connection, result)
+        return self._stream
 
     def insert(self, statement: bytes, fmt: str, chunks: Iterator[bytes]) -> tuple[int, int]:
         """Insert what ``chunks`` hold and give the rows and bytes written. Anything raised leaves nothing behind.
@@ -162,10 +178,20 @@ class Handle:
         """End what runs on this handle, from another thread."""
         self._engine.kill(self.mark)
 
+    def end_stream(self) -> None:
+        """End what is still being computed of a streamed answer."""
+        if self._stream is not None and not self._stream.over:
+            # Cancelling alone waits for the block in work, which may be the last of a long query.
+            self.kill()
+            self._stream.close()
+        self._stream = None
+
     def close(self) -> None:
-        """Close the session."""
+        """Close the session, and end what runs on it."""
+        self.end_stream()
         self.closed = True
         _quietly(self._connection.close)
+        self._engine.forget()
 
     def _marked(self, statement: str | bytes) -> bytes:
         return self._prefix + (statement.encode() if isinstance(statement, str) else statement)
@@ -177,22 +203,22 @@ class Stream:
     def __init__(self, connection: Any, result: Any) -> None:
         self._connection = connection
         self._result = result
-        self._over = False
+        self.over = False
         self.rows = 0
         self.read_rows = 0
         self.read_bytes = 0
 
     def fetch(self) -> bytes:
         """The next chunk; empty when there is no more."""
-        if self._over:
+        if self.over:
             return b""
         try:
             chunk = self._connection.streaming_fetch_result(self._result)
         except RuntimeError as error:
-            self._over = True
+            self.over = True
             raise _translated(error) from None
         if chunk is None or chunk.rows_read() == 0:
-            self._over = True
+            self.over = True
             return b""
         self.rows += chunk.rows_read()
         self.read_rows = max(self.read_rows, chunk.storage_rows_read())
@@ -201,9 +227,9 @@ class Stream:
         return body
 
     def close(self) -> None:
-        """Cancel what is left."""
-        if not self._over:
-            self._over = True
+        """Cancel what is left. Waits for the block that is being computed."""
+        if not self.over:
+            self.over = True
             _quietly(self._connection.streaming_cancel_query, self._result)
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 from tracebility.embedded.clickhouse.answers import Summary
 from tracebility.embedded.clickhouse.body import Body
 from tracebility.embedded.clickhouse.engine import Engine, EngineError, Handle, Stream
-from tracebility.embedded.clickhouse.host import DDL_VERBS, EngineHost
+from tracebility.embedded.clickhouse.host import DDL_VERBS, EngineHost, Stuck
 from tracebility.embedded.clickhouse.request import Request
 from tracebility.embedded.clickhouse.server_config import READER_SETTINGS
 from tracebility.embedded.clickhouse.sessions import Session
@@ -69,10 +69,6 @@ _SETTINGS_ANSWER = (
 
 class ClientGone(Exception):
     """Nobody waits for the answer."""
-
-
-class Stuck(Exception):
-    """Too many threads are held by queries that do not end."""
 
 
 @dataclass(slots=True)
@@ -138,8 +134,7 @@ class Statements:
                     self.inserts += 1
                     yield await self._insert(run, request, statement, _data(source, body, statement.data_at, request))
                 elif _streams(request, statement):
-                    async with self._streamed(run, request, statement) as answer:
-                        yield answer
+                    yield await self._streamed(run, request, statement)
                 else:
                     yield await self._whole(run, request, statement)
         finally:
@@ -148,7 +143,7 @@ class Statements:
     async def close_idle_sessions(self) -> None:
         """Close sessions whose time is over."""
         for handle in self._sessions.take_expired():
-            await asyncio.get_running_loop().run_in_executor(self._host.control, handle.close)
+            await asyncio.get_running_loop().run_in_executor(self._host.closing, handle.close)
 
     async def _insert(self, run: _Run, request: Request, statement: Statement, data: Iterator[bytes]) -> Answer:
         if statement.format == "Values" and request.parameters:
@@ -174,29 +169,24 @@ class Statements:
         )
         return Answer(fmt if statement.reads_only or result.body else "", summary, result.body)
 
-    @asynccontextmanager
-    async def _streamed(self, run: _Run, request: Request, statement: Statement) -> AsyncIterator[Answer]:
+    async def _streamed(self, run: _Run, request: Request, statement: Statement) -> Answer:
         text = _text(request, statement)
         fmt = _format(request, statement)
         began = time.monotonic_ns()
         stream: Stream = await self._call(run, lambda: run.handle.stream(text, fmt, request.parameters))
-        try:
-            limit = MAX_WHOLE_ANSWER_BYTES if request.wait_end else 0
-            parts: list[bytes] = []
-            size = 0
+        limit = MAX_WHOLE_ANSWER_BYTES if request.wait_end else 0
+        parts: list[bytes] = []
+        size = 0
+        chunk = await self._call(run, stream.fetch)
+        while chunk:
+            parts.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                break
             chunk = await self._call(run, stream.fetch)
-            while chunk:
-                parts.append(chunk)
-                size += len(chunk)
-                if size > limit:
-                    break
-                chunk = await self._call(run, stream.fetch)
-            summary = Summary(stream.read_rows, stream.read_bytes, 0, 0, stream.rows, time.monotonic_ns() - began)
-            rest = (lambda: self._call(run, stream.fetch)) if chunk else None
-            yield Answer(fmt, summary, b"".join(parts), rest)
-        finally:
-            if run.left_behind is None:
-                await asyncio.get_running_loop().run_in_executor(self._host.control, stream.close)
+        summary = Summary(stream.read_rows, stream.read_bytes, 0, 0, stream.rows, time.monotonic_ns() - began)
+        rest = (lambda: self._call(run, stream.fetch)) if chunk else None
+        return Answer(fmt, summary, b"".join(parts), rest)
 
     @asynccontextmanager
     async def _session_of(
@@ -221,11 +211,13 @@ class Statements:
                     session.applied = {}
                 if run is not None and run.left_behind is not None:
                     session.handle = None
-                self._sessions.leave(session, request.session_s)
             if run is not None and run.left_behind is not None:
-                run.left_behind.add_done_callback(lambda _: self._host.control.submit(run.handle.close))
-            elif run is not None and session is None:
-                await loop.run_in_executor(self._host.control, run.handle.close)
+                run.left_behind.add_done_callback(lambda _: self._host.closing.submit(run.handle.close))
+            elif run is not None:
+                end = run.handle.close if session is None else run.handle.end_stream
+                await loop.run_in_executor(self._host.closing, end)
+            if session is not None:
+                self._sessions.leave(session, request.session_s)
 
     def _settings(self, request: Request, statement: Statement) -> dict[str, str]:
         settings = dict(request.settings)
@@ -263,9 +255,11 @@ class Statements:
                 run.left_behind = work  # type: ignore[assignment]
 
     async def _end(self, run: _Run, work: "Future[_T]") -> None:
-        """Kill the query, again until it has ended: at first the engine may not have it in its list."""
-        if work.cancel():
-            return
+        if not work.cancel():
+            await self._kill_until(run, work)
+
+    async def _kill_until(self, run: _Run, work: "Future[_T]") -> None:
+        """Kill the query until ``work`` ends; more than once, as at first the engine may not have it in its list."""
         loop = asyncio.get_running_loop()
         patience = time.monotonic() + KILL_PATIENCE_S
         while not work.done() and time.monotonic() < patience:

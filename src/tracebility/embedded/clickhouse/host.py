@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -21,9 +22,17 @@ _T = TypeVar("_T")
 # never hold up what the worker writes.
 READ_THREADS = 12
 WRITE_THREADS = 6
-# Kills and closes, which must go through while all other threads are busy.
+# Kills, which must go through while all other threads are busy; and what waits for a killed query to end.
 CONTROL_THREADS = 2
+CLOSING_THREADS = 8
+# A statement that was left behind by its request has so long to end before the process does.
+RESTART_PATIENCE_S = 20.0
+_POLL_S = 0.01
 DDL_VERBS = frozenset({"CREATE", "DROP", "RENAME", "EXCHANGE", "ALTER", "ATTACH", "DETACH", "UNDROP", "REPLACE"})
+
+
+class Stuck(Exception):
+    """Queries that were told to end hold threads or the engine. Only a new process helps."""
 
 
 class EngineHost:
@@ -41,6 +50,7 @@ class EngineHost:
         self.reads = ThreadPoolExecutor(READ_THREADS, "read")
         self.writes = ThreadPoolExecutor(WRITE_THREADS, "write")
         self.control = ThreadPoolExecutor(CONTROL_THREADS, "control")
+        self.closing = ThreadPoolExecutor(CLOSING_THREADS, "closing")
         self.sessions = Sessions()
         self.engine = self._start()
 
@@ -79,7 +89,7 @@ class EngineHost:
 
     async def close(self) -> None:
         """Stop the engine, after what still runs on its threads."""
-        for pool in (self.reads, self.writes, self.control):
+        for pool in (self.reads, self.writes, self.control, self.closing):
             pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.get_running_loop().run_in_executor(None, self.engine.close)
 
@@ -119,9 +129,14 @@ class EngineHost:
         return await asyncio.get_running_loop().run_in_executor(self.control, call)
 
     def _restart(self, wanted: Policies) -> None:
-        # One open handle would keep the engine, and its old policies, alive.
         for handle in self.sessions.take_all():
             handle.close()
+        # One open handle would keep the engine, and its old policies, alive.
+        patience = time.monotonic() + RESTART_PATIENCE_S
+        while self.engine.handles > 1:
+            if time.monotonic() > patience:
+                raise Stuck
+            time.sleep(_POLL_S)
         self.engine.close()
         self._installed = wanted
         self.engine = self._start()
