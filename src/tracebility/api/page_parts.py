@@ -73,12 +73,17 @@ def run_detail(run: RunDetail, project_id: UUID, now_ns: int) -> Html:
         project=project_id,
         name=run.name or "(no name)",
         status=_status(run.status),
-        error=fill('<p class="refused">$text</p>', text=_cut(run.error)) if run.error else "",
+        error=fill('<p class="refused">$text</p>', text=_cut(failure(run))) if failure(run) else "",
         facts=listed,
         spans=join(shown),
         more=f"{left_out:,} more spans are not shown here; the API gives all." if left_out else "",
         api=f"/v1/projects/{project_id}/runs/{run.id}",
     )
+
+
+def failure(run: Run) -> str:
+    """Why the run failed; nothing when it did not, though a step of it may have."""
+    return run.error or "" if run.status == "error" else ""
 
 
 def ago(then_ns: int, now_ns: int) -> str:
@@ -117,7 +122,7 @@ def _run_row(run: Run, project_id: UUID, now_ns: int) -> Html:
         _RUN,
         address=f"/projects/{project_id}/runs/{quote(run.id, safe='')}",
         name=run.name or "(no name)",
-        preview=run.error or run.output_preview or run.input_preview,
+        preview=failure(run) or run.output_preview or run.input_preview,
         status=_status(run.status),
         started=run.start_time,
         ago=ago(nanoseconds(run.start_time), now_ns),

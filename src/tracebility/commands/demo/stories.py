@@ -142,7 +142,7 @@ def coding(scene: Scene) -> None:
             tool = scene.rng.choice(("read_file", "search", "edit_file", "run_tests"))
             cached = sum(len(str(message["content"])) for message in history[:-1]) // 4 if turn else 0
             history.append(scene.call(*model, history, f"I will use {tool}.", tool=tool, cached=cached))
-            result = _tool_with_retries(scene, tool, {"turn": turn}, "line\n" * scene.rng.randint(5, 120))
+            result = _tool_with_retries(scene, tool, {"turn": turn}, _tool_output(scene))
             history.append({"role": "tool", "content": result or "error: no answer"})
         scene.answer(agent, "agent", scene.call(*model, history, "Done: the tests pass.")["content"])
 
@@ -168,6 +168,23 @@ _STORIES: tuple[tuple[Callable[[Scene], None], str, int], ...] = (
 )
 
 
+_SOURCE_LINES = (
+    "def refund(order: Order, amount: Money) -> Receipt:",
+    '    """Pay back at most what was paid."""',
+    "    if amount > order.paid:",
+    "        raise RefundTooLarge(order.id, amount)",
+    "    with transaction() as tx:",
+    "        tx.insert(Refund(order.id, amount, at=now()))",
+    "    return receipts.send(order.customer, amount)",
+    "",
+    "class Importer:",
+    "    def __init__(self, source: Source, columns: Mapping[str, str]) -> None:",
+    "        self.source, self.columns = source, columns",
+    "FAILED tests/test_refund.py::test_a_refund_is_paid_once - AssertionError: 2 == 1",
+    "12 passed, 1 failed in 0.84s",
+)
+
+
 def _opening(system: str, user: str) -> list[Message]:
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
@@ -184,6 +201,12 @@ def _tool_with_retries(scene: Scene, name: str, arguments: Message, result: str)
                 scene.answer(tool, "tool", result)
                 return result
     return ""
+
+
+def _tool_output(scene: Scene) -> str:
+    return "\n".join(
+        f"{number + 1:>4}  {scene.rng.choice(_SOURCE_LINES)}" for number in range(scene.rng.randint(5, 80))
+    )
 
 
 def _retrieve(scene: Scene, topic: str) -> list[str]:
