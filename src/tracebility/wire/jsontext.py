@@ -19,9 +19,14 @@ T = TypeVar("T")
 # Deeper than any bound on depth, so that what was cut is still seen as too deep; shallow enough for every decoder.
 _CUT_DEPTH = 256
 _WINDOW_BYTES = 1 << 20
-_STEPS = np.zeros(256, np.int8)
-_STEPS[[ord("{"), ord("[")]] = 1
-_STEPS[[ord("}"), ord("]")]] = -1
+_COMMA, _OPENING, _CLOSING, _QUOTE = 1, 2, 3, 4
+_KINDS = np.zeros(256, np.uint8)
+for _characters, _kind in ((b",", _COMMA), (b"{[", _OPENING), (b"}]", _CLOSING), (b'"', _QUOTE)):
+    _KINDS[list(_characters)] = _kind
+_STEPS = np.array([0, 0, 1, -1, 0], np.int8)
+
+# So many values may be decoded without being counted first: some 100 MB of objects.
+_UNCOUNTED = 1_000_000
 
 _SURROGATES = re.compile(
     rb"\\\\"
@@ -65,57 +70,74 @@ def told(error: Exception) -> str:
     return f"{where}: {what}" if where else what
 
 
-def check_values(body: bytes, depth: int, most: int, what: str) -> None:
-    """Refuse ``body`` when more than ``most`` values stand within its first ``depth`` levels, before any is decoded.
+def check_values(text: bytes, most: int, what: str) -> None:
+    """Refuse the list ``text`` when it has more than ``most`` values, before any is decoded.
 
     Raises:
         PayloadTooLarge: naming ``what`` there is too much of.
     """
-    seen = 0
-    for window in _scan(body):
-        begins = (window.marks == ord(",")) | (_STEPS[window.marks] == 1)
-        seen += int(np.count_nonzero(begins & (window.depths <= depth)))
-        if seen > most:
+    if text.count(b",") < _UNCOUNTED:
+        return
+    commas = 0
+    for window in _scan(text):
+        commas += int(np.count_nonzero((window.kinds == _COMMA) & (window.depths == 1)))
+        if commas >= most:
             raise PayloadTooLarge(f"The body holds more than {most} {what}.", hint="Send fewer a request.")
 
 
-def is_deeper(body: bytes, bound: int) -> bool:
-    """Whether arrays and objects are nested more than ``bound`` deep in ``body``."""
-    if body.count(b"[") + body.count(b"{") <= bound:
+def is_deeper(text: bytes, bound: int) -> bool:
+    """Whether arrays and objects are nested more than ``bound`` deep in ``text``."""
+    if text.count(b"[") + text.count(b"{") <= bound:
         return False
-    return any(int(window.depths.max(initial=0)) > bound for window in _scan(body))
+    return any(int(window.depths.max(initial=0)) > bound for window in _scan(text))
 
 
-def cut(body: bytes) -> bytes:
-    """``body`` with each value that begins more than 256 brackets deep replaced by 0; well formed if ``body`` was."""
+def cut(text: bytes) -> bytes:
+    """``text`` with each value that begins more than 256 brackets deep replaced by 0; well formed if ``text`` was."""
     kept = bytearray()
-    for window in _scan(body):
-        steps = _STEPS[window.marks]
-        inside = window.depths + (steps == -1)  # a closing bracket goes with its opening one
-        begins = (inside == _CUT_DEPTH + 1) & (steps == 1)
-        text = np.where(begins, ord("0"), window.text)
-        kept += text[(inside <= _CUT_DEPTH) | begins].tobytes()
+    inside = 0
+    for window in _scan(text):
+        begins = window.places[(window.kinds == _OPENING) & (window.depths == _CUT_DEPTH + 1)]
+        ends = window.places[(window.kinds == _CLOSING) & (window.depths == _CUT_DEPTH)]
+        changes = np.zeros(len(window.text) + 1, np.int8)
+        changes[begins] += 1
+        changes[ends + 1] -= 1
+        depths = np.cumsum(changes[:-1], dtype=np.int8) + np.int8(inside)
+        characters = window.text.copy()
+        characters[begins] = ord("0")
+        keep = depths <= 0
+        keep[begins] = True
+        kept += characters[keep].tobytes()
+        inside = int(depths[-1]) + int(changes[-1])
     return bytes(kept)
 
 
 class _Window(NamedTuple):
+    """A stretch of the text, and the commas and brackets in it that stand outside of strings."""
+
     text: NDArray[np.uint8]
-    marks: NDArray[np.uint8]  # text with what is in strings blanked
-    depths: NDArray[np.int32]  # after each byte
+    places: NDArray[np.int64]
+    kinds: NDArray[np.uint8]
+    depths: NDArray[np.int64]  # after each
 
 
-def _scan(body: bytes) -> Iterator[_Window]:
-    plain = body.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in body else body
-    text = np.frombuffer(body, np.uint8)
+def _scan(text: bytes) -> Iterator[_Window]:
+    """Nine in ten bytes are none of those: they are looked at once, and only the others counted."""
+    plain = text.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in text else text
+    characters = np.frombuffer(text, np.uint8)
     unescaped = np.frombuffer(plain, np.uint8)
     depth = quotes = 0
-    for start in range(0, len(body), _WINDOW_BYTES):
-        marks = unescaped[start : start + _WINDOW_BYTES]
-        in_string = ((np.cumsum(marks == ord('"'), dtype=np.int32) + quotes) & 1).astype(bool)
-        marks = np.where(in_string, np.uint8(ord(" ")), marks)
-        depths = np.cumsum(_STEPS[marks], dtype=np.int32) + np.int32(depth)
-        yield _Window(text[start : start + _WINDOW_BYTES], marks, depths)
-        depth, quotes = int(depths[-1]), int(in_string[-1])
+    for start in range(0, len(text), _WINDOW_BYTES):
+        kinds = _KINDS[unescaped[start : start + _WINDOW_BYTES]]
+        places = np.flatnonzero(kinds)
+        kinds = kinds[places]
+        parities = np.cumsum(kinds == _QUOTE) + quotes
+        outside = (parities & 1 == 0) & (kinds != _QUOTE)
+        quotes = int(parities[-1]) & 1 if len(parities) else quotes
+        places, kinds = places[outside], kinds[outside]
+        depths = np.cumsum(_STEPS[kinds], dtype=np.int64) + depth
+        depth = int(depths[-1]) if len(depths) else depth
+        yield _Window(characters[start : start + _WINDOW_BYTES], places, kinds, depths)
 
 
 def _hint(body: bytes) -> str:

@@ -92,8 +92,7 @@ def raw_runs(body: bytes) -> list[Raw]:
         if batch.runs is UNSET:
             return [Raw(body.strip())]
         runs = bytes(batch.runs)
-        if len(runs) > limits.ENVELOPE_BYTES:
-            jsontext.check_values(runs, 1, limits.ITEMS, "runs")
+        jsontext.check_values(runs, limits.ITEMS, "runs")
         return _bounded(jsontext.decode(runs, _decode_list))
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
         raise BadRequest(

@@ -8,11 +8,11 @@ import msgspec
 Long = int | float | str | None
 
 
-class _Struct(msgspec.Struct, frozen=True, rename="camel"):
-    pass
+class _Struct(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """None refers to itself, so that the collector need not look at the thousands that a body makes."""
 
 
-class AnyValue(_Struct, frozen=True, rename="camel"):
+class AnyValue(_Struct, frozen=True, rename="camel", gc=False):
     string_value: str | None = None
     int_value: Long = None
     bool_value: bool | None = None
@@ -22,30 +22,30 @@ class AnyValue(_Struct, frozen=True, rename="camel"):
     bytes_value: str | None = None
 
 
-class ArrayValue(_Struct, frozen=True, rename="camel"):
+class ArrayValue(_Struct, frozen=True, rename="camel", gc=False):
     values: list[AnyValue | None] | None = None
 
 
-class KeyValue(_Struct, frozen=True, rename="camel"):
+class KeyValue(_Struct, frozen=True, rename="camel", gc=False):
     key: str | None = None
     value: AnyValue | None = None
 
 
-class KeyValueList(_Struct, frozen=True, rename="camel"):
+class KeyValueList(_Struct, frozen=True, rename="camel", gc=False):
     values: list[KeyValue] | None = None
 
 
 Attributes = list[KeyValue] | None
 
 
-class Event(_Struct, frozen=True, rename="camel"):
+class Event(_Struct, frozen=True, rename="camel", gc=False):
     time_unix_nano: Long = None
     name: str | None = None
     attributes: Attributes = None
     dropped_attributes_count: int | None = None
 
 
-class Link(_Struct, frozen=True, rename="camel"):
+class Link(_Struct, frozen=True, rename="camel", gc=False):
     trace_id: str | None = None
     span_id: str | None = None
     trace_state: str | None = None
@@ -54,12 +54,12 @@ class Link(_Struct, frozen=True, rename="camel"):
     flags: int | None = None
 
 
-class Status(_Struct, frozen=True, rename="camel"):
+class Status(_Struct, frozen=True, rename="camel", gc=False):
     message: str | None = None
     code: int | str | None = None
 
 
-class Span(_Struct, frozen=True, rename="camel"):
+class Span(_Struct, frozen=True, rename="camel", gc=False):
     trace_id: str | None = None
     span_id: str | None = None
     trace_state: str | None = None
@@ -78,31 +78,31 @@ class Span(_Struct, frozen=True, rename="camel"):
     status: Status | None = None
 
 
-class Scope(_Struct, frozen=True, rename="camel"):
+class Scope(_Struct, frozen=True, rename="camel", gc=False):
     name: str | None = None
     version: str | None = None
     attributes: Attributes = None
     dropped_attributes_count: int | None = None
 
 
-class Resource(_Struct, frozen=True, rename="camel"):
+class Resource(_Struct, frozen=True, rename="camel", gc=False):
     attributes: Attributes = None
     dropped_attributes_count: int | None = None
 
 
-class ScopeSpans(_Struct, frozen=True, rename="camel"):
+class ScopeSpans(_Struct, frozen=True, rename="camel", gc=False):
     scope: Scope | None = None
     spans: list[Span] | None = None
     schema_url: str | None = None
 
 
-class ResourceSpans(_Struct, frozen=True, rename="camel"):
+class ResourceSpans(_Struct, frozen=True, rename="camel", gc=False):
     resource: Resource | None = None
     scope_spans: list[ScopeSpans] | None = None
     schema_url: str | None = None
 
 
-class Request(_Struct, frozen=True, rename="camel"):
+class Request(_Struct, frozen=True, rename="camel", gc=False):
     resource_spans: list[ResourceSpans] | None = None
 
 

@@ -92,8 +92,7 @@ def _list(raw: Raw) -> list[Raw]:
     text = bytes(raw)
     if not text or text == b"null":
         return []
-    if len(text) > limits.ENVELOPE_BYTES:
-        jsontext.check_values(text, 1, limits.GROUPS, "spans in one list")
+    jsontext.check_values(text, limits.GROUPS, "spans in one list")
     return _decode_list(text)
 
 
