@@ -1,7 +1,7 @@
 """Forks runners of migrations that end with SIGKILL at a chosen statement.
 
-Each line of input (JSON: ``kill_at``: file, step, "before" or "after" it; ``dsns``; ``back``) is one runner; its pid and
-then its exit code are answered. Forked, because importing the runner takes longer than a run.
+Each line of input (JSON: ``kill_at``: file, step, "before" or "after" it; ``dsns``; ``back``) is one runner; its pid
+and then its exit code are answered. Forked, because importing the runner takes longer than a run.
 """
 
 import asyncio
