@@ -12,4 +12,5 @@ CREATE TABLE IF NOT EXISTS billing_meter
 )
 ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(accepted_at)
-ORDER BY (project_id, period, meter, event_id);
+ORDER BY (project_id, period, meter, event_id)
+SETTINGS min_bytes_for_wide_part = 268435456;

@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS span_v2 AS span
 ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(accepted_at)
 ORDER BY (org_id, project_id, trace_id, span_id)
-SETTINGS index_granularity = 1024;
+SETTINGS index_granularity = 1024, min_bytes_for_wide_part = 268435456;
 
 TRUNCATE TABLE span_v2;
 
@@ -83,7 +83,7 @@ CREATE TABLE IF NOT EXISTS run_v2 AS run
 ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(accepted_at)
 ORDER BY (org_id, project_id, run_id)
-SETTINGS index_granularity = 1024;
+SETTINGS index_granularity = 1024, min_bytes_for_wide_part = 268435456;
 
 TRUNCATE TABLE run_v2;
 
@@ -116,7 +116,8 @@ ALTER TABLE billing_meter
 CREATE TABLE IF NOT EXISTS billing_meter_v2 AS billing_meter
 ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(accepted_at)
-ORDER BY (org_id, period, meter, event_id);
+ORDER BY (org_id, period, meter, event_id)
+SETTINGS min_bytes_for_wide_part = 268435456;
 
 TRUNCATE TABLE billing_meter_v2;
 
