@@ -14,7 +14,7 @@ from typing import TypeVar
 from tracebility.embedded.clickhouse.answers import Summary
 from tracebility.embedded.clickhouse.body import Body
 from tracebility.embedded.clickhouse.engine import Engine, EngineError, Handle, Stream
-from tracebility.embedded.clickhouse.host import DDL_VERBS, EngineHost, Stuck
+from tracebility.embedded.clickhouse.host import EngineHost, Stuck
 from tracebility.embedded.clickhouse.request import Request
 from tracebility.embedded.clickhouse.server_config import READER_SETTINGS
 from tracebility.embedded.clickhouse.sessions import Session
@@ -127,7 +127,7 @@ class Statements:
         try:
             tenant_bound = request.is_reader or request.tenant is not None
             async with (
-                self._host.use(changes_tables=statement.verb in DDL_VERBS, sees_all=not tenant_bound) as engine,
+                self._host.use(changes_tables=statement.changes_tables, sees_all=not tenant_bound) as engine,
                 self._session_of(engine, request, statement, gone) as run,
             ):
                 if statement.data_at >= 0:

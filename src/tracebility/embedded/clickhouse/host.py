@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from tracebility.embedded.clickhouse import policies, server_config
-from tracebility.embedded.clickhouse.engine import Engine
+from tracebility.embedded.clickhouse.engine import Engine, EngineError
 from tracebility.embedded.clickhouse.footprint import give_back_library_pages
 from tracebility.embedded.clickhouse.policies import Policies
 from tracebility.embedded.clickhouse.sessions import Sessions
@@ -28,7 +28,9 @@ CLOSING_THREADS = 8
 # A statement that was left behind by its request has so long to end before the process does.
 RESTART_PATIENCE_S = 20.0
 _POLL_S = 0.01
-DDL_VERBS = frozenset({"CREATE", "DROP", "RENAME", "EXCHANGE", "ALTER", "ATTACH", "DETACH", "UNDROP", "REPLACE"})
+# A tenant's read waits so long for what runs to end, when policies are to be renewed; then it is told to come again.
+RENEW_PATIENCE_S = 2.0
+TOO_MANY_QUERIES = 202
 
 
 class Stuck(Exception):
@@ -99,7 +101,7 @@ class EngineHost:
                 await self._change.wait_for(lambda: not self._exclusive and (sees_all or not self._changing))
                 if sees_all or not self._stale:
                     break
-                await self._renew()
+                await self._renew(RENEW_PATIENCE_S)
             self._users += 1
             self._changing += changes_tables
 
@@ -111,16 +113,22 @@ class EngineHost:
                 self._changing -= 1
                 self._stale = not self._installed.covers(wanted)
                 if self._installed.breaks(wanted) and not self._exclusive:
-                    await self._renew()
+                    await self._renew(None)
             self._change.notify_all()
 
-    async def _renew(self) -> None:
+    async def _renew(self, patience_s: float | None) -> None:
         """Start the engine anew when nothing runs on it. Holds the condition."""
         self._exclusive = True
         try:
-            await self._change.wait_for(lambda: not self._users)
+            await asyncio.wait_for(self._change.wait_for(lambda: not self._users), patience_s)
             await self._on_control(lambda: self._restart(policies.wanted(self.engine)))
             self._stale = False
+        except TimeoutError:
+            raise EngineError(
+                TOO_MANY_QUERIES,
+                f"Code: {TOO_MANY_QUERIES}. DB::Exception: Tables are being changed; try again. "
+                "(TOO_MANY_SIMULTANEOUS_QUERIES)",
+            ) from None
         finally:
             self._exclusive = False
             self._change.notify_all()

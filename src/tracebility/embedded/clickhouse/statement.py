@@ -21,6 +21,8 @@ READ_VERBS = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN",
 # Of those, what the engine can give in chunks.
 STREAMED_VERBS = frozenset({"SELECT", "WITH", "FROM", "("})
 
+_TABLE_VERBS = frozenset({"CREATE", "DROP", "RENAME", "EXCHANGE", "ATTACH", "DETACH", "UNDROP", "REPLACE"})
+
 # Functions that reach outside the engine's data, by any spelling: a read-only session may not name them as a call.
 _OUTWARD = frozenset(
     [
@@ -102,6 +104,8 @@ class Statement:
     # Where the data of an INSERT begins in the source; -1 when this is no insert of data.
     data_at: int = -1
     reads_only: bool = False
+    # Whether it may change which tables there are, or their columns.
+    changes_tables: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +217,10 @@ def _other(source: bytes, verb: str, tokens: Iterator[_Token]) -> Statement:
         previous = word
         if depth == 0:
             outer.append(token)
-    writes = any(token.word() == "INSERT" for token in outer)
-    return Statement(source[:end], verb, _format(outer), -1, verb in READ_VERBS and not writes)
+    words = {token.word() for token in outer}
+    reads_only = verb in READ_VERBS and "INSERT" not in words
+    changes_tables = (verb in _TABLE_VERBS and "TEMPORARY" not in words) or (verb == "ALTER" and "COLUMN" in words)
+    return Statement(source[:end], verb, _format(outer), -1, reads_only, changes_tables)
 
 
 def _format(outer: list[_Token]) -> str:

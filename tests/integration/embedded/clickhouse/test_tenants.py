@@ -1,5 +1,6 @@
 """Whose rows a session sees: the row policies hold for every table with an org, by every way to it."""
 
+import threading
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -211,3 +212,29 @@ def test_what_the_engine_does_by_itself_sees_all_rows(owner: Client, reader: Cli
     assert owner.query("SELECT count() FROM source").result_rows == [(0,)]
     owner.command("DROP DICTIONARY lookup")
     owner.command("DROP TABLE source")
+
+
+def test_a_tenant_s_read_does_not_wait_for_a_long_write_when_policies_are_due(
+    front: FrontProcess, owner: Client, reader: Client
+) -> None:
+    impatient = front.client("tracebility_reader", query_retries=0)
+    owner.command("CREATE TABLE due (org_id UUID) ENGINE = MergeTree ORDER BY org_id")
+    writing = threading.Thread(
+        target=lambda: front.client(autogenerate_session_id=False).command(
+            "INSERT INTO due SELECT generateUUIDv4() FROM numbers(60) WHERE sleepEachRow(0.1) = 0",
+            settings={"max_block_size": 1},
+        )
+    )
+    writing.start()
+    running = (
+        "SELECT count() FROM system.processes WHERE query LIKE '%INSERT INTO due%' AND query NOT LIKE '%processes%'"
+    )
+    while owner.query(running).result_rows == [(0,)]:
+        assert writing.is_alive()
+    with pytest.raises(DatabaseError) as raised:
+        impatient.query("SELECT count() FROM due", settings=AS_US)
+    assert raised.value.code == 202
+    writing.join()
+    assert owner.query("SELECT count() FROM due").result_rows == [(60,)]
+    assert reader.query("SELECT count() FROM due", settings=AS_US).result_rows == [(0,)]
+    owner.command("DROP TABLE due")
