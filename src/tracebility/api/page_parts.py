@@ -156,12 +156,9 @@ def _status(status: str) -> Html:
     return fill('<span class="status $status">$status</span>', status=status)
 
 
-def _text(raw: msgspec.Raw) -> str:
+def _text(value: str | msgspec.Raw | None) -> str:
     """A value of a span for people: text as it is, JSON on lines of its own."""
-    value = bytes(raw)
-    if value == b"null":
-        return ""
-    return msgspec.json.decode(value, type=str) if value[:1] == b'"' else msgspec.json.format(value).decode()
+    return msgspec.json.format(bytes(value)).decode() if isinstance(value, msgspec.Raw) else value or ""
 
 
 def _cut(text: str) -> str:

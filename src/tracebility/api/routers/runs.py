@@ -89,19 +89,19 @@ class Span(msgspec.Struct, kw_only=True, eq=False):
     cost: float | None  # USD
     cost_source: str | None  # reported | priced
     time_to_first_token_ms: float | None
-    inputs: msgspec.Raw
-    outputs: msgspec.Raw
+    inputs: Any
+    outputs: Any
     session_id: str | None
     user_id: str | None
     tags: list[str]
-    metadata: dict[str, msgspec.Raw]
-    attributes: dict[str, msgspec.Raw]
-    resource: dict[str, msgspec.Raw]
+    metadata: dict[str, Any]
+    attributes: dict[str, Any]
+    resource: dict[str, Any]
     scope_name: str | None
     scope_version: str | None
     environment: str | None
-    events: msgspec.Raw
-    links: msgspec.Raw
+    events: Any
+    links: Any
     source: str
     accepted_at: str
     children: list["Span"] = []
@@ -194,8 +194,8 @@ def span_from(row: Row) -> Span:
         cost=None if row["cost"] is None else float(row["cost"]),
         cost_source=row["cost_source"] or None,
         time_to_first_token_ms=first_token_ns / 1e6 if first_token_ns else None,
-        inputs=_value(row["inputs"], empty=_NULL),
-        outputs=_value(row["outputs"], empty=_NULL),
+        inputs=value_of(row["inputs"]) or None,
+        outputs=value_of(row["outputs"]) or None,
         session_id=row["session_id"] or None,
         user_id=row["user_id"] or None,
         tags=list(row["tags"]),
@@ -205,18 +205,27 @@ def span_from(row: Row) -> Span:
         scope_name=row["scope_name"] or None,
         scope_version=row["scope_version"] or None,
         environment=row["environment"] or None,
-        events=_value(row["events"], empty=_EMPTY_LIST),
-        links=_value(row["links"], empty=_EMPTY_LIST),
+        events=value_of(row["events"]) or [],
+        links=value_of(row["links"]) or [],
         source=row["source"],
         accepted_at=rfc3339(row["accepted_us"] * 1000),
         children=[],
     )
 
 
-_NULL = msgspec.Raw(b"null")
-_EMPTY_LIST = msgspec.Raw(b"[]")
-_EMPTY_TEXT = msgspec.Raw(b'""')
+_BRACKETS = ("{", "[")
 _as_json = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+def value_of(text: str) -> str | msgspec.Raw:
+    """Stored text as JSON: itself when it is an object or array, else a string (the text ``42`` may be either)."""
+    if text[:1] in _BRACKETS:
+        try:
+            if len(text) <= DEEPEST_JSON or not is_deeper(text.encode(), DEEPEST_JSON):
+                return _as_json(text)
+        except (msgspec.DecodeError, RecursionError):
+            pass  # text that only begins as JSON does
+    return text
 
 
 def _run_fields(row: Row) -> dict[str, Any]:
@@ -247,21 +256,8 @@ def _run_fields(row: Row) -> dict[str, Any]:
     }
 
 
-def _values(stored: Mapping[str, str]) -> dict[str, msgspec.Raw]:
-    return {name: _value(text, empty=_EMPTY_TEXT) for name, text in stored.items()}
-
-
-def _value(text: str, *, empty: msgspec.Raw) -> msgspec.Raw:
-    """Stored text as JSON: itself when it is an object or array, else a string (the text ``42`` may be either)."""
-    if not text:
-        return empty
-    if text[0] in "{[":
-        try:
-            if not is_deeper(text.encode(), DEEPEST_JSON):
-                return _as_json(text)
-        except (msgspec.DecodeError, RecursionError):
-            pass  # text that only begins as JSON does
-    return msgspec.Raw(msgspec.json.encode(text))
+def _values(stored: Mapping[str, str]) -> dict[str, str | msgspec.Raw]:
+    return {name: value_of(text) if text[:1] in _BRACKETS else text for name, text in stored.items()}
 
 
 def window_of(cursor_text: str | None, from_text: str | None, to_text: str | None, scope: TenantScope) -> Window:
