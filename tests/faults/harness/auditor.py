@@ -104,9 +104,16 @@ class Auditor:
 
     def in_flight(self) -> int:
         """Entries on the shards' streams and bytes in the disk buffer: 0 when all was drained."""
+        return self.queued() + self.spooled()
+
+    def queued(self) -> int:
+        """Entries on the shards' streams."""
         with self.queue() as queue:
-            waiting = sum(int(queue.xlen(stream_of(shard))) for shard in range(SHARDS))
-        return waiting + (spooled_bytes(self._spool) if self._spool else 0)
+            return sum(int(queue.xlen(stream_of(shard))) for shard in range(SHARDS))
+
+    def spooled(self) -> int:
+        """Bytes in the disk buffer."""
+        return spooled_bytes(self._spool) if self._spool else 0
 
     def dead_letters(self) -> Ids:
         """Ids of the spans in the dead-letter stream."""
@@ -175,6 +182,10 @@ class Auditor:
             for name in ("lost", "doubled", "invented"):
                 if count := getattr(verdict, name):
                     wrong.append(f"{count:,} spans {name}")
+            if wrong and self.in_flight():
+                wrong.append(
+                    f"not drained: {self.queued():,} entries queued, {self.spooled():,} bytes in the disk buffer"
+                )
             keys = {**parameters, "key": CANARY_KEY, "canary": canary_of(tenant)}
             if foreign := _row(engine, _CANARIES, keys)["foreign"]:
                 wrong.append(f"{foreign:,} rows without the tenant's own canary")
