@@ -67,7 +67,7 @@ def run_detail(run: RunDetail, project_id: UUID, now_ns: int) -> Html:
         ("Run", run.id),
     ]
     listed = join([fill("<div><dt>$name</dt><dd>$value</dd></div>", name=n, value=v) for n, v in facts if v])
-    left_out = len(spans) - len(shown)
+    left_out = len(spans) - len(shown) + run.spans_left_out
     return fill(
         _DETAIL,
         project=project_id,
@@ -76,7 +76,7 @@ def run_detail(run: RunDetail, project_id: UUID, now_ns: int) -> Html:
         error=fill('<p class="refused">$text</p>', text=_cut(failure(run))) if failure(run) else "",
         facts=listed,
         spans=join(shown),
-        more=f"{left_out:,} more spans are not shown here; the API gives all." if left_out else "",
+        more=f"{left_out:,} more spans are not shown here." if left_out else "",
         api=f"/v1/projects/{project_id}/runs/{run.id}",
     )
 

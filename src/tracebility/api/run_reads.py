@@ -10,6 +10,10 @@ from tracebility.stores.scoped import ScopedClickHouse
 # Rows asked for beyond a page's, because a run that still grows has rows of versions that were replaced.
 SPARE_ROWS = 16
 
+# Spans of a run that are answered at once, the earliest. A trace id that a program uses for years must not take this
+# process down; ScopedClickHouse also bounds the bytes.
+MOST_SPANS = 20_000
+
 Row = Mapping[str, Any]
 
 
@@ -34,7 +38,9 @@ async def one_run(rows: ScopedClickHouse, run_id: str) -> tuple[Row, Sequence[Ro
     Raises:
         NotFound: when the project has no such run.
     """
-    run, spans = await asyncio.gather(rows.rows("read_run", run_id=run_id), rows.rows("read_run_spans", run_id=run_id))
+    run, spans = await asyncio.gather(
+        rows.rows("read_run", run_id=run_id), rows.rows("read_run_spans", run_id=run_id, limit=MOST_SPANS)
+    )
     if not run:
         raise NotFound
     return run[0], spans

@@ -7,6 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tracebility.api import run_reads
+from tracebility.stores import scoped
+
 NOW_NS = time.time_ns()
 SECOND_NS = 1_000_000_000
 DAY_NS = 86_400 * SECOND_NS
@@ -192,6 +195,30 @@ async def test_a_span_shows_everything_that_is_stored_of_it(api: httpx.AsyncClie
         "events": [{"name": "e"}], "links": [], "source": "otlp", "accepted_at": "1970-01-01T00:00:07.000000Z",
         "children": [],
     }  # fmt: skip
+
+
+async def test_of_a_run_that_is_too_large_the_earliest_spans_are_answered(
+    api: httpx.AsyncClient, tenants: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, _ = tenants
+    await writer.runs([{"run_id": "r", "span_count": 2000}])
+    await writer.spans({"span_id": f"{n:04d}", "start_ns": NOW_NS + n, "inputs": "x" * 1000} for n in range(2000))
+    path = f"{runs_of(writer.tenant)}/r"
+
+    async def answered() -> tuple[list[str], int]:
+        run = (await api.get(path, headers=writer.tenant.headers())).json()
+        return [span["id"] for span in run["spans"]], run["spans_left_out"]
+
+    every = [f"{n:04d}" for n in range(2000)]
+    assert await answered() == (every, 0)
+    monkeypatch.setattr(run_reads, "MOST_SPANS", 700)
+    assert await answered() == (every[:700], 1300)
+    monkeypatch.setattr(run_reads, "MOST_SPANS", 20_000)
+    few = scoped.ANSWER_BOUNDS["read_run_spans"] | {"max_result_bytes": "300000"}
+    monkeypatch.setattr(scoped, "ANSWER_BOUNDS", {"read_run_spans": few})
+    given, left_out = await answered()
+    assert 0 < len(given) < 2000
+    assert (given, left_out) == (every[: len(given)], 2000 - len(given))
 
 
 @pytest.mark.parametrize("shape", ["wide", "deep"])

@@ -111,9 +111,11 @@ class RunDetail(Run, kw_only=True):
     """A run and its spans: the top-most ones, each with its children, siblings in the order of their start.
 
     A span whose parent is not stored is a top-most one. Spans more than 100 deep hang on their ancestor at that
-    depth; their `parent_id` and `depth` are the true ones.
+    depth; their `parent_id` and `depth` are the true ones. Of a run with more than 20,000 spans, or more than 256 MB
+    of them, the earliest are given; `spans_left_out` says how many are not.
     """
 
+    spans_left_out: int
     spans: list[Span]
 
 
@@ -162,7 +164,11 @@ def run_from(row: Row) -> Run:
 
 def detail_from(run: Row, spans: Sequence[Row]) -> RunDetail:
     """A run and its rows of ``read_run_spans`` as clients see it."""
-    return RunDetail(**_run_fields(run), spans=tree.grow(span_from(row) for row in spans))
+    return RunDetail(
+        **_run_fields(run),
+        spans_left_out=max(run["span_count"] - len(spans), 0),
+        spans=tree.grow(span_from(row) for row in spans),
+    )
 
 
 def span_from(row: Row) -> Span:

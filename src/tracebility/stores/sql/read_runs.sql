@@ -43,7 +43,8 @@ ORDER BY version DESC
 LIMIT 1
 
 -- name: read_run_spans
--- The spans of one run in the order of their start: a range of the primary key, (org_id, project_id, trace_id).
+-- The first {limit} spans of one run in the order of their start: a range of the primary key, (org_id, project_id,
+-- trace_id). ScopedClickHouse bounds its bytes.
 SELECT
     trace_id, span_id, parent_span_id, name, kind, otel_kind, toUnixTimestamp64Nano(start_time) AS start_ns,
     toUnixTimestamp64Nano(end_time) AS end_ns, status, status_message, error_type, model, request_model, provider,
@@ -53,3 +54,4 @@ SELECT
 FROM span FINAL
 WHERE org_id = {org:UUID} AND project_id = {project:UUID} AND trace_id = {run_id:String}
 ORDER BY start_time, span_id
+LIMIT {limit:UInt32}
