@@ -257,10 +257,11 @@ READERS: Mapping[Slot, Reader] = {
 
 def as_text(value: Any) -> str:
     """How an attribute's value is kept where text is: text as it is, anything else as JSON."""
-    if type(value) is str:
-        return value
-    if type(value) is float and not math.isfinite(value):
-        return str(value)
+    kind = type(value)
+    if kind is str:
+        return value  # type: ignore[no-any-return]
+    if kind is int or kind is float:
+        return repr(value)  # JSON's spelling too, but for the infinities and NaN, which JSON cannot say
     return msgspec.json.encode(value).decode()
 
 

@@ -26,7 +26,7 @@ BODY_SECONDS = 90.0
 # As decoded. One item is one row: the engine writes rows of 10 MiB without trouble, and no reader opens larger ones.
 ITEM_BYTES = 10 << 20
 
-# Attributes, those of events, links and nested values included. OpenTelemetry's SDKs stop at 128.
+# Attributes, events and links, or keys of metadata. OpenTelemetry's SDKs stop at 128 each.
 ATTRIBUTES = 10_000
 
 # A resource and a scope, which travel with each part of a request that is split.

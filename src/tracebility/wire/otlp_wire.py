@@ -50,14 +50,15 @@ def alone(one: Slice) -> bytes:
 
 
 def has_too_many_attributes(one: Slice) -> bool:
-    """Whether a span has more than ``limits.ATTRIBUTES``, in events, links and nested values too.
+    """Whether a large span has more than ``limits.ATTRIBUTES``, in events, links and nested values too.
 
-    Counted on the wire, before it is parsed: a parsed attribute takes up to 40 times its bytes.
+    Counted on the wire, before it is parsed: a parsed attribute takes up to 40 times its bytes. A small span is parsed
+    first, which is 50 times faster than counting.
 
     Raises:
         Malformed: when the span is not protobuf.
     """
-    return len(one.span) > limits.ATTRIBUTES and _count(one.span, _SPAN) > limits.ATTRIBUTES
+    return len(one.span) > limits.ENVELOPE_BYTES and _count(one.span, _SPAN) > limits.ATTRIBUTES
 
 
 def why_not_around(around: Around) -> str:

@@ -33,15 +33,6 @@ _PROVIDERS = {
 }
 
 
-class Tokens(NamedTuple):
-    """Usage by the token rule: ``input`` includes what was read from and written to a cache."""
-
-    input: int
-    cache_read: int
-    cache_write: int
-    output: int
-
-
 class _Rate(NamedTuple):
     """Prices that hold above ``threshold`` input tokens."""
 
@@ -76,8 +67,13 @@ class PriceTable:
         self._rates: dict[tuple[str, str], tuple[_Rate, ...] | _Dated] = {}
         self._rates_of_price: dict[int, tuple[_Rate, ...]] = {}
 
-    def cost(self, provider: str, model: str, tokens: Tokens, at_ns: int) -> int | None:
-        """Nanodollars for a call at ``at_ns`` (Unix nanoseconds), or None when the model has no known token price."""
+    def cost(
+        self, provider: str, model: str, given: int, cache_read: int, cache_write: int, output: int, at_ns: int
+    ) -> int | None:
+        """Nanodollars for a call at ``at_ns`` (Unix nanoseconds), or None when the model has no known token price.
+
+        ``given``, the input tokens, includes those read from and written to a cache.
+        """
         rates = self._rates.get((provider, model))
         if rates is None:
             rates = self._remember(provider, model)
@@ -85,19 +81,15 @@ class PriceTable:
             rates = self._rates_at(rates.model, at_ns)
         if not rates:
             return None
-        given, read, write, output = tokens
         rate = rates[0]
         if len(rates) > 1:
             rate = next(rate for rate in reversed(rates) if given > rate.threshold)
-        uncached = given - read - write
-        femto = (
-            (uncached * rate.input if uncached > 0 else 0)
-            + read * rate.cache_read
-            + write * rate.cache_write
-            + output * rate.output
-            + rate.request
-        )
-        return (femto + 500_000) // 1_000_000
+        _, input_price, read_price, write_price, output_price, femto = rate
+        femto += output * output_price
+        if cache_read or cache_write:
+            femto += cache_read * read_price + cache_write * write_price
+            given = max(given - cache_read - cache_write, 0)
+        return (femto + given * input_price + 500_000) // 1_000_000
 
     def _remember(self, provider: str, model: str) -> tuple[_Rate, ...] | _Dated:
         if len(self._rates) >= _REMEMBERED_MODELS:

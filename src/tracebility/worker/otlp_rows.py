@@ -83,7 +83,7 @@ def _add_span(
     for pair in span.attributes:
         key = pair.key
         sent = pair.value
-        value = sent.string_value or read_any(sent)
+        value = sent.string_value or sent.int_value or read_any(sent)
         rule = table[key]
         if rule is None:
             add_key(key)
