@@ -22,8 +22,8 @@ from tracebility.ingest.spool.segments import ChainKey, Segment
 from tracebility.tenant.shards import stream_of
 
 # New requests share the queue and the disk with the replay: this leaves them most of either.
-REPLAY_BYTES_PER_S = 48 << 20
-BATCH_BYTES = 1 << 20
+REPLAY_BYTES_PER_S = 64 << 20
+BATCH_BYTES = 2 << 20
 
 # A queue that is back is found within 2 s: every half second it is asked, and has one to answer. What is then sent may
 # take longer, on a slow disk.
@@ -60,6 +60,7 @@ class Replayer:
     async def _round(self) -> None:
         """One batch of each chain: an org that holds much has a chain of its own, and delays the others by a batch."""
         for key in list(self._spool.chains):
+            began = time.monotonic()
             try:
                 if self._gate.is_shut:
                     await self._ping()
@@ -69,7 +70,7 @@ class Replayer:
                 await asyncio.sleep(RETRY_S)
                 return
             self._gate.open()
-            self._not_before = max(self._not_before, time.monotonic()) + sent / REPLAY_BYTES_PER_S
+            self._not_before = max(self._not_before, began) + sent / REPLAY_BYTES_PER_S
             await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
 
     async def _turn(self, key: ChainKey) -> int:
