@@ -326,6 +326,27 @@ async def test_a_file_that_cannot_be_read_is_set_aside(tmp_path: Path, monkeypat
     assert lost.with_suffix(".damaged").exists()
 
 
+async def test_a_file_that_cannot_be_deleted_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue()
+    async with opened(tmp_path) as spool:
+        real = Path.unlink
+
+        def failing(path: Path, missing_ok: bool = False) -> None:
+            if path.name.startswith(f"s{shard_of(ORGS[0]):02d}"):
+                raise OSError(errno.EIO, "bad sector")
+            real(path, missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", failing)
+        await write(spool, ORGS[0], "stuck")
+        await write(spool, ORGS[1], "next")
+        async with replaying(spool, queue):
+            await emptied(spool)
+            await write(spool, ORGS[2], "later")
+            await emptied(spool)
+    assert [fields["h"] for _, fields in queue.taken] == [b"stuck", b"next", b"later"]
+    assert len(files(tmp_path)) == 1
+
+
 # --- a process that dies at a failpoint ---
 
 DYING = """

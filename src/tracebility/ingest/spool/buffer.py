@@ -106,8 +106,10 @@ class Spool:
 
     async def delete(self, segment: Segment) -> None:
         """Give up ``segment``, all of whose records are in the queue."""
-        await self._on_disk(self._directory.delete, segment)
-        self._drop(segment)
+        try:
+            await self._on_disk(self._directory.delete, segment)
+        finally:
+            self._drop(segment)  # a file that stays is replayed by the next process: doubles, which do no harm
 
     async def set_aside(self, segment: Segment) -> None:
         """Pass over ``segment``, which cannot be read; its file stays for a person to look at."""

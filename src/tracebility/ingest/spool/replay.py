@@ -48,14 +48,21 @@ class Replayer:
     async def run(self) -> None:
         """Replay until cancelled."""
         while True:
-            if self._spool.chains:
-                await self._round()
-            elif self._gate.is_shut:
-                await self._knock()
-            else:
-                waiting = asyncio.ensure_future(self._spool.filled.wait())
-                await asyncio.wait([waiting], timeout=RETRY_S)
-                waiting.cancel()
+            try:
+                await self._step()
+            except Exception:  # noqa: BLE001  (what is on disk must go on, whatever one file or one moment holds)
+                _log.exception("the replay of the disk buffer failed and goes on")
+                await asyncio.sleep(RETRY_S)
+
+    async def _step(self) -> None:
+        if self._spool.chains:
+            await self._round()
+        elif self._gate.is_shut:
+            await self._knock()
+        else:
+            waiting = asyncio.ensure_future(self._spool.filled.wait())
+            await asyncio.wait([waiting], timeout=RETRY_S)
+            waiting.cancel()
 
     async def _round(self) -> None:
         """One batch of each chain: an org that holds much has a chain of its own, and delays the others by a batch."""
