@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     listen_fd: Annotated[int | None, Field(description="listening socket inherited from `tracebility up`; not set by hand")] = None
     start_fd: Annotated[int | None, Field(description="pipe of `tracebility up`: its end is the start; not set by hand")] = None
     api_socket: Annotated[str, Field(description="ingest-api: unix socket of the api target, for every route that is not an ingest route")] = ""
+    web: Annotated[bool, Field(description="api: serve the pages for browsers beside the API")] = True
     spool_dir: Annotated[Path, Field(description="ingest-api: the disk buffer's folder")] = Path("spool")
     spool_max_bytes: Annotated[int, Field(description="ingest-api: most bytes the disk buffer may hold", ge=1 << 20)] = 4 << 30
 

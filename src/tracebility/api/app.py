@@ -30,7 +30,7 @@ _ANSWERS = (projects.ProjectPage, runs.RunPage, runs.RunDetail)
 
 def create_app(services: ApiServices) -> ASGIApp:
     """The app that answers with ``services``."""
-    app = _app()
+    app = _app(web=services.web)
     app.state.services = services
     return _Observed(app, RequestMetrics(services.metrics, "api"))
 
@@ -58,7 +58,7 @@ def openapi_document() -> dict[str, Any]:
 
 def routes() -> Sequence[BaseRoute]:
     """Every route of this app."""
-    return _app().routes
+    return _app(web=True).routes
 
 
 def _described(path: str, operation: dict[str, Any]) -> dict[str, Any]:
@@ -69,11 +69,11 @@ def _described(path: str, operation: dict[str, Any]) -> dict[str, Any]:
     return operation | needed | {"responses": answers}
 
 
-def _app() -> FastAPI:
+def _app(*, web: bool) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     problems.install(app)
     # One flat list, so that a test can walk every route there is; include_router would nest them out of sight.
-    for router in (projects.router, runs.router, health.router, pages.router):
+    for router in (projects.router, runs.router, health.router, *([pages.router] if web else [])):
         app.router.routes.extend(router.routes)
     described: list[bytes] = []
 

@@ -24,6 +24,7 @@ class ApiServices:
     engine: scoped.ScopedEngine
     resolver: Resolver
     metrics: Metrics = field(default_factory=Metrics)
+    web: bool = True  # whether pages are served beside the API
     now_ns: Callable[[], int] = time.time_ns
 
     async def missing_stores(self) -> dict[str, str]:
@@ -56,4 +57,4 @@ async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
         stack.push_async_callback(control.close)
         engine = await scoped.connect(settings.dsn("TRACEBILITY_CLICKHOUSE_URL"))
         stack.push_async_callback(engine.close)
-        yield ApiServices(control, engine, Resolver(PostgresKeys(control)))
+        yield ApiServices(control, engine, Resolver(PostgresKeys(control)), web=settings.web)

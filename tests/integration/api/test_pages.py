@@ -1,11 +1,13 @@
 """The pages show what the API answers, run nothing, and keep a key where only this server can read it."""
 
+import dataclasses
 import re
 from typing import Any
 
 import httpx
 import pytest
 
+from tracebility.api.app import create_app
 from tracebility.api.pages import COOKIE
 
 HOSTILE = "<img src=x onerror=alert(1)>'\"&$name"
@@ -40,6 +42,12 @@ async def test_a_key_entered_in_the_form_shows_the_runs_until_it_is_forgotten(
 
     forgotten = await api.post("/session/end", headers=headers)
     assert cookie_of(forgotten) == ""
+
+
+async def test_without_the_web_there_are_no_pages_and_the_api_answers(services: Any) -> None:
+    transport = httpx.ASGITransport(create_app(dataclasses.replace(services, web=False)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as api:
+        assert [(await api.get(path)).status_code for path in ("/", "/healthz", "/v1/projects")] == [404, 200, 401]
 
 
 async def test_over_tls_the_cookie_is_sent_over_tls_only(api: httpx.AsyncClient, tenants: Any) -> None:
