@@ -12,7 +12,7 @@ class TracebilityError(Exception):
 
 
 class ConfigurationError(TracebilityError):
-    """The installation is set up wrongly. ``str()`` is one line that names the variable and the fix, without secrets."""
+    """The installation is set up wrongly. ``str()`` is one line that names the variable and the fix, no secrets."""
 
 
 class StoreUnavailable(TracebilityError):
