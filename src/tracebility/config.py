@@ -28,7 +28,7 @@ _EXAMPLES = {
 
 
 class Settings(BaseSettings):
-    """Settings of every target. Each field is the variable ``TRACEBILITY_<NAME>``; docs/configuration.md has them all."""
+    """Settings of every target. Each field is the variable ``TRACEBILITY_<NAME>``; docs/configuration.md has all."""
 
     model_config = SettingsConfigDict(env_prefix="TRACEBILITY_", extra="ignore")
 
@@ -39,18 +39,26 @@ class Settings(BaseSettings):
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(description="port to listen on", ge=0, le=65535)] = DEFAULT_PORT
     listen_socket: Annotated[str, Field(description="unix socket to listen on instead of host and port")] = ""
-    listen_fd: Annotated[int | None, Field(description="listening socket inherited from `tracebility up`; not set by hand")] = None
-    start_fd: Annotated[int | None, Field(description="pipe of `tracebility up`: its end is the start; not set by hand")] = None
-    api_socket: Annotated[str, Field(description="ingest-api: unix socket of the api target, for every route that is not an ingest route")] = ""
+    listen_fd: Annotated[
+        int | None, Field(description="listening socket inherited from `tracebility up`; not set by hand")
+    ] = None
+    start_fd: Annotated[
+        int | None, Field(description="pipe of `tracebility up`: its end is the start; not set by hand")
+    ] = None
+    api_socket: Annotated[
+        str, Field(description="ingest-api: unix socket of the api target, for every route that is not an ingest route")
+    ] = ""
     web: Annotated[bool, Field(description="api: serve the pages for browsers beside the API")] = True
     spool_dir: Annotated[Path, Field(description="ingest-api: the disk buffer's folder")] = Path("spool")
-    spool_max_bytes: Annotated[int, Field(description="ingest-api: most bytes the disk buffer may hold", ge=1 << 20)] = 4 << 30
+    spool_max_bytes: Annotated[
+        int, Field(description="ingest-api: most bytes the disk buffer may hold", ge=1 << 20)
+    ] = 4 << 30
 
     def dsn(self, variable: str) -> str:
         """The DSN held by ``variable`` (for example ``TRACEBILITY_PG_DSN``).
 
         Raises:
-            ConfigurationError: when it is missing or malformed, naming the variable and showing the form, never the value.
+            ConfigurationError: when it is missing or malformed, naming the variable and the form, never the value.
         """
         value: str = getattr(self, variable.removeprefix("TRACEBILITY_").lower())
         if not value:
@@ -76,7 +84,9 @@ def load_settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = f"TRACEBILITY_{first['loc'][0]}".upper()
-        raise ConfigurationError(f"{name} is not usable: {first['msg']}. Correct it, or unset it for its default.") from None
+        raise ConfigurationError(
+            f"{name} is not usable: {first['msg']}. Correct it, or unset it for its default."
+        ) from None
 
 
 def redact(text: str) -> str:
