@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from typing import Any
 
@@ -55,17 +56,9 @@ def canary_of(tenant: str) -> str:
 class Prose:
     """Text of made-up words with the word frequencies of a natural language."""
 
-    def __init__(self, seed: int, words: int = 12_000) -> None:
+    def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
-        pick = self._random.choice
-        syllables = (1, 1, 2, 2, 3)
-        made = {
-            "".join(pick(_HEADS) + pick(_HEARTS) + pick(_TAILS) for _ in range(pick(syllables))) for _ in range(words)
-        }
-        # The frequent words are short. The spread is set so that zstd shrinks the text as it does an encyclopedia's.
-        self._words = sorted(sorted(made), key=lambda word: len(word) * self._random.uniform(0.05, 1.95))
-        weights = 1 / (np.arange(len(self._words)) + 1.0)
-        self._edges = np.cumsum(weights / weights.sum())
+        self._words, self._edges = _vocabulary()
         self._numbers = np.random.default_rng(seed)
 
     def text(self, chars: int) -> str:
@@ -86,6 +79,17 @@ class Prose:
             if size > chars:
                 break
         return " ".join(out)[:chars]
+
+
+@cache
+def _vocabulary(words: int = 12_000) -> tuple[list[str], npt.NDArray[np.float64]]:
+    chance = random.Random(words)
+    pick, syllables = chance.choice, (1, 1, 2, 2, 3)
+    made = {"".join(pick(_HEADS) + pick(_HEARTS) + pick(_TAILS) for _ in range(pick(syllables))) for _ in range(words)}
+    # The frequent words are short. The spread is set so that zstd shrinks the text as it does an encyclopedia's.
+    by_frequency = sorted(sorted(made), key=lambda word: len(word) * chance.uniform(0.05, 1.95))
+    weights = 1 / (np.arange(len(by_frequency)) + 1.0)
+    return by_frequency, np.cumsum(weights / weights.sum())
 
 
 @dataclass(slots=True)
