@@ -8,7 +8,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain, repeat
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 # Lengths below this have their varint ready; a longer string pays for its own.
 _READY_LENGTHS = 1 << 14
@@ -18,12 +18,16 @@ _DICTIONARY_FLAGS = 1 << 9 | 1 << 10
 _INDEX_CODES = (("B", 1 << 8), ("H", 1 << 16), ("I", 1 << 32))
 
 
+# The data of a column in pieces: they are put together once, with those of all columns.
+Pieces: TypeAlias = list[bytes]
+
+
 class Column(NamedTuple):
-    """A column as the format has it: ``data`` is ``state`` (what the type writes before any value) and the values."""
+    """A column as the format has it: what its type writes before any value, then the values."""
 
     name: str
     type: str
-    data: bytes
+    data: Pieces
 
 
 def varint(number: int) -> bytes:
@@ -41,76 +45,70 @@ _VARINTS = [varint(length) for length in range(_READY_LENGTHS)]
 
 def block(columns: Sequence[Column], rows: int) -> bytes:
     """One block of ``rows`` rows, ready to follow ``INSERT INTO ... FORMAT Native``."""
-    parts = [varint(len(columns)), varint(rows)]
+    pieces = [varint(len(columns)), varint(rows)]
     for column in columns:
-        parts += (_text(column.name), _text(column.type), column.data)
-    return b"".join(parts)
+        pieces += (_text(column.name), _text(column.type))
+        pieces += column.data
+    return b"".join(pieces)
 
 
-def strings(values: Sequence[str]) -> bytes:
+def strings(values: Sequence[str]) -> Pieces:
     """``String``. Lone surrogates, which UTF-8 cannot say, become question marks."""
     if not any(values):
-        return bytes(len(values))
+        return [bytes(len(values))]
     try:
         encoded = list(map(str.encode, values))
     except UnicodeEncodeError:
         encoded = [value.encode("utf-8", "replace") for value in values]
-    return byte_strings(encoded)
-
-
-def byte_strings(values: Sequence[bytes]) -> bytes:
-    """``String``, of values that are bytes already."""
-    lengths = list(map(len, values))
-    parts: list[bytes] = [b""] * (2 * len(values))
-    if max(lengths, default=0) < _READY_LENGTHS:
-        parts[::2] = map(_VARINTS.__getitem__, lengths)
+    lengths = list(map(len, encoded))
+    pieces: Pieces = [b""] * (2 * len(values))
+    if max(lengths) < _READY_LENGTHS:
+        pieces[::2] = map(_VARINTS.__getitem__, lengths)
     else:
-        parts[::2] = map(varint, lengths)
-    parts[1::2] = values
-    return b"".join(parts)
+        pieces[::2] = map(varint, lengths)
+    pieces[1::2] = encoded
+    return pieces
 
 
-def low_cardinality(values: Sequence[str]) -> bytes:
+def low_cardinality(values: Sequence[str]) -> Pieces:
     """``LowCardinality(String)``: the block's distinct values once, then an index a row."""
-    return _LOW_CARDINALITY_VERSION + _dictionary(values)
+    return [_LOW_CARDINALITY_VERSION, *_dictionary(values)]
 
 
-def unsigned(values: Iterable[int]) -> bytes:
+def unsigned(values: Iterable[int]) -> Pieces:
     """``UInt64``."""
-    return _little_endian(array("Q", values))
+    return [_little_endian(array("Q", values))]
 
 
-def signed(values: Iterable[int]) -> bytes:
+def signed(values: Iterable[int]) -> Pieces:
     """``Int64``, and its kin ``DateTime64`` (ticks since 1970) and ``Decimal(18, s)`` (units of its scale)."""
-    return _little_endian(array("q", values))
+    return [_little_endian(array("q", values))]
 
 
-def nullable_signed(values: Sequence[int | None]) -> bytes:
+def nullable_signed(values: Sequence[int | None]) -> Pieces:
     """``Nullable`` of what ``signed`` writes: a byte a row that says NULL, then the values."""
     nulls = bytes([value is None for value in values])
-    return nulls + signed([value or 0 for value in values])
+    return [nulls, *signed([value or 0 for value in values])]
 
 
-def uuids(values: bytes) -> bytes:
+def uuids(values: bytes) -> Pieces:
     """``UUID``, of 16 bytes a row in the order of RFC 9562: ClickHouse holds each half as a little-endian number."""
     halves = array("Q", values)
     halves.byteswap()
-    return halves.tobytes()
+    return [halves.tobytes()]
 
 
-def arrays_of_strings(flat: Sequence[str], counts: Iterable[int]) -> bytes:
+def arrays_of_strings(flat: Sequence[str], counts: Iterable[int]) -> Pieces:
     """``Array(String)``: ``flat`` holds the elements of all rows in order, ``counts`` how many belong to each."""
-    return _offsets(counts) + strings(flat)
+    return [_offsets(counts), *strings(flat)]
 
 
-def maps(keys: Sequence[str], values: Sequence[str], counts: Iterable[int]) -> bytes:
+def maps(keys: Sequence[str], values: Sequence[str], counts: Iterable[int]) -> Pieces:
     """``Map(LowCardinality(String), String)``: keys and values of all rows in order, and how many belong to each."""
-    if not keys:
-        return _LOW_CARDINALITY_VERSION + _offsets(counts)
-    return b"".join((_LOW_CARDINALITY_VERSION, _offsets(counts), _dictionary(keys), strings(values)))
+    return [_LOW_CARDINALITY_VERSION, _offsets(counts), *_dictionary(keys), *strings(values)]
 
 
-def repeated_maps(runs: Sequence[tuple[Sequence[str], Sequence[str], int]]) -> bytes:
+def repeated_maps(runs: Sequence[tuple[Sequence[str], Sequence[str], int]]) -> Pieces:
     """As ``maps``, where rows come in runs that are alike: keys and values of one row, and how many rows say so."""
     positions: dict[str, int] = {}
     for keys, _, _ in runs:
@@ -118,13 +116,12 @@ def repeated_maps(runs: Sequence[tuple[Sequence[str], Sequence[str], int]]) -> b
             positions.setdefault(key, len(positions))
     offsets = _offsets(chain.from_iterable(repeat(len(keys), rows) for keys, _, rows in runs))
     if not positions:
-        return _LOW_CARDINALITY_VERSION + offsets
+        return [_LOW_CARDINALITY_VERSION, offsets]
     code = _index_code(len(positions))
     indexes = [_little_endian(array(code, [positions[key] for key in keys])) * rows for keys, _, rows in runs]
-    texts = [strings(values) * rows for _, values, rows in runs]
+    texts = [b"".join(strings(values)) * rows for _, values, rows in runs]
     entries = sum(len(keys) * rows for keys, _, rows in runs)
-    head = (_LOW_CARDINALITY_VERSION, offsets, _dictionary_head(list(positions), code, entries))
-    return b"".join((*head, *indexes, *texts))
+    return [_LOW_CARDINALITY_VERSION, offsets, *_dictionary_head(list(positions), code, entries), *indexes, *texts]
 
 
 def _text(text: str) -> bytes:
@@ -136,18 +133,18 @@ def _offsets(counts: Iterable[int]) -> bytes:
     return _little_endian(array("Q", accumulate(counts)))
 
 
-def _dictionary(values: Sequence[str]) -> bytes:
+def _dictionary(values: Sequence[str]) -> Pieces:
     if not values:
-        return b""
+        return []
     positions = {value: position for position, value in enumerate(dict.fromkeys(values))}
     code = _index_code(len(positions))
     indexes = _little_endian(array(code, map(positions.__getitem__, values)))
-    return _dictionary_head(list(positions), code, len(values)) + indexes
+    return [*_dictionary_head(list(positions), code, len(values)), indexes]
 
 
-def _dictionary_head(distinct: Sequence[str], code: str, rows: int) -> bytes:
+def _dictionary_head(distinct: Sequence[str], code: str, rows: int) -> Pieces:
     flags = _DICTIONARY_FLAGS | "BHI".index(code)
-    return b"".join((unsigned((flags, len(distinct))), strings(distinct), unsigned((rows,))))
+    return [*unsigned((flags, len(distinct))), *strings(distinct), *unsigned((rows,))]
 
 
 def _index_code(distinct: int) -> str:

@@ -18,7 +18,7 @@ _NANOS = "DateTime64(9, 'UTC')"
 _MICROS = "DateTime64(6, 'UTC')"
 _MAP = "Map(LowCardinality(String), String)"
 
-_ENCODERS: dict[str, Callable[[Sequence[Any]], bytes]] = {
+_ENCODERS: dict[str, Callable[[Sequence[Any]], native.Pieces]] = {
     _TEXT: native.strings,
     _LABEL: native.low_cardinality,
     _COUNT: native.unsigned,

@@ -162,6 +162,7 @@ class Drain:
 
     async def _hand_over(self) -> None:
         """Begin to write the batch under way as soon as the one before is done."""
+        self._writer.seal(self._work)
         await self._written()
         if self._work.held:
             self._writing = asyncio.create_task(self._settle(self._work))

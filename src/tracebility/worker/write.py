@@ -34,6 +34,9 @@ RECOMPUTE_TRIES = 4
 # What an engine says of a statement may quote all of its parameters.
 REASON_CHARS = 500
 
+# No recompute asks for what an earlier one asked for: to remember the answers costs a microsecond a span.
+_RECOMPUTE_SETTINGS = {"use_query_condition_cache": "0"}
+
 T = TypeVar("T")
 log = structlog.get_logger()
 
@@ -62,6 +65,17 @@ class Work:
     batch: Batch
     held: list[Held] = field(default_factory=list)
     opened_at: float = field(default_factory=time.monotonic)
+    sealed: "Sealed | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A batch as it goes to the engine."""
+
+    spans: Block
+    meter: Block
+    traces: list[str]
+    orgs: list[str]
 
 
 class Stopped(Exception):
@@ -75,6 +89,7 @@ class Writer:
         self._engine = engine
         self._metrics = metrics
         self._stop = stop
+        self._recompute_settings = _RECOMPUTE_SETTINGS if _is_since(engine.version, (25, 3)) else {}
         self._table = RuleTable()
         self._prices = PriceTable()
 
@@ -82,26 +97,33 @@ class Writer:
         """An empty batch."""
         return Work(Batch(self._table, self._prices))
 
+    def seal(self, work: Work) -> None:
+        """Turn the rows into blocks. They are dropped then: in bad weather the blocks may have to wait for long."""
+        batch = work.batch
+        if work.sealed is None and batch.rows:
+            with self._metrics.stage_seconds.labels("encode").time():
+                orgs = sorted({str(header.org_id) for header, _ in batch.envelopes})
+                work.sealed = Sealed(span_block(batch), meter_block(batch), batch.traces(), orgs)
+            work.batch = self.new_work().batch
+
     async def write(self, work: Work) -> list[Refusal]:
         """Write ``work``; the entries of it that the engine will not have.
 
         Raises:
             Stopped: when the worker is to end before the engine has answered. Nothing may be acknowledged then.
         """
-        if not work.batch.rows:
+        self.seal(work)
+        sealed = work.sealed
+        if sealed is None:
             return []
-        with self._metrics.stage_seconds.labels("encode").time():
-            spans, meter = span_block(work.batch), meter_block(work.batch)
-            traces, orgs = work.batch.traces(), sorted({str(header.org_id) for header, _ in work.batch.envelopes})
-        work.batch.rows.clear()  # the block holds it all now; in bad weather this may wait for long
         try:
-            await self._insert("spans", spans)
+            await self._insert("spans", sealed.spans)
             failpoint("worker_after_span_insert")
             with self._metrics.stage_seconds.labels("runs").time():
-                for start in range(0, len(traces), TRACES_A_STATEMENT):
-                    await self._recompute(traces[start : start + TRACES_A_STATEMENT], orgs)
+                for start in range(0, len(sealed.traces), TRACES_A_STATEMENT):
+                    await self._recompute(sealed.traces[start : start + TRACES_A_STATEMENT], sealed.orgs)
             failpoint("worker_after_run_insert")
-            await self._insert("meter", meter)
+            await self._insert("meter", sealed.meter)
         except EngineRejected as error:
             return await self._write_halves(work.held, f"ClickHouse refused its rows: {_brief(error)}")
         failpoint("worker_after_meter_insert_before_ack")
@@ -132,7 +154,9 @@ class Writer:
             version = (await self._until_answered(lambda: self._engine.query(query("engine_clock")))).rows[0][0]
             try:
                 await self._engine.execute(
-                    query("recompute_runs"), {"traces": list(traces), "orgs": list(orgs), "version": version}
+                    query("recompute_runs"),
+                    {"traces": list(traces), "orgs": list(orgs), "version": version},
+                    self._recompute_settings,
                 )
                 return
             except StoreUnavailable as error:
@@ -191,6 +215,11 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
             await stop.wait()
     except TimeoutError:
         return
+
+
+def _is_since(version: str, release: tuple[int, int]) -> bool:
+    parts = version.split(".")
+    return len(parts) > 1 and tuple(int(part) for part in parts[:2] if part.isdigit()) >= release
 
 
 def _brief(error: Exception) -> str:
