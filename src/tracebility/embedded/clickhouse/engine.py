@@ -4,9 +4,11 @@ A handle is a session of its own and costs 0.3 ms; a fresh one cannot carry anot
 release the interpreter lock, so they run on threads; only :meth:`Handle.kill` may be called while another call runs.
 """
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
@@ -20,6 +22,7 @@ from chdb import _chdb  # noqa: E402
 _CODE = re.compile(r"Code: (\d+)\.")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 LOGICAL_ERROR: Final = 49
+_STAGING: Final = b"_incoming_rows"
 
 
 class EngineError(Exception):
@@ -29,6 +32,16 @@ class EngineError(Exception):
         super().__init__(text)
         self.code = code
         self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """An INSERT of data: ``text`` without FORMAT and data, and the table and columns it names, as written."""
+
+    text: bytes
+    table: bytes
+    columns: tuple[bytes, ...]
+    format: str
 
 
 class Engine:
@@ -151,11 +164,41 @@ class Handle:
         self._stream = Stream(self._connection, result)
         return self._stream
 
-    def insert(self, statement: bytes, fmt: str, chunks: Iterator[bytes]) -> tuple[int, int]:
+    def insert(self, insert: Insert, chunks: Iterator[bytes]) -> tuple[int, int]:
         """Insert what ``chunks`` hold and give the rows and bytes written. Anything raised leaves nothing behind.
 
-        Blocks up to ``min_insert_block_size_bytes`` become visible only in ``finish``.
+        The engine's streaming insert hides every error that comes when a part is made (disk full, too many parts, a
+        constraint) and answers that all was written. So it only fills a table in memory, and a statement of its own,
+        which does not hide them, moves the rows on; the counts of both are compared.
         """
+        columns = b", ".join(insert.columns)
+        listed = b"(" + columns + b")" if columns else b""
+        self.run(self._staging_table(insert.table))
+        try:
+            staged = self._stage(b"INSERT INTO " + _STAGING + b" " + listed, insert.format, chunks)
+            moved = self.run(insert.text + b" SELECT " + (columns or b"*") + b" FROM " + _STAGING)
+            if moved.written_rows != staged:
+                raise EngineError(
+                    LOGICAL_ERROR,
+                    f"Code: {LOGICAL_ERROR}. DB::Exception: {staged} rows came and {moved.written_rows} were written. "
+                    "(LOGICAL_ERROR)",
+                )
+            return moved.written_rows, moved.written_bytes
+        finally:
+            if not self.closed:
+                self.run(b"DROP TEMPORARY TABLE IF EXISTS " + _STAGING)
+
+    def _staging_table(self, table: bytes) -> str:
+        """A table in memory with the columns that may be written to ``table``, and their defaults."""
+        described = self.run(b"DESCRIBE TABLE " + table, "JSONCompactEachRow").body.splitlines()
+        columns = [
+            f"{quoted_name(name)} {kind}" + (f" DEFAULT {default}" if default_kind == "DEFAULT" else "")
+            for name, kind, default_kind, default, *_ in map(json.loads, described)
+            if default_kind in {"", "DEFAULT"}
+        ]
+        return f"CREATE TEMPORARY TABLE {_STAGING.decode()} ({', '.join(columns)}) ENGINE = Memory"
+
+    def _stage(self, statement: bytes, fmt: str, chunks: Iterator[bytes]) -> int:
         connection = self._connection
         try:
             inserter = connection.send_insert(self._marked(statement).decode(), fmt)
@@ -166,8 +209,8 @@ class Handle:
             for chunk in chunks:
                 connection.insert_append(inserter, chunk)
             done = True
-            result = connection.insert_done(inserter)
-            return result.rows_written(), result.bytes_written()
+            rows: int = connection.insert_done(inserter).rows_written()
+            return rows
         except RuntimeError as error:
             raise _translated(error) from None
         finally:

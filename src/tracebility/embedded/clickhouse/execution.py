@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from tracebility.embedded.clickhouse.answers import Summary
 from tracebility.embedded.clickhouse.body import Body
-from tracebility.embedded.clickhouse.engine import Engine, EngineError, Handle, Stream
+from tracebility.embedded.clickhouse.engine import Engine, EngineError, Handle, Insert, Stream
 from tracebility.embedded.clickhouse.host import EngineHost, Stuck
 from tracebility.embedded.clickhouse.request import Request
 from tracebility.embedded.clickhouse.server_config import READER_SETTINGS
@@ -152,7 +152,8 @@ class Statements:
             result = await self._call(run, lambda: run.handle.run(text, "TabSeparated", request.parameters))
             written = result.written_rows, result.written_bytes
         else:
-            written = await self._call(run, lambda: run.handle.insert(statement.text, statement.format, data))
+            insert = Insert(statement.text, statement.table, statement.columns, statement.format)
+            written = await self._call(run, lambda: run.handle.insert(insert, data))
         return Answer("", Summary(written_rows=written[0], written_bytes=written[1]))
 
     async def _whole(self, run: _Run, request: Request, statement: Statement) -> Answer:

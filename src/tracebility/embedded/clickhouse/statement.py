@@ -106,6 +106,9 @@ class Statement:
     reads_only: bool = False
     # Whether it may change which tables there are, or their columns.
     changes_tables: bool = False
+    # Of an INSERT of data: the table and the columns as they were written; no columns means all.
+    table: bytes = b""
+    columns: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,24 +182,51 @@ def _insert(source: bytes, tokens: Iterator[_Token]) -> Statement:
     depth = 0
     previous = ""
     format_at = -1
+    seen: list[_Token] = []
     for token in tokens:
         depth += _depth(token)
         word = token.word()
+        seen.append(token)
         if word in {"SELECT", "WITH"}:
             return _other(source, "INSERT", tokens)
         if depth:
             continue
         if previous == "FORMAT" and token.kind == "word":
             data = _AFTER_FORMAT.match(source, token.end)
-            return Statement(source[:format_at], "INSERT", token.text.decode(), data.end() if data else token.end)
+            return _insert_of(seen, source[:format_at], token.text.decode(), data.end() if data else token.end)
         if word in {"VALUES", "VALUE"}:
-            return Statement(source[: token.start], "INSERT", "Values", token.end)
+            return _insert_of(seen, source[: token.start], "Values", token.end)
         if previous == "FROM" and word == "INFILE":
             raise _refusal(NOT_IMPLEMENTED, "INSERT FROM INFILE is not served over HTTP", "NOT_IMPLEMENTED")
         if word == "FORMAT":
             format_at = token.start
         previous = word
     raise _refusal(SYNTAX_ERROR, "Syntax error: INSERT names neither FORMAT, VALUES nor SELECT", "SYNTAX_ERROR")
+
+
+def _insert_of(seen: list[_Token], text: bytes, fmt: str, data_at: int) -> Statement:
+    """An INSERT of data, from its tokens behind the verb: INTO, TABLE, a name, perhaps a list of names."""
+    rest = iter(seen)
+    token = next(rest)
+    while token.word() in {"INTO", "TABLE"}:
+        token = next(rest)
+    table = token.text
+    token = next(rest)
+    if token.text == b".":
+        table += b"." + next(rest).text
+        token = next(rest)
+    columns: list[bytes] = []
+    if token.text == b"(":
+        for token in rest:
+            if token.text == b")":
+                break
+            if token.kind in {"word", "name"}:
+                columns.append(token.text)
+            elif token.text != b",":
+                raise _refusal(NOT_IMPLEMENTED, "INSERT takes names of columns, no expressions", "NOT_IMPLEMENTED")
+    elif token.kind == "word" and token.word() not in {"FORMAT", "VALUES", "VALUE", "SETTINGS"}:
+        raise _refusal(NOT_IMPLEMENTED, "INSERT takes the name of a table, no function", "NOT_IMPLEMENTED")
+    return Statement(text, "INSERT", fmt, data_at, table=table, columns=tuple(columns))
 
 
 def _other(source: bytes, verb: str, tokens: Iterator[_Token]) -> Statement:
