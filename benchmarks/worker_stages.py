@@ -9,7 +9,6 @@ shows how the cost of a recompute grows with what is stored.
 
 import argparse
 import asyncio
-import gc
 import json
 import time
 from collections.abc import Callable
@@ -33,7 +32,6 @@ from tracebility.worker import memory, rows
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import meter_block, span_block
 from tracebility.worker.consume import BATCH_ROWS
-from tracebility.worker.service import GARBAGE_THRESHOLD
 
 POOL = 40
 
@@ -127,7 +125,7 @@ async def main() -> None:
     options.add_argument("--orgs", type=int, default=4)
     chosen = options.parse_args()
     memory.keep_freed_pages()
-    gc.set_threshold(GARBAGE_THRESHOLD)
+    memory.look_for_circles_only_when_asked()
     table, prices, feed = RuleTable(), PriceTable(), Feed(chosen.orgs)
     engine = process = None
     if chosen.data_dir:

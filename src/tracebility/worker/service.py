@@ -1,7 +1,6 @@
 """The worker as a target: its stores, its metrics, and the drain that runs until it is told to end."""
 
 import asyncio
-import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,8 +19,6 @@ from tracebility.worker.write import Writer, pause
 
 READY_WAIT_S = 2.0
 WATCH_S = 2.0
-# Rows are tuples that live for one batch and hold no circles; looking for some at the default pace costs microseconds.
-GARBAGE_THRESHOLD = 100_000
 
 log = structlog.get_logger()
 
@@ -36,7 +33,7 @@ class WorkerServices:
 
     async def drain(self, stop: asyncio.Event) -> None:
         """Store what is in the queue until ``stop``."""
-        gc.set_threshold(GARBAGE_THRESHOLD)
+        memory.look_for_circles_only_when_asked()
         memory.keep_freed_pages()
         watching = asyncio.create_task(self._watch(stop))
         try:
@@ -68,6 +65,7 @@ class WorkerServices:
                 self.metrics.queue_length.labels(str(shard)).set(depth.length)
             oldest = [depth.oldest_ms for depth in depths.values() if depth.oldest_ms is not None]
             self.metrics.queue_oldest_seconds.set(max(0.0, time.time() - min(oldest) / 1000) if oldest else 0)
+            memory.look_for_circles()
             if depths and not oldest:
                 memory.give_back_freed_pages()
             await pause(stop, WATCH_S)

@@ -7,7 +7,7 @@ again. Only an envelope whose rows the engine calls wrong is given back, alone, 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import structlog
@@ -72,7 +72,7 @@ class Work:
 class Sealed:
     """A batch as it goes to the engine."""
 
-    spans: Block
+    spans: Block | None
     meter: Block
     traces: list[str]
     orgs: list[str]
@@ -83,12 +83,13 @@ class Stopped(Exception):
 
 
 class Writer:
-    """Writes batches, one at a time."""
+    """Writes batches in order; while the runs of one are computed, the spans of the next are inserted."""
 
     def __init__(self, engine: Engine, metrics: WorkerMetrics, stop: asyncio.Event) -> None:
         self._engine = engine
         self._metrics = metrics
         self._stop = stop
+        self._spans_turn, self._runs_turn = asyncio.Lock(), asyncio.Lock()
         self._recompute_settings = _RECOMPUTE_SETTINGS if _is_since(engine.version, (25, 3)) else {}
         self._table = RuleTable()
         self._prices = PriceTable()
@@ -116,14 +117,18 @@ class Writer:
         sealed = work.sealed
         if sealed is None:
             return []
+        work.sealed = None
         try:
-            await self._insert("spans", sealed.spans)
+            async with self._spans_turn:
+                await self._insert("spans", sealed.spans)
             failpoint("worker_after_span_insert")
-            with self._metrics.stage_seconds.labels("runs").time():
-                for start in range(0, len(sealed.traces), TRACES_A_STATEMENT):
-                    await self._recompute(sealed.traces[start : start + TRACES_A_STATEMENT], sealed.orgs)
-            failpoint("worker_after_run_insert")
-            await self._insert("meter", sealed.meter)
+            sealed = replace(sealed, spans=None)  # the largest of what is held, not needed again
+            async with self._runs_turn:
+                with self._metrics.stage_seconds.labels("runs").time():
+                    for start in range(0, len(sealed.traces), TRACES_A_STATEMENT):
+                        await self._recompute(sealed.traces[start : start + TRACES_A_STATEMENT], sealed.orgs)
+                failpoint("worker_after_run_insert")
+                await self._insert("meter", sealed.meter)
         except EngineRejected as error:
             return await self._write_halves(work.held, f"ClickHouse refused its rows: {_brief(error)}")
         failpoint("worker_after_meter_insert_before_ack")
@@ -142,7 +147,9 @@ class Writer:
             refusals += await self.write(work)
         return refusals
 
-    async def _insert(self, stage: str, block: Block) -> None:
+    async def _insert(self, stage: str, block: Block | None) -> None:
+        if block is None:
+            return
         with self._metrics.stage_seconds.labels(stage).time():
             await self._until_answered(
                 lambda: self._engine.insert_native(block.table, block.names, block.rows, block.data)
