@@ -27,8 +27,9 @@ CREATE TABLE IF NOT EXISTS span
     time_to_first_token_ns UInt64 CODEC(ZSTD(1)),
     inputs String CODEC(ZSTD(1)),
     outputs String CODEC(ZSTD(1)),
-    input_preview String MATERIALIZED leftUTF8(inputs, 200) CODEC(ZSTD(1)),
-    output_preview String MATERIALIZED leftUTF8(outputs, 200) CODEC(ZSTD(1)),
+    -- The first characters, for the run's row; only of spans that may be the first or the last of their trace.
+    input_preview String CODEC(ZSTD(1)),
+    output_preview String CODEC(ZSTD(1)),
     session_id String CODEC(ZSTD(1)),
     user_id String CODEC(ZSTD(1)),
     tags Array(String) CODEC(ZSTD(1)),

@@ -6,7 +6,6 @@ CREATE TABLE IF NOT EXISTS billing_meter
     meter LowCardinality(String),
     event_id UUID,
     qty UInt64 CODEC(ZSTD(1)),
-    envelope_id UUID CODEC(ZSTD(1)),
     accepted_at DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
     version UInt64 CODEC(Delta, ZSTD(1))
 )

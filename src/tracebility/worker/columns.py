@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from tracebility.stores import native_format as native
 from tracebility.stores.native_format import Column
 from tracebility.worker.batch import Batch, Row
+from tracebility.worker.previews import previews
 
 SPANS_METER = "spans"
 BYTES_METER = "bytes"
@@ -80,6 +81,11 @@ def span_block(batch: Batch) -> Block:
     by_field = {field: values[position] for field, position in _POSITIONS.items()}
     columns = _tenant_columns(batch, 1)
     columns += (Column(name, kind, _ENCODERS[kind](by_field[field])) for name, kind, field in _OF_A_FIELD)
+    inputs, outputs = previews(batch)
+    columns += (
+        Column("input_preview", _TEXT, native.strings(inputs)),
+        Column("output_preview", _TEXT, native.strings(outputs)),
+    )
     columns += (
         Column("tags", "Array(String)", native.arrays_of_strings(batch.tags, by_field["tags"])),
         Column("metadata", _MAP, native.maps(batch.metadata_keys, batch.metadata_values, by_field["metadata"])),
@@ -87,6 +93,7 @@ def span_block(batch: Batch) -> Block:
         Column("resource", _MAP, native.repeated_maps(batch.resources)),
         Column("source", _LABEL, native.low_cardinality(_per_envelope(batch, lambda header: header.source))),
         Column("event_id", "UUID", native.uuids(b"".join(by_field["event_id"]))),
+        Column("envelope_id", "UUID", native.uuids(b"".join(header.id.bytes * n for header, n in batch.envelopes))),
     )
     columns += _stamp_columns(batch, 1)
     return _block("span", columns, len(batch.rows))
@@ -130,10 +137,8 @@ def _tenant_columns(batch: Batch, times: int) -> list[Column]:
 
 def _stamp_columns(batch: Batch, times: int) -> list[Column]:
     """What was stamped at accept. It is the rows' version too: the newest accept of a span wins."""
-    ids = native.uuids(b"".join(header.id.bytes * n for header, n in batch.envelopes)) * times
     accepted = native.signed(_per_envelope(batch, lambda header: header.accepted_at_us)) * times
     return [
-        Column("envelope_id", "UUID", ids),
         Column("accepted_at", _MICROS, accepted),
         Column("version", _COUNT, accepted),
     ]

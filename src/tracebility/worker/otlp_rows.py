@@ -24,6 +24,7 @@ SPAN_KINDS = {1: "internal", 2: "server", 3: "client", 4: "producer", 5: "consum
 STATUSES = {1: "ok", 2: "error"}
 
 _UNSET, _ERROR = 0, 2
+_NO_PARENT = bytes(8)  # what some exporters send for a root
 _EMPTY: list[Any] = [None] * len(Slot)
 _TOOL_NAME, _MODEL = int(Slot.TOOL_NAME), int(Slot.MODEL)
 # The slots between these are what `usage.settle` reads, in its order.
@@ -178,7 +179,7 @@ def _add_span(
         (
             trace_id,
             span_id,
-            span.parent_span_id.hex(),
+            parent.hex() if (parent := span.parent_span_id) != _NO_PARENT else "",
             name,
             kind,
             SPAN_KINDS.get(span.kind, ""),

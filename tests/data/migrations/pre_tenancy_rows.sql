@@ -3,14 +3,14 @@
 -- name: span
 INSERT INTO span (project_id, trace_id, span_id, parent_span_id, name, kind, start_time, end_time, status, model,
     input_tokens, output_tokens, cost, cost_source, inputs, outputs, tags, metadata, attributes, accepted_at,
-    event_id, version)
+    event_id, version, input_preview)
 SELECT {projects:Array(UUID)}[number % 4 + 1], lower(hex(intDiv(number, 40))), lower(hex(number)),
     if(number % 10 = 0, '', lower(hex(number - 1))), concat('step ', toString(number % 50)), 'llm',
     toDateTime64('2026-03-01 00:00:00', 9, 'UTC') + number, if(number % 100 = 1, NULL, now64(9, 'UTC')), 'ok',
     'some-model', number, number % 7, if(number % 3 = 0, NULL, toDecimal64(number / 1000, 9)), 'priced',
     repeat(concat('in ü ', toString(number)), 10), 'out', ['a', toString(number % 3)], map('k', toString(number)),
     map('x', 'y', 'n', toString(number)), toDateTime64('2026-03-01 00:00:00', 6, 'UTC') + number * 30,
-    generateUUIDv4(), number
+    generateUUIDv4(), number, leftUTF8(repeat(concat('in ü ', toString(number)), 10), 200)
 FROM numbers({rows:UInt64})
 
 -- name: run
