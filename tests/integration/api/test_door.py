@@ -8,6 +8,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from tracebility.api import cursor
+
 PROBLEM = "application/problem+json"
 
 
@@ -137,6 +139,34 @@ async def test_a_cursor_fits_no_other_project(api: httpx.AsyncClient, tenants: A
         ("/v1/projects", mine.headers()),
     ):
         assert (await api.get(path, params={"cursor": cursor}, headers=headers)).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        b"",
+        bytes(10),
+        bytes(24),
+        bytes(24) + b"\xff",
+        b"\x7f" + b"\xff" * 23,
+        b"\xff" * 24,
+        b"\x80" + bytes(7) + b"\x7f" + b"\xff" * 7 + b"\x80" + bytes(7),
+        bytes(24) + b"a\x00\t\n\\'\"{b}",
+    ],
+)
+async def test_a_forged_cursor_is_refused_or_names_a_place_and_never_breaks_anything(
+    api: httpx.AsyncClient, tenants: Any, place: bytes
+) -> None:
+    """Its check value is keyed by ids that the client knows, so a client can seal what it likes."""
+    tenant = tenants[0].tenant
+    for path, owner in (
+        (f"/v1/projects/{tenant.project_id}/runs", b"runs" + tenant.org_id.bytes + tenant.project_id.bytes),
+        ("/v1/projects", b"projects" + tenant.org_id.bytes),
+    ):
+        forged = cursor.seal(place, owner)
+        answer = await api.get(path, params={"cursor": forged}, headers=tenant.headers())
+        assert answer.status_code in (200, 400), answer.text
+        assert answer.status_code == 200 or answer.json()["detail"].startswith("cursor:")
 
 
 async def test_other_methods_are_refused_with_those_that_are_taken(api: httpx.AsyncClient) -> None:

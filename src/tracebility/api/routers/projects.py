@@ -88,8 +88,12 @@ def _pack(last: Row, context: TenantContext) -> str:
 
 
 def _unpack(text: str, context: TenantContext) -> tuple[datetime, UUID]:
-    created_us, project = _PLACE.unpack(cursor.unseal(text, _owner(context)))
-    return _EPOCH + timedelta(microseconds=created_us), UUID(bytes=project)
+    place = cursor.unseal(text, _owner(context))
+    try:
+        created_us, project = _PLACE.unpack(place)
+        return _EPOCH + timedelta(microseconds=created_us), UUID(bytes=project)
+    except (struct.error, OverflowError):  # sealed by someone who read how, around no place
+        raise cursor.unfit() from None
 
 
 def _owner(context: TenantContext) -> bytes:

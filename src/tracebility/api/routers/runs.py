@@ -275,7 +275,10 @@ def window_of(cursor_text: str | None, from_text: str | None, to_text: str | Non
             raise Unprocessable("from: is after 'to'.", hint="Give a 'from' that is earlier than 'to'.")
         return Window(from_ns, to_ns, to_ns, "")
     place = cursor.unseal(cursor_text, _owner(scope))
-    window = Window._make((*_PLACE.unpack_from(place), place[_PLACE.size :].decode()))
+    try:
+        window = Window._make((*_PLACE.unpack_from(place), place[_PLACE.size :].decode()))
+    except (struct.error, UnicodeDecodeError):  # sealed by someone who read how, around no place
+        raise cursor.unfit() from None
     if (from_text is not None and from_ns != window.from_ns) or (to_text is not None and to_ns != window.to_ns):
         raise BadRequest(
             "cursor: made for another 'from' or 'to'.",
