@@ -110,6 +110,12 @@ class Unprocessable(Problem):
     status, code, title = 422, "unprocessable", "The request is well formed, but a value in it is not acceptable"
 
 
+class AnswerTooLarge(Problem):
+    """What was asked for is there, but larger than one answer may be: asking again changes nothing."""
+
+    status, code, title = 422, "answer-too-large", "The answer is larger than can be given"
+
+
 class Overloaded(Problem):
     """A store is away or full, so nothing was kept. Always carries ``Retry-After`` (1 to 5 s)."""
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, get_args
 
 import structlog
 
-from tracebility.errors import StoreUnavailable
+from tracebility.errors import AnswerTooLarge, StoreUnavailable
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
 from tracebility.stores import clickhouse
 from tracebility.stores.queries import query
@@ -27,14 +27,18 @@ REQUEST_SETTINGS: Mapping[str, str] = {
     "use_query_cache": "0",
     "use_query_condition_cache": "0",
 }
-# Bounds on what one answer makes this process hold, by query: past them the engine ends the answer early. Small blocks,
-# because it ends between two.
+# Bounds on what one answer makes this process hold, by query. Of a run's spans the engine ends the answer early past
+# them (small blocks, because it ends between two); of everything else there is no answer. A page of 200 runs, every
+# text of them as long as the query lets it be, is 10 MB in ASCII and 40 MB at most.
 ANSWER_BOUNDS: Mapping[str, Mapping[str, str]] = {
     "read_run_spans": {
         "max_result_bytes": str(256 << 20),
         "result_overflow_mode": "break",
         "max_block_size": "512",
-    }
+    },
+    "read_runs_newest": {"max_result_bytes": str(64 << 20), "result_overflow_mode": "throw"},
+    "read_runs_versions": {"max_result_bytes": str(16 << 20), "result_overflow_mode": "throw"},
+    "read_run": {"max_result_bytes": str(64 << 20), "result_overflow_mode": "throw"},
 }
 ANSWER_WAIT_S = 15.0  # answers take milliseconds; nobody waits longer for a page
 
@@ -84,13 +88,22 @@ class ScopedClickHouse:
         ``{org}`` and ``{project}`` of the query are the scope's, whatever ``parameters`` say.
 
         Raises:
+            AnswerTooLarge: when the rows are more than one answer, or the engine's memory for one, may hold.
             StoreUnavailable: when the engine is away, busy, or has not been migrated yet.
         """
         bound = {**parameters, "org": str(self.scope.org_id), "project": str(self.scope.project_id)}
         settings = {**ANSWER_BOUNDS.get(name, {}), **REQUEST_SETTINGS, TENANT_SETTING: str(self.scope.org_id)}
         try:
             result = await self._engine.query(query(name), bound, settings)
+        except StoreUnavailable as unavailable:
+            if not _ran_out_of_its_memory(unavailable):
+                raise
+            _log.warning("answer_too_large", query=name, detail=unavailable.detail)
+            raise _too_large() from unavailable
         except clickhouse.EngineRejected as rejected:
+            if rejected.code == _RESULT_TOO_LARGE:
+                _log.warning("answer_too_large", query=name, detail=rejected.detail)
+                raise _too_large() from rejected
             if rejected.code not in _NOT_MIGRATED:
                 raise
             _log.warning("engine_not_ready", query=name, code=rejected.code)
@@ -130,6 +143,24 @@ async def connect(url: str) -> ScopedEngine:
     return ScopedEngine(await clickhouse.connect(url, operation_timeout_s=ANSWER_WAIT_S))
 
 
+def _ran_out_of_its_memory(unavailable: StoreUnavailable) -> bool:
+    """Whether the query alone took all the memory a query may: it will again. Out of the engine's whole memory is
+    another thing; that passes with what else runs.
+    """
+    code = getattr(unavailable.__cause__, "code", None)
+    return code == _MEMORY_LIMIT_EXCEEDED and _MEMORY_OF_ALL not in unavailable.detail
+
+
+def _too_large() -> AnswerTooLarge:
+    return AnswerTooLarge(
+        "What is stored under this address is larger than one answer may be.",
+        hint="Ask for less: a smaller limit, or a smaller run. Trying again changes nothing.",
+    )
+
+
+_MEMORY_LIMIT_EXCEEDED = 241
+_MEMORY_OF_ALL = "(total)"  # how the engine's message begins when it is not this query that is too large
+_RESULT_TOO_LARGE = 396  # TOO_MANY_ROWS_OR_BYTES
 _NOT_MIGRATED = frozenset(
     {
         16,  # NO_SUCH_COLUMN_IN_TABLE

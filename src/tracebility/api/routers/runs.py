@@ -55,7 +55,11 @@ class Run(msgspec.Struct, kw_only=True):
 
 
 class RunPage(msgspec.Struct, kw_only=True):
-    """A page of runs, newest first."""
+    """A page of runs, newest first.
+
+    Long texts are cut here: names, errors, sessions and users to 1,024 characters, models and tags to 64 of each and
+    256 characters. The run itself has them whole.
+    """
 
     items: list[Run]
     next_cursor: str | None
