@@ -5,6 +5,7 @@ Ids are hex of either case, 64-bit numbers text or numbers, enums numbers or nam
 """
 
 import binascii
+import re
 from base64 import b64decode
 from typing import Any
 
@@ -128,6 +129,7 @@ _VALUE_DEPTH = 4
 _ARRAY_DEPTH = 3
 _KVLIST_DEPTH = 4
 _TOO_DEEP = f"values are nested more than {limits.JSON_DEPTH} arrays and objects deep"
+_NUMBER = re.compile(r"-?[0-9]+")
 _INT64 = -(1 << 63), (1 << 63) - 1
 
 
@@ -266,7 +268,7 @@ def _uint32(value: int | None) -> int:
 def _enum(field: str, enum: Any, value: int | str | None) -> Any:
     if value is None:
         return 0
-    if isinstance(value, str) and value.lstrip("-").isdigit():
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = int(value[:12])
     if isinstance(value, int):
         return value if 0 <= value < 1 << 31 else 0
