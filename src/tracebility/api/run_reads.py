@@ -18,10 +18,13 @@ Row = Mapping[str, Any]
 
 
 class Window(NamedTuple):
-    """What part of the list is asked for: start times from (included) to (excluded), and after which run."""
+    """What part of the list is asked for: start times from first to last, both included, and after which run.
+
+    Without a run (``before_id`` empty) it is everything that starts at ``before_ns`` or earlier.
+    """
 
     from_ns: int
-    to_ns: int
+    last_ns: int
     before_ns: int
     before_id: str
 
@@ -55,7 +58,7 @@ async def _latest(rows: ScopedClickHouse, window: Window, limit: int) -> AsyncIt
     having been busy.
     """
     seen: set[str] = set()
-    while True:
+    while window.from_ns <= window.last_ns:
         ask = limit - len(seen) + SPARE_ROWS + limit // 4
         candidates = await rows.rows("read_runs_newest", **_bounds(window), limit=ask)
         if not candidates:
@@ -65,7 +68,7 @@ async def _latest(rows: ScopedClickHouse, window: Window, limit: int) -> AsyncIt
             row["run_id"]: (row["start_ns"], row["run_id"])
             for row in await rows.rows("read_runs_versions", ids=list(newest))
         }
-        begin = (window.before_ns, window.before_id)
+        begin = (window.before_ns, window.before_id) if window.before_id else (window.before_ns + 1, "")
         end = _place(candidates[-1]) if len(candidates) == ask else (window.from_ns, "")
         for row in candidates:
             run_id = row["run_id"]
@@ -83,7 +86,7 @@ async def _latest(rows: ScopedClickHouse, window: Window, limit: int) -> AsyncIt
 def _bounds(window: Window) -> dict[str, object]:
     return {
         "from": window.from_ns,
-        "to": window.to_ns,
+        "last": window.last_ns,
         "before": window.before_ns,
         "before_id": window.before_id,
     }

@@ -4,9 +4,12 @@ import re
 from datetime import UTC, datetime
 from functools import lru_cache
 
-# What the engine's DateTime64(9) holds: 1900 to 2262. Times outside of it cannot be stored, so bounds are cut to it.
+from tracebility.wire.limits import MAX_UNIX_NANO
+
+# What the engine's DateTime64(9) holds: 1900 to 2262. Times outside of it cannot be stored, so bounds are cut to just
+# around it.
 EARLIEST_NS = -2_208_988_800_000_000_000
-LATEST_NS = 9_223_372_036_000_000_000
+LATEST_NS = MAX_UNIX_NANO
 
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?([Zz]|[+ -]\d\d:\d\d)")
 
@@ -23,7 +26,7 @@ def _second(seconds: int) -> str:
 
 
 def nanoseconds(text: str) -> int:
-    """The time that ``text`` names, cut to what the engine holds.
+    """The time that ``text`` names; one after `LATEST_NS`, whichever, is the nanosecond after it.
 
     Raises:
         ValueError: when it is not RFC 3339 with ``Z`` or an offset. (A ``+`` that arrived as a space, as it does in an
@@ -39,4 +42,4 @@ def nanoseconds(text: str) -> int:
     except ValueError:  # a month 13, an hour 25
         raise ValueError("not an RFC 3339 time") from None
     ns = seconds * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
-    return min(max(ns, EARLIEST_NS), LATEST_NS)
+    return min(max(ns, EARLIEST_NS), LATEST_NS + 1)

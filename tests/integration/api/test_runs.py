@@ -9,6 +9,7 @@ import pytest
 
 from tracebility.api import run_reads
 from tracebility.stores import scoped
+from tracebility.wire.limits import MAX_UNIX_NANO
 
 NOW_NS = time.time_ns()
 SECOND_NS = 1_000_000_000
@@ -120,6 +121,17 @@ async def test_from_is_included_and_to_is_not_and_the_cursor_keeps_both(api: htt
     )
     assert other.status_code == 400
     assert "cursor" in other.json()["detail"]
+
+
+async def test_runs_at_the_ends_of_time_are_listed(api: httpx.AsyncClient, tenants: Any) -> None:
+    writer, _ = tenants
+    starts = [MAX_UNIX_NANO, MAX_UNIX_NANO - 1, MAX_UNIX_NANO - 800_000_000, NOW_NS, 0]
+    await writer.runs({"run_id": f"{n}", "start_ns": start} for n, start in enumerate(starts))
+    for parameters in ({}, {"limit": 1}, {"to": "9999-01-01T00:00:00Z"}, {"from": "1000-01-01T00:00:00Z"}):
+        assert ids(await pages(api, writer.tenant, **parameters)) == ["0", "1", "2", "3", "4"]
+    assert ids(await pages(api, writer.tenant, to="2262-04-11T23:47:16.854775807Z")) == ["1", "2", "3", "4"]
+    for parameters in ({"from": "9999-01-01T00:00:00Z"}, {"to": "1000-01-01T00:00:00Z"}):
+        assert ids(await pages(api, writer.tenant, **parameters)) == []
 
 
 async def test_runs_of_long_ago_are_found_without_a_time_range(api: httpx.AsyncClient, tenants: Any) -> None:

@@ -19,7 +19,7 @@ from tracebility.api.times import EARLIEST_NS, LATEST_NS, nanoseconds, rfc3339
         ("1969-12-31T23:59:59.999999999Z", -1),
         ("2026-03-01T12:00:00.123456789123Z", 1_772_366_400_123_456_789),
         ("0001-01-01T00:00:00Z", EARLIEST_NS),
-        ("9999-12-31T23:59:59Z", LATEST_NS),
+        ("9999-12-31T23:59:59Z", LATEST_NS + 1),
     ],
 )
 def test_rfc_3339_is_read(text: str, ns: int) -> None:

@@ -273,17 +273,17 @@ def _values(stored: Mapping[str, str]) -> dict[str, str | msgspec.Raw]:
 def window_of(cursor_text: str | None, from_text: str | None, to_text: str | None, scope: TenantScope) -> Window:
     """What the parameters ask for. A cursor brings the times of its first page; they may be repeated, not changed."""
     from_ns = EARLIEST_NS if from_text is None else _time("from", from_text)
-    to_ns = LATEST_NS if to_text is None else _time("to", to_text)
+    last_ns = LATEST_NS if to_text is None else _time("to", to_text) - 1
     if cursor_text is None:
-        if from_ns > to_ns:
+        if from_ns > last_ns + 1 and to_text is not None:
             raise Unprocessable("from: is after 'to'.", hint="Give a 'from' that is earlier than 'to'.")
-        return Window(from_ns, to_ns, to_ns, "")
+        return Window(from_ns, last_ns, last_ns, "")
     place = cursor.unseal(cursor_text, _owner(scope))
     try:
         window = Window._make((*_PLACE.unpack_from(place), place[_PLACE.size :].decode()))
     except (struct.error, UnicodeDecodeError):  # sealed by someone who read how, around no place
         raise cursor.unfit() from None
-    if (from_text is not None and from_ns != window.from_ns) or (to_text is not None and to_ns != window.to_ns):
+    if (from_text is not None and from_ns != window.from_ns) or (to_text is not None and last_ns != window.last_ns):
         raise BadRequest(
             "cursor: made for another 'from' or 'to'.",
             hint="Repeat the times of the first page, or leave them out: the cursor holds them.",
@@ -292,7 +292,7 @@ def window_of(cursor_text: str | None, from_text: str | None, to_text: str | Non
 
 
 def seal_place(window: Window, last: Row, scope: TenantScope) -> str:
-    place = _PLACE.pack(window.from_ns, window.to_ns, last["start_ns"]) + last["run_id"].encode()
+    place = _PLACE.pack(window.from_ns, window.last_ns, last["start_ns"]) + last["run_id"].encode()
     return cursor.seal(place, _owner(scope))
 
 

@@ -2,7 +2,7 @@
 -- filters by the tenant whatever stands here.
 
 -- name: read_runs_newest
--- One page of candidates, newest first, after {before} and {before_id}. Without FINAL, so rows may be of versions that
+-- One page of candidates, newest first, after {before} and {before_id} (empty: from {before} on). Without FINAL, so rows may be of versions that
 -- were replaced since: the caller keeps those that read_runs_versions says are the latest, which gives exactly the newest
 -- runs, because every latest version is a row too. Served by the prefix (org_id, project_id) of the primary key and by
 -- the minmax index on start_time, which also skips what cannot be among the newest: a list needs no time range to be
@@ -20,9 +20,9 @@ SELECT
     leftUTF8(environment, 256) AS environment, version
 FROM run
 WHERE org_id = {org:UUID} AND project_id = {project:UUID}
-    AND start_time >= fromUnixTimestamp64Nano({from:Int64}) AND start_time < fromUnixTimestamp64Nano({to:Int64})
+    AND start_time >= fromUnixTimestamp64Nano({from:Int64}) AND start_time <= fromUnixTimestamp64Nano({last:Int64})
     AND start_time <= fromUnixTimestamp64Nano({before:Int64})
-    AND (start_time < fromUnixTimestamp64Nano({before:Int64}) OR run_id < {before_id:String})
+    AND (start_time < fromUnixTimestamp64Nano({before:Int64}) OR {before_id:String} = '' OR run_id < {before_id:String})
 ORDER BY start_time DESC, run_id DESC, version DESC
 LIMIT {limit:UInt32}
 
