@@ -21,9 +21,13 @@ async def principal(request: Request) -> TenantContext:
     Raises:
         Unauthenticated: without a valid key.
     """
-    return await services_of(request).resolver.resolve(
-        request.headers.get("authorization", ""), request.headers.get("x-api-key", "")
-    )
+    authorization, api_key = credentials(request)
+    return await services_of(request).resolver.resolve(authorization, api_key)
+
+
+def credentials(request: Request) -> tuple[str, str]:
+    """Authorization and x-api-key. One that is sent twice reads as both, joined, as it does where spans are sent."""
+    return ", ".join(request.headers.getlist("authorization")), ", ".join(request.headers.getlist("x-api-key"))
 
 
 def require(context: TenantContext, scope: Scope) -> TenantContext:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import RedirectResponse, Response
 
 from tracebility.api import page_parts as parts
-from tracebility.api.auth import Services, require, services_of
+from tracebility.api.auth import Services, credentials, require, services_of
 from tracebility.api.html import Html, fill, page, template
 from tracebility.api.routers.projects import FIRST_PLACE, visible_projects
 from tracebility.api.routers.runs import detail_from, run_from, seal_place, window_of
@@ -36,7 +36,7 @@ async def page_principal(request: Request) -> TenantContext:
         Unauthenticated: without a valid key.
         Forbidden: when the key may not read.
     """
-    authorization, api_key = request.headers.get("authorization", ""), request.headers.get("x-api-key", "")
+    authorization, api_key = credentials(request)
     if not authorization and not api_key:
         api_key = request.cookies.get(COOKIE, "")
     return require(await services_of(request).resolver.resolve(authorization, api_key), Scope.READ)
