@@ -100,14 +100,16 @@ SELECT
     if(calls > 0, arraySum(arrayMap((tokens, leaf) -> tokens * leaf, usage.2, is_leaf)), top_input_tokens),
     if(calls > 0, arraySum(arrayMap((tokens, leaf) -> tokens * leaf, usage.3, is_leaf)), top_output_tokens),
     if(calls > 0, arraySum(arrayMap((tokens, leaf) -> tokens * leaf, usage.4, is_leaf)), top_total_tokens),
+    -- The column ends at a billion. Not `least`, which passes over NULL: the cost of a run may be unknown.
     CAST(
-        least(
-            multiIf(
+        if(
+            (multiIf(
                 calls = 0, top_cost,
                 arraySum(arrayMap((costs, leaf) -> costs * leaf, usage.6, is_leaf)) > 0,
                 arraySum(arrayMap((cost, leaf) -> if(leaf, cost, 0), usage.5, is_leaf)),
-                NULL),
-            999999999),
+                NULL) AS run_cost) > 999999999,
+            999999999,
+            run_cost),
         'Nullable(Decimal(18, 9))'),
     if(top_input != '', top_input, first_input),
     if(top_output != '', top_output, last_output),
