@@ -109,27 +109,55 @@ def inspect(body: bytes, _: str = "json") -> Inspection:
         PayloadTooLarge: when it holds too many runs.
     """
     raws = raw_runs(body)
-    runs = _placed([_run(index, raw) for index, raw in enumerate(raws)])
-    refused = [run for run in runs if isinstance(run, Rejection)]
-    items = len(runs) - len(refused)
+    sent = [_run(index, raw) for index, raw in enumerate(raws)]
     if len(body) <= limits.ENVELOPE_BYTES:
-        return Inspection(items, refused)
+        return _whole(sent)
+    refused: list[Rejection] = []
     parts: list[Part] = []
     members: list[bytes] = []
     size = 0
-    for raw, run in zip(raws, runs, strict=True):
+    for index, (raw, was, run) in enumerate(zip(raws, sent, _placed(sent), strict=True)):
         if isinstance(run, Rejection):
+            refused.append(run)
             continue
-        if members and size + len(raw) > limits.ENVELOPE_BYTES:
+        text = bytes(raw)
+        if isinstance(was, Run) and not was.trace_id:
+            # Apart from its parent, a child's trace could not be found again.
+            text = b'%b,"trace_id":"%b"}' % (text.rstrip()[:-1], run.trace_id.encode())
+            if (
+                len(text) > limits.ITEM_BYTES
+            ):  # the worker would refuse what the client was told is kept
+                refused.append(Rejection(index, _too_large(len(text))))
+                continue
+        if members and size + len(text) > limits.ENVELOPE_BYTES:
             parts.append(_part(members))
             members, size = [], 0
-        # Apart from its parent, a child's trace could not be found again.
-        text = bytes(raw)
-        members.append(b'%b,"trace_id":"%b"}' % (text.rstrip()[:-1], run.trace_id.encode()))
+        members.append(text)
         size += len(text)
     if members:
         parts.append(_part(members))
-    return Inspection(items, refused, tuple(parts))
+    return Inspection(len(sent) - len(refused), refused, tuple(parts))
+
+
+def glance(body: bytes, _: str = "json") -> Inspection | None:
+    """What `inspect` says of a body of one envelope; None as soon as that turns out to take long.
+
+    Raises:
+        BadRequest, PayloadTooLarge: as `inspect` does.
+    """
+    sent: list[Run | Rejection] = []
+    refused = 0
+    for index, raw in enumerate(raw_runs(body)):
+        sent.append(_run(index, raw))
+        refused += isinstance(sent[-1], Rejection)
+        if refused > limits.REJECTIONS_NAMED:
+            return None
+    return _whole(sent)
+
+
+def _whole(runs: list[Run | Rejection]) -> Inspection:
+    refused = [run for run in runs if isinstance(run, Rejection)]
+    return Inspection(len(runs) - len(refused), refused)
 
 
 def _part(runs: list[bytes]) -> Part:
@@ -146,7 +174,7 @@ def _run(index: int, raw: Raw) -> Run | Rejection:
     text = bytes(raw)
     try:
         if len(text) > limits.ITEM_BYTES:
-            raise _Refused(f"the run is {len(text)} bytes, more than {limits.ITEM_BYTES >> 20} MiB")
+            raise _Refused(_too_large(len(text)))
         if jsontext.is_deeper(text, limits.JSON_DEPTH):
             raise _Refused(f"arrays and objects are nested more than {limits.JSON_DEPTH} deep")
         return _normal(_decode_sent(text), len(text))
@@ -156,6 +184,10 @@ def _run(index: int, raw: Raw) -> Run | Rejection:
         return Rejection(index, f"a string is not UTF-8: {error.reason}")
     except (_Refused, NotAMoment, msgspec.DecodeError) as error:
         return Rejection(index, str(error))
+
+
+def _too_large(size: int) -> str:
+    return f"the run is {size} bytes with its trace, more than {limits.ITEM_BYTES >> 20} MiB"
 
 
 class _Refused(ValueError):
@@ -324,17 +356,27 @@ def _placed(runs: list[Run | Rejection]) -> list[Run | Rejection]:
     if all(isinstance(run, Rejection) or run.trace_id for run in runs):
         return runs
     by_id = {run.id: run for run in runs if isinstance(run, Run)}
-    return [_with_trace(run, by_id) if isinstance(run, Run) and not run.trace_id else run for run in runs]
+    traces: dict[str, str] = {}
+    return [
+        msgspec.structs.replace(run, trace_id=_trace_of(run.parent_id, by_id, traces) if run.parent_id else run.id)
+        if isinstance(run, Run) and not run.trace_id
+        else run
+        for run in runs
+    ]
 
 
-def _with_trace(run: Run, by_id: dict[str, Run]) -> Run:
-    top, seen = run, {run.id}
-    while not top.trace_id and top.parent_id:
-        parent = by_id.get(top.parent_id)
-        if parent is None:
-            return msgspec.structs.replace(run, trace_id=top.parent_id)
-        if parent.id in seen:
-            return msgspec.structs.replace(run, trace_id=min(seen))  # a circle: one trace, whoever is asked
-        seen.add(parent.id)
-        top = parent
-    return msgspec.structs.replace(run, trace_id=top.trace_id or top.id)
+def _trace_of(run_id: str, by_id: dict[str, Run], traces: dict[str, str]) -> str:
+    """The trace of ``run_id``. ``traces`` holds what is known, so that a long line of parents is walked once."""
+    climbed: dict[str, int] = {}
+    while run_id not in traces:
+        run = by_id.get(run_id)
+        if run is None or run.trace_id or not run.parent_id:
+            traces[run_id] = run_id if run is None else run.trace_id or run_id
+        elif run_id in climbed:
+            traces[run_id] = min(list(climbed)[climbed[run_id] :])  # a circle: one trace, whoever is asked
+        else:
+            climbed[run_id] = len(climbed)
+            run_id = run.parent_id
+    trace_id = traces[run_id]
+    traces.update(dict.fromkeys(climbed, trace_id))
+    return trace_id

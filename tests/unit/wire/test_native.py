@@ -5,6 +5,7 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -263,6 +264,46 @@ def test_a_run_that_is_too_large_is_refused_alone() -> None:
     found = inspect(body(run(inputs="x" * limits.ITEM_BYTES), run(id=CHILD)))
     assert found.items == 1
     assert "10 MiB" in found.rejected[0].error
+
+
+@pytest.mark.parametrize("trace", [{}, {"trace_id": CHILD}])
+@pytest.mark.parametrize("below", [0, 1, 30, 49, 50, 51])
+def test_what_the_edge_accepts_the_worker_reads(below: int, trace: dict[str, str]) -> None:
+    empty = len(json.dumps(run(inputs="") | trace))
+    whole = body(run(id=CHILD), run(inputs="x" * (limits.ITEM_BYTES - empty - below)) | trace)
+    found = inspect(whole)
+    read = [one for part in found.parts for one in decode_runs(part.body)]
+    assert not [one for one in read if isinstance(one, Rejection)]
+    assert (len(read), len(found.rejected)) == ((2, 0) if trace or below > 49 else (1, 1))
+    assert [one.index for one in found.rejected] == [1][: len(found.rejected)]
+
+
+def test_a_long_line_of_parents_is_walked_once() -> None:
+    looks = 0
+
+    class Counted(dict[str, Run]):
+        def get(self, key: str, default: Any = None) -> Any:
+            nonlocal looks
+            looks += 1
+            return super().get(key, default)
+
+    ids = [f"{number:032x}" for number in range(1, 2001)]
+    runs = [
+        native.decode_runs(body(run(id=own, parent_id=parent)))[0] for own, parent in zip(ids[1:], ids, strict=False)
+    ]
+    unplaced = [msgspec.structs.replace(one, trace_id="") for one in runs if isinstance(one, Run)]
+    traces: dict[str, str] = {}
+    by_id = Counted((one.id, one) for one in unplaced)
+    assert {native._trace_of(one.id, by_id, traces) for one in reversed(unplaced)} == {ids[0]}
+    assert looks <= len(ids)
+
+
+def test_a_glance_sees_what_an_inspection_sees_or_gives_up() -> None:
+    good = body(run(), {"id": 1}, run(id=CHILD, parent_id=ROOT))
+    assert native.glance(good) == inspect(good)
+    assert native.glance(body(*[{}] * 60_000)) is None
+    with pytest.raises(BadRequest):
+        native.glance(b"{")
 
 
 def test_too_many_runs_are_refused_before_they_are_made() -> None:
