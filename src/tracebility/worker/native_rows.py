@@ -4,7 +4,7 @@ from decimal import Decimal
 
 from tracebility.wire import native
 from tracebility.wire.conventions import MAX_COST_NANODOLLARS, MAX_TOKENS, MODEL_KINDS
-from tracebility.wire.envelope import Header
+from tracebility.wire.envelope import Header, MalformedEnvelope
 from tracebility.wire.rejection import Rejection
 from tracebility.worker.batch import Batch, Resource, identity
 from tracebility.worker.usage import settle
@@ -14,13 +14,19 @@ _NO_USAGE = native.Usage()
 
 
 def add_runs(batch: Batch, header: Header, body: bytes) -> None:
-    """Add a row for every run of ``body`` that the edge accepted."""
+    """Add a row for every run of ``body`` that the edge accepted.
+
+    Raises:
+        MalformedEnvelope: when one of them cannot be read here: it was accepted, so it may not get lost.
+    """
     rejected = frozenset(header.rejected)
     hashed = identity(header)
     rows = 0
     for position, run in enumerate(native.decode_runs(body)):
-        if isinstance(run, Rejection) or position in rejected:
+        if position in rejected:
             continue
+        if isinstance(run, Rejection):
+            raise MalformedEnvelope(f"run {position} was accepted and cannot be read: {run.error}")
         rows += 1
         usage = run.usage or _NO_USAGE
         batch.tags += run.tags

@@ -15,7 +15,8 @@ SOURCES: Mapping[str, Callable[[Batch, Header, bytes], None]] = {"otlp": add_spa
 def add(batch: Batch, envelope: Envelope) -> int:
     """Add every item of ``envelope`` that the edge accepted; how many.
 
-    Raises whatever reading it raises, and then the batch is as it was.
+    Raises whatever reading it raises, or that the body holds more or fewer than were accepted, which would be lost
+    without a word; and then the batch is as it was.
     """
     header = envelope.header
     if header.source not in SOURCES:
@@ -25,6 +26,8 @@ def add(batch: Batch, envelope: Envelope) -> int:
         body = decompress(envelope.body, header.content_encoding, INFLATED_BYTES)
         SOURCES[header.source](batch, header, body)
         added = len(batch.rows) - before
+        if added != header.items:
+            raise MalformedEnvelope(f"the body holds {added} items besides the rejected, the edge accepted {header.items}")
         if added:
             batch.envelopes.append((header, added))
     batch.bytes += len(body)

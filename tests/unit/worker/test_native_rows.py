@@ -1,9 +1,15 @@
 """Native runs become rows by the same columns as spans."""
 
+import json
 from decimal import Decimal
 from types import SimpleNamespace as Wire
 
 import pytest
+
+from tracebility.wire.envelope import MalformedEnvelope
+from tracebility.worker import rows
+
+GOOD = {"id": "0192f0c1-0000-7000-8000-000000000001", "name": "r", "kind": "llm", "start_time": 1_795_521_600}
 
 
 def test_a_run_fills_its_columns(wire: Wire) -> None:
@@ -53,3 +59,13 @@ def test_an_error_makes_a_failed_row(wire: Wire) -> None:
 def test_counts_beyond_any_call_are_cut(wire: Wire) -> None:
     row = wire.map_run(usage={"input_tokens": (1 << 63) - 1, "cache_read_tokens": (1 << 63) - 1}).row()
     assert (row.input_tokens, row.cache_read_tokens) == (10**12, 10**12)
+
+
+def test_a_run_that_was_accepted_and_cannot_be_read_is_not_passed_over(wire: Wire) -> None:
+    batch = wire.Mapped()
+    body = json.dumps({"runs": [GOOD, GOOD | {"kind": "?"}]}).encode()
+    with pytest.raises(MalformedEnvelope, match="run 1 was accepted and cannot be read: kind"):
+        rows.add(batch, wire.make_envelope(body, source="native"))
+    assert (batch.rows, batch.resources, batch.envelopes) == ([], [], [])
+    rows.add(batch, wire.make_envelope(body, source="native", rejected=(1,)))
+    assert [row.span_id for row in map(batch.row, range(len(batch.rows)))] == [GOOD["id"]]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tracebility.wire.conventions import SOURCES
+from tracebility.wire.envelope import MalformedEnvelope
 from tracebility.wire.limits import MAX_UNIX_NANO
 from tracebility.worker import rows
 from tracebility.worker.batch import event_id
@@ -286,9 +287,18 @@ def test_what_has_no_column_is_kept_beside_the_attributes(wire: Wire) -> None:
 def test_spans_that_the_edge_refused_are_passed_over(wire: Wire) -> None:
     spans = [wire.make_span({}, name=str(number), span_id=bytes([number + 1] * 8)) for number in range(4)]
     batch = wire.Mapped()
-    rows.add(batch, wire.make_envelope(wire.make_request(*spans).SerializeToString(), rejected=(0, 2)))
+    rows.add(batch, wire.make_envelope(wire.make_request(*spans).SerializeToString(), rejected=(0, 2), items=2))
     assert [batch.row(index).name for index in range(2)] == ["1", "3"]
     assert [batch.row(index).size for index in range(2)] == [spans[1].ByteSize(), spans[3].ByteSize()]
+
+
+@pytest.mark.parametrize("items", [1, 3])
+def test_a_body_of_more_or_fewer_spans_than_were_accepted_is_not_stored(wire: Wire, items: int) -> None:
+    batch = wire.Mapped()
+    body = wire.make_request(wire.make_span(), wire.make_span()).SerializeToString()
+    with pytest.raises(MalformedEnvelope, match=f"the edge accepted {items}"):
+        rows.add(batch, wire.make_envelope(body, items=items))
+    assert (batch.rows, batch.resources, batch.envelopes) == ([], [], [])
 
 
 def test_the_event_id_is_of_the_span_and_not_of_its_envelope(wire: Wire) -> None:
@@ -332,7 +342,7 @@ def test_a_body_that_cannot_be_read_leaves_the_batch_as_it_was(wire: Wire, monke
 
     monkeypatch.setattr("tracebility.worker.otlp_rows.settle", settle)
     with pytest.raises(ValueError, match="second span"):
-        rows.add(batch, wire.make_envelope(wire.make_request(good, bad).SerializeToString()))
+        rows.add(batch, wire.make_envelope(wire.make_request(good, bad).SerializeToString(), items=2))
     assert before == (batch.rows, batch.attribute_keys, batch.metadata_keys, batch.tags, batch.bytes)
     assert len(batch.resources) == len(batch.envelopes) == 1
 
