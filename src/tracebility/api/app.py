@@ -109,7 +109,9 @@ _PROBLEM: dict[str, Any] = {
 
 
 class _Observed:
-    """Puts the headers that every answer has on each, and counts it under its route's template."""
+    """Puts the headers that every answer has on each, and counts it under its route's template. HEAD is answered as
+    GET is, without the body.
+    """
 
     def __init__(self, app: ASGIApp, requests: RequestMetrics) -> None:
         self._app = app
@@ -119,7 +121,10 @@ class _Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 500
+        method, status = scope["method"], 500
+        headless = method == "HEAD"
+        if headless:
+            scope = {**scope, "method": "GET"}
         began = time.perf_counter()
 
         async def observed(message: Message) -> None:
@@ -129,6 +134,8 @@ class _Observed:
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers[name] = value
+            elif headless:
+                message = {**message, "body": b""}
             await send(message)
 
         self._requests.started()
@@ -136,4 +143,4 @@ class _Observed:
             await self._app(scope, receive, observed)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
-            self._requests.answered(route, scope["method"], status, time.perf_counter() - began)
+            self._requests.answered(route, method, status, time.perf_counter() - began)

@@ -69,7 +69,8 @@ async def _on_framework(request: Request, error: Exception) -> Response:
         case 404:
             problem = NotFound()
         case 405:
-            allowed = (error.headers or {}).get("Allow", "")
+            allowed = (error.headers or {}).get("Allow", "").replace("GET", "GET, HEAD")  # HEAD is answered as GET is
+            error.headers = {**(error.headers or {}), "Allow": allowed}
             problem = MethodNotAllowed(f"{request.method} is not for this address.", hint=f"Use {allowed}.")
         case _:
             problem = BadRequest(str(error.detail))

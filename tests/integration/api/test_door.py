@@ -181,7 +181,23 @@ async def test_a_forged_cursor_is_refused_or_names_a_place_and_never_breaks_anyt
 
 async def test_other_methods_are_refused_with_those_that_are_taken(api: httpx.AsyncClient) -> None:
     answer = await api.post("/v1/projects")
-    assert (answer.status_code, answer.headers["allow"], answer.headers["content-type"]) == (405, "GET", PROBLEM)
+    assert (answer.status_code, answer.headers["allow"], answer.headers["content-type"]) == (
+        405,
+        "GET, HEAD",
+        PROBLEM,
+    )
+
+
+async def test_head_is_answered_as_get_is_without_the_body(api: httpx.AsyncClient, tenants: Any) -> None:
+    tenant = tenants[0].tenant
+    await tenants[0].runs([{"run_id": "r"}])
+    runs = f"/v1/projects/{tenant.project_id}/runs"
+    for path in ("/", "/v1/projects", runs, f"{runs}/r", f"{runs}/missing", "/openapi.json", "/healthz", "/no/such"):
+        whole = await api.get(path, headers=tenant.headers())
+        head = await api.head(path, headers=tenant.headers())
+        assert (head.status_code, head.content, head.headers) == (whole.status_code, b"", whole.headers)
+    assert (await api.head(runs)).status_code == 401
+    assert (await api.head("/session")).headers["allow"] == "POST"
 
 
 async def test_no_cache_on_the_way_may_keep_an_answer(api: httpx.AsyncClient, tenants: Any) -> None:
