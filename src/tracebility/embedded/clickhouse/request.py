@@ -152,10 +152,7 @@ def form_fields(content_type: str, body: bytes) -> dict[str, str]:
     Raises:
         EngineError: a file among them; external tables are not served.
     """
-    kind, _, options = content_type.partition(";")
-    if kind.strip().lower() == "application/x-www-form-urlencoded":
-        return dict(query_parameters(body))
-    boundary = options.partition("boundary=")[2].strip().strip('"').encode()
+    boundary = content_type.partition("boundary=")[2].strip().strip('"').encode()
     fields: dict[str, str] = {}
     for part in body.split(b"--" + boundary)[1:-1]:
         head, _, value = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
@@ -167,11 +164,8 @@ def form_fields(content_type: str, body: bytes) -> dict[str, str]:
 
 
 def is_form(content_type: str) -> bool:
-    """Whether a body is a form, not a statement or data."""
-    return content_type.partition(";")[0].strip().lower() in {
-        "multipart/form-data",
-        "application/x-www-form-urlencoded",
-    }
+    """Whether a body is a form, not a statement or data. URL-encoded ones are not: curl says that of every body."""
+    return content_type.partition(";")[0].strip().lower() == "multipart/form-data"
 
 
 def _credentials(headers: Mapping[str, str], url: Mapping[str, str]) -> tuple[str, str]:

@@ -164,9 +164,17 @@ def test_statement_and_data_may_come_in_pieces(http: httpx.Client, table: Make) 
 
 def test_a_statement_in_a_form(http: httpx.Client) -> None:
     fields = {"query": "SELECT {a:String} FORMAT TSVRaw", "param_a": "it's"}
-    assert http.post("/", data=fields).text == "it's\n"
     assert http.post("/", files={name: (None, value) for name, value in fields.items()}).text == "it's\n"
     assert http.post("/", files={"query": (None, "SELECT 1"), "t": ("t", b"1")}).status_code == 501
+
+
+def test_a_body_is_the_statement_whatever_curl_says_of_it(http: httpx.Client, table: Make) -> None:
+    into = table("text String")
+    said = {"Content-Type": "application/x-www-form-urlencoded"}  # of curl --data-binary
+    assert http.post("/", content="SELECT 'a=b&c%20d'", headers=said).text == "a=b&c%20d\n"
+    params = {"query": f"INSERT INTO {into} FORMAT TSV"}
+    assert http.post("/", params=params, content="e=f&query=g\n", headers=said).status_code == 200
+    assert http.post("/", content=f"SELECT * FROM {into}", headers=said).text == "e=f&query=g\n"
 
 
 def test_a_statement_too_long_is_refused(http: httpx.Client) -> None:
