@@ -33,15 +33,15 @@ from tracebility.worker.write import Held, Stopped, Work, Writer, pause
 
 # A batch is closed by whichever comes first. An insert costs the engine 13 ms whatever its size, a microsecond a span
 # at this one; three batches are in memory, with the envelopes they came in.
-BATCH_ROWS = 12_288
-BATCH_BYTES = 24 << 20
+BATCH_ROWS = 20_000
+BATCH_BYTES = 40 << 20
 LINGER_S = 0.3
 # One whose spans are inserted, and one whose runs are computed meanwhile.
 BATCHES_BEING_WRITTEN = 2
 
 IDLE_S = 0.05  # between looks at empty streams: small beside the linger, 1 % of a core
 READ_BYTES = 8 << 20  # to aim at in one round trip over all streams
-MOST_ENTRIES_A_STREAM = 32  # COUNT is per stream: 16 streams of the largest entries (1 MiB) are 512 MiB
+MOST_ENTRIES_A_STREAM = 64  # COUNT is per stream; READ_BYTES lowers it where entries are large
 RETRY_S = 0.5
 CLAIM_EVERY_S = 1.0
 FORGET_EVERY_S = 60.0
@@ -97,7 +97,8 @@ class Drain:
         for stream, entries in found:
             for entry in entries:
                 await self._take(stream, entry, deliveries=1)
-        if self._work.held and time.monotonic() - self._work.opened_at >= LINGER_S:
+        # While the writers are busy the batch grows instead: the more there is to do, the cheaper a span becomes.
+        if self._work.held and self._has_room() and time.monotonic() - self._work.opened_at >= LINGER_S:
             await self._hand_over()
         if not found:
             await pause(self._stop, IDLE_S)
@@ -170,6 +171,9 @@ class Drain:
         if self._work.held:
             self._writing.append(asyncio.create_task(self._settle(self._work)))
             self._work = self._writer.new_work()
+
+    def _has_room(self) -> bool:
+        return sum(not writing.done() for writing in self._writing) < BATCHES_BEING_WRITTEN
 
     async def _written(self, left: int = 0) -> None:
         """Wait until at most ``left`` batches are being written."""

@@ -77,6 +77,9 @@ _MERGE_TREE = {
     "max_bytes_to_merge_at_max_space_in_pool": str(8 << 30),
     "non_replicated_deduplication_window": "0",
     "merge_max_block_size": "4096",
+    # Merges were two fifths of the engine's CPU under load: fewer, wider ones rewrite a row less often.
+    "merge_selector_base": "16",
+    "min_parts_to_merge_at_once": "6",
     "enable_mixed_granularity_parts": "1",
 }
 
