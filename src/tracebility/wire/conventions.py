@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from tracebility.wire.limits import ATTRIBUTES, LABEL_CHARS
+
 Reader: TypeAlias = Callable[[Any], Any]
 
 # No call has more tokens; a sum over a trace must not wrap around.
@@ -226,13 +228,15 @@ def read_strings(value: Any) -> list[str] | None:
 
 
 def read_object(value: Any) -> dict[str, str] | None:
-    """An object, or JSON that spells one: each member's value as text."""
+    """An object, or JSON that spells one: each member's value as text. Nothing when its names are too many or long."""
     if type(value) is str:
         try:
             value = msgspec.json.decode(value)
         except (msgspec.DecodeError, ValueError, RecursionError):
             return None
-    return {key: as_text(member) for key, member in value.items()} if type(value) is dict and value else None
+    if type(value) is not dict or not 0 < len(value) <= ATTRIBUTES or max(map(len, value)) > LABEL_CHARS:
+        return None
+    return {key: as_text(member) for key, member in value.items()}
 
 
 READERS: Mapping[Slot, Reader] = {
@@ -274,6 +278,10 @@ class Rule(NamedTuple):
     path: tuple[int | str, ...] | None = None
 
 
+# Of attributes with a longer name than any column or list has.
+NAME_TOO_LONG = Rule(-1, 0, as_text, ())
+
+
 class RuleTable(dict[str, Rule | None]):
     """Rules by attribute name, None for a name without one; names are looked at once and remembered."""
 
@@ -294,6 +302,8 @@ class RuleTable(dict[str, Rule | None]):
         if len(self) >= _REMEMBERED_NAMES:
             self.clear()
             self.update(self._exact)
+        if len(name) > LABEL_CHARS:
+            return NAME_TOO_LONG
         rule = next((self._of_list(name, prefix) for prefix in self._lists if name.startswith(prefix)), None)
         if len(name) <= _REMEMBERED_NAME_CHARS:
             self[name] = rule

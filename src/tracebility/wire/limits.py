@@ -44,6 +44,9 @@ NAME_CHARS = 4_096
 # Session, user, model, provider, a tag, a metadata key: what people filter by.
 LABEL_CHARS = 1_024
 
+# What a failed span says of its failure; the whole stays an attribute. Lists of runs show it.
+MESSAGE_CHARS = 16_384
+
 # Tags of a run.
 TAGS = 1_000
 

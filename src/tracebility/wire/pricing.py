@@ -17,6 +17,8 @@ FEMTO_PER_TOKEN = 10**9  # of one dollar per million tokens
 FEMTO_PER_REQUEST = 10**12  # of one dollar per thousand requests
 # Distinct (provider, model) pairs remembered; names come from outside, so the memory has an end.
 _REMEMBERED_MODELS = 4096
+# No model or provider that has a price has a longer name.
+_NAME_CHARS = 200
 
 # OpenTelemetry's provider names that genai-prices does not recognise, or takes for another.
 _PROVIDERS = {
@@ -74,6 +76,10 @@ class PriceTable:
 
         ``given``, the input tokens, includes those read from and written to a cache.
         """
+        if len(model) > _NAME_CHARS:
+            return None
+        if len(provider) > _NAME_CHARS:
+            provider = ""
         rates = self._rates.get((provider, model))
         if rates is None:
             rates = self._remember(provider, model)

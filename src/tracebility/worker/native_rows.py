@@ -5,6 +5,7 @@ from decimal import Decimal
 from tracebility.wire import native
 from tracebility.wire.conventions import MAX_COST_NANODOLLARS, MAX_TOKENS, MODEL_KINDS
 from tracebility.wire.envelope import Header, MalformedEnvelope
+from tracebility.wire.limits import MESSAGE_CHARS
 from tracebility.wire.rejection import Rejection
 from tracebility.worker.batch import Batch, Resource, identity
 from tracebility.worker.usage import settle
@@ -32,6 +33,10 @@ def add_runs(batch: Batch, header: Header, body: bytes) -> None:
         batch.tags += run.tags
         batch.metadata_keys += run.metadata
         batch.metadata_values += run.metadata.values()
+        is_long = len(run.error) > MESSAGE_CHARS
+        if is_long:
+            batch.attribute_keys.append("error")
+            batch.attribute_values.append(run.error)
         event_hash = hashed.copy()
         event_hash.update(f"{run.trace_id}|{run.id}|span".encode())
         batch.rows.append(
@@ -45,7 +50,7 @@ def add_runs(batch: Batch, header: Header, body: bytes) -> None:
                 run.start_ns,
                 max(run.end_ns, run.start_ns) if run.end_ns else None,
                 run.status,
-                run.error,
+                run.error[:MESSAGE_CHARS],
                 run.error_type,
                 run.model if run.kind in MODEL_KINDS else "",
                 run.model,
@@ -75,7 +80,7 @@ def add_runs(batch: Batch, header: Header, body: bytes) -> None:
                 run.user_id,
                 len(run.tags),
                 len(run.metadata),
-                0,
+                int(is_long),
                 "",
                 "",
                 "",

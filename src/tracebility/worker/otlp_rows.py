@@ -1,6 +1,7 @@
 """OTLP spans to rows, in one pass over each span's attributes: what the whole product's speed depends on.
 
-Everything a span says is kept: what fills no column of its own stays an attribute, in the client's words.
+Everything a span says is kept: what fills no column of its own stays an attribute, in the client's words, and so does
+what is too long for its column. The engine keeps dictionaries of labels, where one long text costs everybody.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -10,9 +11,9 @@ from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope, KeyVa
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tracebility.wire import otlp
-from tracebility.wire.conventions import DEFAULT_KIND, MODEL_KINDS, RESOURCE_SLOTS, Slot, as_text, read_text
+from tracebility.wire.conventions import DEFAULT_KIND, MODEL_KINDS, READERS, RESOURCE_SLOTS, Slot, as_text, read_text
 from tracebility.wire.envelope import Header
-from tracebility.wire.limits import MAX_UNIX_NANO
+from tracebility.wire.limits import LABEL_CHARS, MAX_UNIX_NANO, MESSAGE_CHARS, NAME_CHARS, TAGS
 from tracebility.wire.otlp_sizes import span_sizes
 from tracebility.worker.batch import Batch, Resource, identity
 from tracebility.worker.otlp_values import is_better, put_back, read_any
@@ -32,6 +33,8 @@ _FIRST_USAGE, _END_OF_USAGE = int(Slot.INPUT_TOKENS), int(Slot.OUTPUT_COST) + 1
 # Their columns do not say all that the attribute said, so that stays too.
 _KEPT = frozenset({int(Slot.KIND), int(Slot.INPUT_COST), int(Slot.OUTPUT_COST)})
 _RESOURCE_SLOTS = frozenset(map(int, RESOURCE_SLOTS))
+_LABEL_SLOTS = tuple(int(slot) for slot in Slot if slot not in READERS)
+_TAGS = int(Slot.TAGS)
 
 
 class _Owner:
@@ -54,7 +57,7 @@ def add_spans(batch: Batch, header: Header, body: bytes) -> None:
         keys, values, owner = _resource(batch, resource_spans.resource.attributes)
         before = len(batch.rows)
         for scope_spans in resource_spans.scope_spans:
-            scope = (scope_spans.scope.name, scope_spans.scope.version, _scope_attributes(scope_spans.scope))
+            scope = _scope(scope_spans.scope)
             for span in scope_spans.spans:
                 position += 1
                 if position in rejected:
@@ -81,6 +84,7 @@ def _add_span(
     values = _EMPTY[:]
     origins: list[KeyValue | None] = _EMPTY[:]
     parts: list[tuple[Any, ...]] = []
+    is_long = False
     for pair in span.attributes:
         key = pair.key
         sent = pair.value
@@ -93,6 +97,8 @@ def _add_span(
         slot, _, read, path = rule
         if read is None:
             taken = value or None if type(value) is str else read_text(value)
+            if taken is not None and len(taken) > LABEL_CHARS:
+                is_long = True
         elif path is not None:
             parts.append((rule, value, key))
             continue
@@ -121,6 +127,8 @@ def _add_span(
         if events:
             spent = filler.take_messages(events)
             exception = exception_of(events)
+    if is_long:
+        _shorten_labels(values, origins, add_key, add_text)
 
     (
         kind, tool_name, model, request_model, provider, inputs, system, outputs,
@@ -138,6 +146,10 @@ def _add_span(
                 add_key("otel.span.name")
                 add_text(name)
             name = tool_name
+    if len(name) > NAME_CHARS:
+        add_key("otel.span.name")
+        add_text(name)
+        name = name[:NAME_CHARS]
     if kind in MODEL_KINDS:
         model = model or request_model or ""
     elif model is not None:
@@ -157,13 +169,17 @@ def _add_span(
     status: int = said.code
     message = said.message
     if exception is not None:
-        error_type = error_type or exception.type
+        error_type = error_type or exception.type[:LABEL_CHARS]
         if status == _ERROR:
             message = message or exception.message
         elif status == _UNSET and exception.escaped:
             status, message = _ERROR, exception.message
     elif error_type is not None and status == _UNSET:
         status = _ERROR
+    if len(message) > MESSAGE_CHARS:
+        add_key("otel.status_description")
+        add_text(message)
+        message = message[:MESSAGE_CHARS]
     input_tokens, output_tokens, total_tokens, read_tokens, write_tokens, reasoning_tokens, cost, cost_source = settle(
         batch.prices, kind, provider, model, start, values[_FIRST_USAGE:_END_OF_USAGE]
     )
@@ -171,6 +187,9 @@ def _add_span(
     event_hash = hashed.copy()
     event_hash.update(f"{trace_id}|{span_id}|span".encode())
     if tags is not None:
+        if len(tags) > TAGS or max(map(len, tags)) > LABEL_CHARS:
+            put_back(origins[_TAGS], add_key, add_text)
+            tags = [tag[:LABEL_CHARS] for tag in tags[:TAGS]]
         batch.tags += tags
     if metadata is not None:
         batch.metadata_keys += metadata
@@ -218,6 +237,16 @@ def _add_span(
     )
 
 
+def _shorten_labels(values: list[Any], origins: list[KeyValue | None], add_key: Any, add_text: Any) -> None:
+    """Cut labels that are too long; the attributes they came from stay, whole."""
+    for slot in _LABEL_SLOTS:
+        label = values[slot]
+        if label is not None and len(label) > LABEL_CHARS:
+            values[slot] = label[:LABEL_CHARS]
+            put_back(origins[slot], add_key, add_text)
+            origins[slot] = None
+
+
 def _sane_times(start: int, end: int, accepted_at_us: int) -> tuple[int, int | None]:
     """Start and end within what the column holds; a span without a start began when it ended, or came."""
     start = min(start or end or accepted_at_us * 1000, MAX_UNIX_NANO)
@@ -240,8 +269,10 @@ def _add_rare(span: Span, scope_attributes: Iterable[tuple[str, str]], add_key: 
         add_text(text)
 
 
-def _scope_attributes(scope: InstrumentationScope) -> list[tuple[str, str]]:
-    return [(f"otel.scope.{pair.key}", as_text(read_any(pair.value))) for pair in scope.attributes]
+def _scope(scope: InstrumentationScope) -> tuple[str, str, list[tuple[str, str]]]:
+    """Name, version and attributes. A long name is only cut: as an attribute it would be stored with every span."""
+    attributes = [(f"otel.scope.{pair.key}"[:LABEL_CHARS], as_text(read_any(pair.value))) for pair in scope.attributes]
+    return scope.name[:NAME_CHARS], scope.version[:LABEL_CHARS], attributes
 
 
 def _resource(batch: Batch, attributes: Iterable[KeyValue]) -> tuple[tuple[str, ...], tuple[str, ...], _Owner]:
@@ -250,9 +281,9 @@ def _resource(batch: Batch, attributes: Iterable[KeyValue]) -> tuple[tuple[str, 
     owner = _Owner()
     best: dict[int, int] = {}
     for pair in attributes:
-        text = texts[pair.key] = as_text(read_any(pair.value))
+        text = texts[pair.key[:LABEL_CHARS]] = as_text(read_any(pair.value))
         rule = batch.table[pair.key]
         if rule is not None and rule.slot in _RESOURCE_SLOTS and text and rule.rank < best.get(rule.slot, 1 << 30):
             best[rule.slot] = rule.rank
-            setattr(owner, Slot(rule.slot).name.lower(), text)
+            setattr(owner, Slot(rule.slot).name.lower(), text[:LABEL_CHARS])
     return tuple(texts), tuple(texts.values()), owner

@@ -9,6 +9,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tracebility.wire.conventions import (
     MESSAGE_EVENTS,
+    NAME_TOO_LONG,
     OPERATION_DETAILS_EVENT,
     SOURCES,
     Rule,
@@ -17,6 +18,7 @@ from tracebility.wire.conventions import (
     as_text,
     assemble,
 )
+from tracebility.wire.limits import LABEL_CHARS
 from tracebility.worker.otlp_values import put_back, read_any
 
 _MESSAGE_SLOTS = (Slot.INPUTS, Slot.OUTPUTS)
@@ -46,17 +48,20 @@ class Filler:
         self._ranks: dict[int, int] = {}
 
     def take_lists(self, parts: Sequence[tuple[Rule, Any, str]]) -> None:
-        """Fill slots from attributes that spell lists; those of a slot with a better source stay attributes."""
+        """Fill slots from attributes that spell lists; those of a slot with a better source stay attributes.
+
+        So do attributes whose name is too long to be anything else: engine and readers keep dictionaries of names.
+        """
         groups: dict[tuple[int, int], list[tuple[Rule, Any, str]]] = {}
         for part in parts:
             groups.setdefault((part[0].slot, part[0].rank), []).append(part)
         for (slot, rank), group in sorted(groups.items()):
-            if self._is_better(slot, rank):
+            if slot != NAME_TOO_LONG.slot and self._is_better(slot, rank):
                 spelled = assemble([(rule.path or (), value) for rule, value, _ in group])
                 self._fill(slot, rank, as_text(spelled))
                 continue
             for _, value, key in group:
-                self._add_key(key)
+                self._add_key(key[:LABEL_CHARS])
                 self._add_text(as_text(value))
 
     def take_messages(self, events: Sequence[Span.Event]) -> Collection[int]:

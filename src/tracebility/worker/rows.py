@@ -27,7 +27,9 @@ def add(batch: Batch, envelope: Envelope) -> int:
         SOURCES[header.source](batch, header, body)
         added = len(batch.rows) - before
         if added != header.items:
-            raise MalformedEnvelope(f"the body holds {added} items besides the rejected, the edge accepted {header.items}")
+            raise MalformedEnvelope(
+                f"the body holds {added} items besides the rejected, the edge accepted {header.items}"
+            )
         if added:
             batch.envelopes.append((header, added))
     batch.bytes += len(body)

@@ -86,3 +86,10 @@ def test_an_input_count_that_leaves_cached_tokens_out_gets_them_added(
     sent: int, read: int, write: int, settled: int
 ) -> None:
     assert settle_tokens(sent, read, write) == settled
+
+
+def test_names_longer_than_any_model_s_are_not_remembered() -> None:
+    prices = PriceTable()
+    assert prices.cost("openai", "x" * 201, 10, 0, 0, 0, 0) is None
+    assert prices.cost("x" * 201, "gpt-4o", 10, 0, 0, 0, 0) is not None
+    assert all(len(provider) + len(model) < 200 for provider, model in prices._rates)

@@ -7,6 +7,7 @@ from types import SimpleNamespace as Wire
 import pytest
 
 from tracebility.wire.envelope import MalformedEnvelope
+from tracebility.wire.limits import MESSAGE_CHARS
 from tracebility.worker import rows
 
 GOOD = {"id": "0192f0c1-0000-7000-8000-000000000001", "name": "r", "kind": "llm", "start_time": 1_795_521_600}
@@ -54,6 +55,12 @@ def test_a_run_that_has_not_ended_has_no_end(wire: Wire) -> None:
 def test_an_error_makes_a_failed_row(wire: Wire) -> None:
     row = wire.map_run(error={"type": "Timeout", "message": "too slow"}).row()
     assert (row.status, row.error_type, row.status_message) == ("error", "Timeout", "too slow")
+
+
+def test_a_long_error_is_cut_and_stays_whole_as_an_attribute(wire: Wire) -> None:
+    mapped = wire.map_run(error="x" * (MESSAGE_CHARS + 1))
+    assert mapped.row().status_message == "x" * MESSAGE_CHARS
+    assert mapped.attributes() == {"error": "x" * (MESSAGE_CHARS + 1)}
 
 
 def test_counts_beyond_any_call_are_cut(wire: Wire) -> None:

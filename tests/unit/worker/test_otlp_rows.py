@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tracebility.wire.conventions import SOURCES
 from tracebility.wire.envelope import MalformedEnvelope
-from tracebility.wire.limits import MAX_UNIX_NANO
+from tracebility.wire.limits import LABEL_CHARS, MAX_UNIX_NANO, MESSAGE_CHARS, NAME_CHARS, TAGS
 from tracebility.worker import rows
 from tracebility.worker.batch import event_id
 
@@ -282,6 +282,85 @@ def test_what_has_no_column_is_kept_beside_the_attributes(wire: Wire) -> None:
     assert (row.scope_name, row.environment, row.session_id) == ("lib", "prod", "r")
     assert json.loads(row.links)[0]["span_id"] == "02" * 8
     assert batch.resources == [(("service.name", "deployment.environment", "session.id"), ("shop", "prod", "r"), 1)]
+
+
+LONG = "x" * (LABEL_CHARS + 1)
+
+
+@pytest.mark.parametrize(
+    ("column", "attribute"),
+    [
+        ("model", "gen_ai.response.model"),
+        ("request_model", "gen_ai.request.model"),
+        ("provider", "gen_ai.provider.name"),
+        ("session_id", "session.id"),
+        ("user_id", "user.id"),
+        ("environment", "deployment.environment.name"),
+        ("error_type", "error.type"),
+    ],
+)
+def test_a_long_label_is_cut_and_stays_whole_as_an_attribute(wire: Wire, column: str, attribute: str) -> None:
+    mapped = wire.map_span({"openinference.span.kind": "LLM", attribute: LONG, "gen_ai.usage.input_tokens": 5})
+    assert getattr(mapped.row(), column) == LONG[:LABEL_CHARS]
+    assert mapped.attributes() == {"openinference.span.kind": "LLM", attribute: LONG}
+
+
+def test_what_a_long_label_says_is_an_attribute_once(wire: Wire) -> None:
+    mapped = wire.map_span({"openinference.span.kind": "AGENT", "llm.model_name": LONG, "tool.name": LONG})
+    assert mapped.row().model == ""
+    assert mapped.attribute_keys == ["openinference.span.kind", "tool.name", "llm.model_name"]
+
+
+def test_long_names_are_cut_and_stay_whole_as_attributes(wire: Wire) -> None:
+    name = "x" * (NAME_CHARS + 1)
+    mapped = wire.map_span({}, name=name)
+    assert (mapped.row().name, mapped.attributes()) == (name[:NAME_CHARS], {"otel.span.name": name})
+    mapped = wire.map_span({"openinference.span.kind": "TOOL", "tool.name": LONG}, name="")
+    assert (mapped.row().name, mapped.attributes()["tool.name"]) == (LONG[:LABEL_CHARS], LONG)
+
+
+def test_tags_that_are_long_or_many_are_cut_and_stay_whole_as_an_attribute(wire: Wire) -> None:
+    mapped = wire.map_span({"tag.tags": ["a", LONG]})
+    assert (mapped.tags, mapped.attributes()) == (
+        ["a", LONG[:LABEL_CHARS]],
+        {"tag.tags": json.dumps(["a", LONG], separators=(",", ":"))},
+    )
+    mapped = wire.map_span({"tag.tags": ["a"] * (TAGS + 1)})
+    assert (mapped.row().tags, len(mapped.tags), list(mapped.attributes())) == (TAGS, TAGS, ["tag.tags"])
+
+
+def test_a_long_status_message_is_cut_and_stays_whole_as_an_attribute(wire: Wire) -> None:
+    message = "x" * (MESSAGE_CHARS + 1)
+    exception = wire.make_event("exception", {"exception.type": LONG})
+    mapped = wire.map_span({}, status=Status(code=Status.STATUS_CODE_ERROR, message=message), events=[exception])
+    assert (mapped.row().status_message, mapped.row().error_type) == (message[:-1], LONG[:-1])
+    assert mapped.attributes() == {"otel.status_description": message}
+
+
+@pytest.mark.parametrize("name", [LONG, "llm.input_messages.0." + LONG])
+def test_long_names_of_attributes_are_cut(wire: Wire, name: str) -> None:
+    request = wire.make_request(wire.make_span({name: "v"}), resource={name: "r"}, scope=name * 4)
+    scope = request.resource_spans[0].scope_spans[0].scope
+    scope.version = name
+    scope.attributes.append(wire.make_span({name: "s"}).attributes[0])
+    batch = wire.Mapped()
+    rows.add(batch, wire.make_envelope(request.SerializeToString()))
+    assert batch.attributes() == {name[:LABEL_CHARS]: "v", f"otel.scope.{name}"[:LABEL_CHARS]: "s"}
+    assert batch.resources[0].keys == (name[:LABEL_CHARS],)
+    assert (batch.row().scope_name, batch.row().scope_version) == ((name * 4)[:NAME_CHARS], name[:LABEL_CHARS])
+
+
+def test_metadata_with_a_long_name_stays_an_attribute(wire: Wire) -> None:
+    metadata = json.dumps({LONG: 1})
+    mapped = wire.map_span({"metadata": metadata})
+    assert (mapped.metadata(), mapped.attributes()) == ({}, {"metadata": metadata})
+
+
+def test_spans_get_short_labels_of_their_resource(wire: Wire) -> None:
+    batch = wire.Mapped()
+    resource = {"session.id": LONG}
+    rows.add(batch, wire.make_envelope(wire.make_request(wire.make_span(), resource=resource).SerializeToString()))
+    assert (batch.row().session_id, batch.resources[0].values) == (LONG[:LABEL_CHARS], (LONG,))
 
 
 def test_spans_that_the_edge_refused_are_passed_over(wire: Wire) -> None:
