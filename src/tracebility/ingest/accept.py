@@ -20,9 +20,14 @@ from tracebility.wire.envelope import Envelope, Header
 from tracebility.wire.inspection import Inspection
 from tracebility.wire.rejection import Rejection
 
-# Bodies above an envelope's size are read beside the event loop, so many of each size at once: reading one takes about
-# three times its inflated size in memory.
-LANES = ((8 << 20, 4), (limits.INFLATED_BYTES, 1))
+# Bodies that take long are read beside the event loop, so many of each size at once: reading one takes about three
+# times its inflated size in memory.
+LANES = ((limits.ENVELOPE_BYTES, 4), (8 << 20, 4), (limits.INFLATED_BYTES, 1))
+
+# What is read on the event loop, for a thread costs as much as reading 50 spans: a body of up to so many bytes, of not
+# more than so many times what was sent (real ones grow 5 to 40 times), and of which a glance tells all.
+GLANCE_BYTES = 256 << 10
+GLANCE_GROWTH = 64
 
 Inspect = Callable[[bytes, str], Inspection]
 
@@ -63,19 +68,18 @@ class Intake:
             Overloaded: when nothing was kept.
         """
         self._metrics.received_bytes.inc(len(sent.body))
-        try:
-            body = decompress(sent.body, sent.content_encoding, limits.ENVELOPE_BYTES)
-        except PayloadTooLarge:
-            inspection = await self._accept_large(tenant, sent)
+        size, found = _glance(sent)
+        if found is None:
+            inspection = await self._accept_beside(tenant, sent)
         else:
-            inspection = _INSPECT[sent.source](body, sent.content_type)
-            await self._keep(tenant, sent, len(body), inspection)
+            inspection = found
+            await self._keep(tenant, sent, size, inspection)
         self._metrics.accepted[sent.source].inc(inspection.items)
         if inspection.rejected:
             self._metrics.rejected[sent.source].inc(len(inspection.rejected))
         return _ANSWER[sent.source](sent, inspection)
 
-    async def _accept_large(self, tenant: TenantContext, sent: Sent) -> Inspection:
+    async def _accept_beside(self, tenant: TenantContext, sent: Sent) -> Inspection:
         for most_bytes, lane in self._lanes:
             async with lane:
                 try:
@@ -91,6 +95,19 @@ class Intake:
     async def _keep(self, tenant: TenantContext, sent: Sent, size: int, inspection: Inspection) -> None:
         if inspection.items:
             await self._enqueuer.keep(tenant.org_id, _envelopes(tenant, sent, size, inspection))
+
+
+def _glance(sent: Sent) -> tuple[int, Inspection | None]:
+    """How large the body is and what is in it; None when that takes longer than others should wait."""
+    if len(sent.body) > GLANCE_BYTES:
+        return 0, None
+    try:
+        body = decompress(sent.body, sent.content_encoding, GLANCE_BYTES)
+    except PayloadTooLarge:
+        return 0, None
+    if len(body) > GLANCE_GROWTH * len(sent.body):
+        return len(body), None
+    return len(body), _GLANCE[sent.source](body, sent.content_type)
 
 
 def _read(sent: Sent, most_bytes: int) -> tuple[int, Inspection]:
@@ -164,4 +181,5 @@ def _native_answer(_: Sent, inspection: Inspection) -> Answer:
 
 
 _INSPECT: dict[str, Inspect] = {"otlp": otlp.inspect, "native": native.inspect}
+_GLANCE: dict[str, Callable[[bytes, str], Inspection | None]] = {"otlp": otlp.glance, "native": native.glance}
 _ANSWER: dict[str, Callable[[Sent, Inspection], Answer]] = {"otlp": _otlp_answer, "native": _native_answer}

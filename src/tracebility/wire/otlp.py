@@ -1,6 +1,7 @@
 """OTLP trace requests: read into the protobuf message, whatever form they came in, and checked span by span."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import count
 from operator import attrgetter
 
 import msgspec
@@ -13,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tracebility.wire import jsontext, limits, otlp_fill, otlp_json, otlp_text, otlp_wire
 from tracebility.wire.inspection import Inspection
-from tracebility.wire.otlp_parts import Slice, in_parts, not_a_request
+from tracebility.wire.otlp_parts import Slice, in_parts, not_a_request, rejection, too_many_groups, too_many_spans
 from tracebility.wire.rejection import Rejection
 
 PROTOBUF = "protobuf"
@@ -57,36 +58,97 @@ def inspect(body: bytes, content_type: str) -> Inspection:
         BadRequest: when it is not an OTLP request down to its spans.
         PayloadTooLarge: when it holds too many spans.
     """
-    if content_type == JSON:
-        return _inspect_json(body)
     if len(body) <= limits.ENVELOPE_BYTES:
-        try:
-            request = ExportTraceServiceRequest.FromString(body)
-        except DecodeError as error:
-            # The parser says neither where nor why; cut along its spans, the body tells which one.
-            slices = otlp_wire.cut(body)
-            if not slices:
-                raise not_a_request(str(error)) from error
-        else:
-            count, refused = refusals(request)
-            return Inspection(count - len(refused), refused)
-    else:
-        slices = otlp_wire.cut(body)
+        found = _whole(body, content_type, limits.GROUPS)
+        if found is not None:
+            return found
+    if content_type == JSON:
+        return in_parts(otlp_text.cut(jsontext.repair(body)), _why_not_json, otlp_text.why_not_around, otlp_text.join)
+    slices = otlp_wire.cut(body)
+    if not slices and len(body) <= limits.ENVELOPE_BYTES:
+        decode(body, content_type)  # what could not be read is in none of its spans
     return in_parts(slices, _why_not_protobuf, otlp_wire.why_not_around, otlp_wire.join)
 
 
-def refusals(request: ExportTraceServiceRequest) -> tuple[int, list[Rejection]]:
-    """How many spans ``request`` holds, and which of them cannot be stored and why."""
+def glance(body: bytes, content_type: str) -> Inspection | None:
+    """What `inspect` says of a body of one envelope; None as soon as that turns out to take long.
+
+    Raises:
+        PayloadTooLarge: when it holds too many spans.
+    """
+    return _whole(body, content_type, _FEW)
+
+
+# Up to so many groups and refused spans, and attributes, events and links of one span, are looked at without haste.
+_FEW = 128
+
+
+def _whole(body: bytes, content_type: str, patience: int) -> Inspection | None:
+    """What is found in a ``body`` that may travel as it came; None when it may not.
+
+    None as well when more than ``patience`` groups are to be looked at one by one, or spans refused.
+    """
+    try:
+        if content_type == JSON:
+            sent = jsontext.decode(jsontext.repair(body), otlp_json.read_request)
+            groups, spans = _bounded(otlp_json.groups_of(sent))
+            if groups > patience:
+                return None
+            otlp_fill.check_around(sent)
+            return _found(enumerate(map(_why_not_sent, count(), otlp_json.spans_of(sent))), spans, patience)
+        request = ExportTraceServiceRequest.FromString(body)
+    except (DecodeError, msgspec.ValidationError, UnicodeDecodeError, otlp_fill.Unfit):
+        return None  # no reader says which span it is; cut along its spans, the body tells
+    groups, spans = _bounded(_groups_of(request))
+    if groups > patience:
+        return None
+    return _found(_verdicts(request), spans, patience)
+
+
+def _found(verdicts: Iterable[tuple[int, str]], spans: int, patience: int) -> Inspection | None:
+    """``verdicts`` say of a span why it is refused, or nothing; spans that are not among them are well."""
     refused: list[Rejection] = []
+    for index, verdict in verdicts:
+        if verdict:
+            refused.append(rejection(index, verdict, len(refused)))
+            if len(refused) > patience:
+                return None
+    return Inspection(spans - len(refused), refused)
+
+
+def _verdicts(request: ExportTraceServiceRequest) -> Iterator[tuple[int, str]]:
     index = 0
     for resource in request.resource_spans:
         for scope in resource.scope_spans:
             spans = list(scope.spans)
             if spans and not _all_fit(spans):
-                reasons = ((index + at, span, why_not(span)) for at, span in enumerate(spans))
-                refused += [Rejection(at, f"{named(at, span)}: {reason}") for at, span, reason in reasons if reason]
+                yield from enumerate(map(_why_not_read, count(index), spans), index)
             index += len(spans)
-    return index, refused
+
+
+def _why_not_read(index: int, span: Span) -> str:
+    reason = why_not(span)
+    return f"{named(index, span)}: {reason}" if reason else ""
+
+
+def _groups_of(request: ExportTraceServiceRequest) -> Iterator[int]:
+    for resource in request.resource_spans:
+        yield 0
+        for scope in resource.scope_spans:
+            yield len(scope.spans)
+
+
+def _bounded(groups: Iterable[int]) -> tuple[int, int]:
+    """How many groups and spans there are; each group says how many spans it holds itself."""
+    seen = spans = 0
+    for of_group in groups:
+        seen += 1
+        spans += of_group
+        if seen > limits.GROUPS:
+            raise too_many_groups()
+        if spans > limits.ITEMS:
+            raise too_many_spans()
+    return seen, spans
 
 
 def _all_fit(spans: list[Span]) -> bool:
@@ -109,24 +171,6 @@ _trace_id, _span_id, _parent_span_id = attrgetter("trace_id"), attrgetter("span_
 _start, _end = attrgetter("start_time_unix_nano"), attrgetter("end_time_unix_nano")
 _name, _attributes = attrgetter("name"), attrgetter("attributes")
 
-# Up to here a span's attributes, events and links are not counted one by one.
-_FEW = 128
-
-
-def _inspect_json(body: bytes) -> Inspection:
-    text = jsontext.repair(body)
-    if len(body) <= limits.ENVELOPE_BYTES:
-        try:
-            request = jsontext.decode(text, otlp_json.read_request)
-            otlp_fill.check_around(request)
-        except (msgspec.ValidationError, UnicodeDecodeError, otlp_fill.Unfit):
-            pass  # cut along its spans, the body tells which one it is
-        else:
-            verdicts = [_why_not_sent(index, sent) for index, sent in enumerate(otlp_json.spans_of(request))]
-            refused = [Rejection(index, reason) for index, reason in enumerate(verdicts) if reason]
-            return Inspection(len(verdicts) - len(refused), refused)
-    return in_parts(otlp_text.cut(text), _why_not_json, otlp_text.why_not_around, otlp_text.join)
-
 
 def _why_not_protobuf(index: int, one: Slice) -> str:
     if len(one.span) > limits.ITEM_BYTES:
@@ -137,8 +181,7 @@ def _why_not_protobuf(index: int, one: Slice) -> str:
         [span] = spans_of(ExportTraceServiceRequest.FromString(otlp_wire.alone(one)))
     except (otlp_wire.Malformed, DecodeError) as error:
         return f"span {index}: it is no protobuf span, holds text that is not UTF-8, or is nested too deep: {error}"
-    reason = why_not(span)
-    return f"{named(index, span)}: {reason}" if reason else ""
+    return _why_not_read(index, span)
 
 
 def _why_not_json(index: int, one: Slice) -> str:
@@ -160,8 +203,8 @@ def _why_not_json(index: int, one: Slice) -> str:
 def _why_not_sent(index: int, sent: otlp_json.Span) -> str:
     span = Span()
     try:
-        count = otlp_fill.check_span(span, sent)
-        reason = _too_many(count) if count > limits.ATTRIBUTES else why_not(span)
+        nested = otlp_fill.check_span(span, sent)
+        reason = _too_many(nested) if nested > limits.ATTRIBUTES else why_not(span)
     except otlp_fill.Unfit as error:
         reason = str(error)
     return f"{named(index, span)}: {reason}" if reason else ""
@@ -185,13 +228,13 @@ def why_not(span: Span) -> str:
             return f"{field} must be below 2^63, it is {getattr(span, field)}"
     if len(span.name) > limits.NAME_CHARS:
         return f"name must be at most {limits.NAME_CHARS} characters, it has {len(span.name)}"
-    count = (
+    nested = (
         len(span.attributes)
         + sum(1 + len(event.attributes) for event in span.events)
         + sum(1 + len(link.attributes) for link in span.links)
     )
-    if count > limits.ATTRIBUTES:
-        return _too_many(count)
+    if nested > limits.ATTRIBUTES:
+        return _too_many(nested)
     return ""
 
 

@@ -110,6 +110,14 @@ read_request = msgspec.json.Decoder(Request).decode
 read_span = msgspec.json.Decoder(Span).decode
 
 
+def groups_of(request: Request) -> Iterator[int]:
+    """How many spans each resource (none) and each scope of ``request`` holds itself."""
+    for group in request.resource_spans or ():
+        yield 0
+        for scoped in group.scope_spans or ():
+            yield len(scoped.spans or ())
+
+
 def spans_of(request: Request) -> Iterator[Span]:
     """Each span of ``request`` in its order."""
     for group in request.resource_spans or ():

@@ -40,13 +40,17 @@ def in_parts(
     members: list[Slice] = []
     size = items = 0
     around, around_reason = None, ""
+    known: dict[tuple[bytes, bytes], str] = {}
     for index, one in enumerate(slices):
         if one.around is not around:
             around = one.around
-            around_reason = why_not_around(around)
+            sent = around.resource, around.scope
+            if sent not in known:
+                known[sent] = why_not_around(around)
+            around_reason = known[sent]
         reason = f"span {index}: {around_reason}" if around_reason else why_not(index, one)
         if reason:
-            refused.append(Rejection(index, reason))
+            refused.append(rejection(index, reason, len(refused)))
             continue
         items += 1
         if members and size + len(one.span) > limits.ENVELOPE_BYTES:
@@ -59,6 +63,16 @@ def in_parts(
     if members:
         parts.append(Part(join(members), len(members)))
     return Inspection(items, refused, tuple(parts))
+
+
+def rejection(index: int, reason: str, before: int) -> Rejection:
+    """A span that is refused as the next after ``before`` others; an answer names the first ones only."""
+    return Rejection(index, reason if before < limits.REJECTIONS_NAMED else "")
+
+
+def too_many_groups() -> PayloadTooLarge:
+    """More resources and scopes than a request may hold."""
+    return PayloadTooLarge(f"The body holds more than {limits.GROUPS} groups.", hint="Send fewer a request.")
 
 
 def too_many_spans() -> PayloadTooLarge:

@@ -10,9 +10,9 @@ from itertools import groupby
 import msgspec
 from msgspec import Raw
 
-from tracebility.errors import BadRequest, PayloadTooLarge
+from tracebility.errors import BadRequest
 from tracebility.wire import jsontext, limits, otlp_fill
-from tracebility.wire.otlp_parts import Around, Slice, not_a_request, too_many_spans
+from tracebility.wire.otlp_parts import Around, Slice, not_a_request, too_many_groups, too_many_spans
 
 
 def cut(body: bytes) -> list[Slice]:
@@ -31,7 +31,7 @@ def cut(body: bytes) -> list[Slice]:
             scopes = _list(group.scope_spans)
             seen += len(scopes)
             if seen > limits.GROUPS:
-                raise PayloadTooLarge(f"The body holds more than {limits.GROUPS} groups.", hint="Send fewer a request.")
+                raise too_many_groups()
             for scope in map(_decode_scope, scopes):
                 around = Around(
                     _members(resource=group.resource, schemaUrl=group.schema_url),

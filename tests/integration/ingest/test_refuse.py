@@ -3,12 +3,14 @@
 import asyncio
 import gzip
 import json
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from tracebility.ingest import accept
 from tracebility.ingest.app import INGEST_ROUTES
 from tracebility.ingest.body import Budget
 from tracebility.tenant import keys
@@ -212,6 +214,47 @@ async def test_too_many_bytes_at_once_are_refused_for_a_moment(run_edge: Any, te
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
         budget.give_back(taken)
         assert (await edge.runs(tenant, RUN)).status_code == 202
+
+
+def _spans(*spans: bytes) -> bytes:
+    return b'{"resourceSpans":[{"scopeSpans":[{"spans":[%b]}]}]}' % b",".join(spans)
+
+
+SPAN = json.dumps({"traceId": "11" * 16, "spanId": "22" * 8, "name": "n", "startTimeUnixNano": "1769860800000000000"})
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "beside"),
+    [
+        (_spans(*[SPAN.encode()] * 900), "", False),
+        (_spans(*[SPAN.encode()] * 900, b"{}"), "", False),
+        (_spans(*[SPAN.encode()] * 900, b'{"name":1}'), "", True),
+        (_spans(*[b"{}"] * 30_000), "", True),
+        (_spans(*[SPAN.encode()] * 3_000), "", True),
+        (_spans(SPAN.encode(), b" " * 200_000 + b"{}"), "gzip", True),
+        (json.dumps({"runs": [{}] * 30_000}).encode(), "", True),
+    ],
+    ids=["good", "one bad", "to be cut", "many bad", "large", "inflated", "native"],
+)
+async def test_what_takes_long_is_read_beside_the_others(
+    edge: Any, tenant: Any, monkeypatch: pytest.MonkeyPatch, body: bytes, encoding: str, beside: bool
+) -> None:
+    threads: set[int] = set()
+    for source, inspect in list(accept._INSPECT.items()):
+
+        def noted(*given: Any, inspect: Any = inspect) -> Any:
+            threads.add(threading.get_ident())
+            return inspect(*given)
+
+        monkeypatch.setitem(accept._INSPECT, source, noted)
+    if b'"runs"' in body[:20]:
+        answer = await edge.runs(tenant, body)
+    else:
+        sent = gzip.compress(body) if encoding else body
+        answer = await edge.traces(tenant, sent, JSON, **({"content-encoding": encoding} if encoding else {}))
+    assert answer.is_success
+    assert bool(threads) is beside
+    assert threading.get_ident() not in threads
 
 
 async def test_a_fault_of_ours_is_an_answer(run_edge: Any, tenant: Any, monkeypatch: pytest.MonkeyPatch) -> None:

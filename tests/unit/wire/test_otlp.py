@@ -111,9 +111,13 @@ def test_a_span_without_times_or_with_zero_parent_is_kept() -> None:
 
 
 def field(number: int, value: bytes) -> bytes:
-    """A field on the wire; values of up to 16 KB."""
+    """A field on the wire."""
     length = len(value)
-    return bytes([number << 3 | 2, *([length & 127 | 128, length >> 7] if length > 127 else [length])]) + value
+    head = [number << 3 | 2]
+    while length > 127:
+        head.append(length & 127 | 128)
+        length >>= 7
+    return bytes([*head, length]) + value
 
 
 def nested(depth: int) -> bytes:
@@ -305,6 +309,64 @@ def test_a_million_empty_shells_are_refused_before_they_are_parsed(shell: bytes)
 def test_a_million_empty_shells_in_json_are_refused_before_they_are_made(body: bytes) -> None:
     with pytest.raises(PayloadTooLarge):
         otlp.inspect(body, "json")
+
+
+def shells(group: bytes, times: int, last: bytes = b"") -> bytes:
+    return field(1, group * times + last)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (field(1, field(2, b"\x12\x00" * (limits.ITEMS + 1))), "protobuf"),
+        (shells(b"\x12\x00", limits.GROUPS), "protobuf"),
+        (b'{"resourceSpans":[{"scopeSpans":[{"spans":[' + b"{}," * limits.ITEMS + b"{}]}]}]}", "json"),
+        (b'{"resourceSpans":[{"scopeSpans":[' + b"{}," * limits.GROUPS + b"{}]}]}", "json"),
+    ],
+)
+def test_shells_in_a_small_body_are_counted_too(body: bytes, content_type: str) -> None:
+    assert len(body) <= limits.ENVELOPE_BYTES
+    for look in (otlp.inspect, otlp.glance):
+        with pytest.raises(PayloadTooLarge):
+            look(body, content_type)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (field(1, field(2, b"\x12\x00" * 50_000)), "protobuf"),
+        (shells(field(2, b"\x12\x00"), 50_000), "protobuf"),
+        (field(1, field(2, b"\x12\x00" * 50_000 + b"\x12\x01\xff")), "protobuf"),
+        (b'{"resourceSpans":[{"scopeSpans":[' + b'{"spans":[{}]},' * 50_000 + b'{"spans":[{}]}]}]}', "json"),
+        (b'{"resourceSpans":[{"scopeSpans":[{"spans":[' + b"{}," * 50_000 + b'{"name":1}]}]}]}', "json"),
+    ],
+)
+def test_a_glance_gives_up_on_what_takes_long(body: bytes, content_type: str) -> None:
+    assert otlp.glance(body, content_type) is None
+    found = otlp.inspect(body, content_type)
+    assert (found.items, len(found.rejected) in (50_000, 50_001)) == (0, True)
+    assert all(one.error for one in found.rejected[: limits.REJECTIONS_NAMED])
+    assert not any(one.error for one in found.rejected[limits.REJECTIONS_NAMED :])
+
+
+@pytest.mark.parametrize("content_type", ["protobuf", "json"])
+def test_a_glance_sees_what_an_inspection_sees(content_type: str) -> None:
+    made = request([good(1), good(2, name="x" * 5000)], [good(3)])
+    body = made.SerializeToString() if content_type == "protobuf" else as_json(made)
+    assert otlp.glance(body, content_type) == otlp.inspect(body, content_type)
+
+
+def test_equal_surroundings_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Any] = []
+
+    def look(around: Any) -> str:
+        looked.append(around)
+        return ""
+
+    monkeypatch.setattr(otlp.otlp_wire, "why_not_around", look)
+    body = shells(field(2, b"\x12\x00"), 100, field(2, b"\x12\x01\xff"))
+    assert len(otlp.inspect(body, "protobuf").rejected) == 101
+    assert len(looked) == 1
 
 
 def test_the_answer_counts_what_was_rejected() -> None:
