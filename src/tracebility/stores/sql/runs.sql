@@ -89,7 +89,11 @@ SELECT
     trace_id,
     top_name,
     top_kind,
-    multiIf(top_runs, 'running', top_status = 'error' OR (NOT has_root AND error_count > 0), 'error', 'ok'),
+    multiIf(
+        top_status = 'error', 'error',
+        top_runs, 'running',
+        NOT has_root AND error_count > 0, 'error',
+        'ok'),
     multiIf(error_count = 0, '', top_status = 'error' AND top_message != '', top_message, first_error),
     start_time,
     end_time,
