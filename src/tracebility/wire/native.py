@@ -124,9 +124,7 @@ def inspect(body: bytes, _: str = "json") -> Inspection:
         if isinstance(was, Run) and not was.trace_id:
             # Apart from its parent, a child's trace could not be found again.
             text = b'%b,"trace_id":"%b"}' % (text.rstrip()[:-1], run.trace_id.encode())
-            if (
-                len(text) > limits.ITEM_BYTES
-            ):  # the worker would refuse what the client was told is kept
+            if len(text) > limits.ITEM_BYTES:  # the worker would refuse what the client was told is kept
                 refused.append(Rejection(index, _too_large(len(text))))
                 continue
         if members and size + len(text) > limits.ENVELOPE_BYTES:
