@@ -98,6 +98,10 @@ class MethodNotAllowed(Problem):
     status, code, title = 405, "method-not-allowed", "This address does not take this method"
 
 
+class RequestTimeout(Problem):
+    status, code, title = 408, "request-timeout", "The request did not arrive in time"
+
+
 class PayloadTooLarge(Problem):
     status, code, title = 413, "payload-too-large", "The request is larger than is accepted"
 
@@ -114,6 +118,10 @@ class AnswerTooLarge(Problem):
     """What was asked for is there, but larger than one answer may be: asking again changes nothing."""
 
     status, code, title = 422, "answer-too-large", "The answer is larger than can be given"
+
+
+class HeadTooLarge(Problem):
+    status, code, title = 431, "head-too-large", "The address and headers are larger than is accepted"
 
 
 class Overloaded(Problem):

@@ -143,6 +143,8 @@ async def _serve_http(app: App, settings: "Settings", stop: asyncio.Event) -> No
     """Serve ``app`` on what the settings name until ``stop``; requests in flight are finished."""
     import uvicorn
 
+    from tracebility.http_protocol import HttpProtocol
+
     class Server(uvicorn.Server):
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -152,7 +154,7 @@ async def _serve_http(app: App, settings: "Settings", stop: asyncio.Event) -> No
         server = Server(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=HttpProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -18,6 +18,12 @@ ITEMS = 60_000
 # Resources and scopes that group an OTLP request's spans: one of each a span, at worst.
 GROUPS = 2 * ITEMS
 
+# Address and headers. Proxies stop at 8 to 64 KiB.
+HEAD_BYTES = 64 << 10
+
+# How long a client may take from its first byte, or from connecting, until its headers are whole.
+HEAD_SECONDS = 10.0
+
 # How long a client may take to send its body: OTLP exporters give up after 10 s, LangSmith's after 90 s at most.
 BODY_SECONDS = 90.0
 

@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 
 from tracebility.config import Settings
+from tracebility.http_protocol import HttpProtocol
 from tracebility.ids import OrgId, ProjectId, WorkspaceId
 from tracebility.ingest.app import create_app
 from tracebility.ingest.service import IngestServices, open_services
@@ -127,7 +128,7 @@ async def running_edge(settings: Settings, front: Any = None) -> AsyncIterator[E
         listener.bind(("127.0.0.1", 0))
         listener.listen(1024)
         config = uvicorn.Config(
-            create_app(services, front), http="httptools", lifespan="off", log_config=None, access_log=False
+            create_app(services, front), http=HttpProtocol, lifespan="off", log_config=None, access_log=False
         )
         server = _Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
