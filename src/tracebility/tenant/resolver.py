@@ -199,7 +199,7 @@ def _basic(credentials: str) -> str:
         user, _, password = b64decode(credentials, validate=True).decode("ascii").partition(":")
     except ValueError:
         return ""
-    return password if password.startswith(f"{user}_") else ""
+    return password if user and user == password.rpartition("_")[0] else ""
 
 
 def tenant_of(record: KeyRecord) -> TenantContext:

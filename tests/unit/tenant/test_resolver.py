@@ -105,6 +105,8 @@ async def test_every_bad_key_is_refused_in_the_same_words(plane: ControlPlane, r
         ("Basic w6k6w6k=", ""),
         (basic("tb_someoneelse1", key.key), ""),
         (basic("", key.key), ""),
+        (basic("tb", key.key), ""),
+        (basic(key.key, key.key), ""),
         ("", "tb_x_y"),
         ("", stranger.key),
         ("", wrong_secret),
