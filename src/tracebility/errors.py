@@ -99,7 +99,12 @@ class MethodNotAllowed(Problem):
 
 
 class RequestTimeout(Problem):
+    """The rest of the request may still come, and be taken for another one: the connection ends with this answer."""
+
     status, code, title = 408, "request-timeout", "The request did not arrive in time"
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"connection": "close"}
 
 
 class PayloadTooLarge(Problem):

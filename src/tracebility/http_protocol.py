@@ -100,7 +100,9 @@ class HttpProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             body = msgspec.json.encode(problem.body())
             headers = [*self.server_state.default_headers]
-            headers += [(name.encode(), value.encode()) for name, value in problem.headers().items()]
+            headers += [
+                (name.encode(), value.encode()) for name, value in problem.headers().items() if name != "connection"
+            ]
             headers += [(b"content-length", str(len(body)).encode()), (b"connection", b"close")]
             lines = [b"%b: %b\r\n" % header for header in headers]
             self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", body]))

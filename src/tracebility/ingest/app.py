@@ -95,7 +95,7 @@ class _Edge:
                 f"The content type {sent_type[:64]!r} is not understood.", hint=f"Send {' or '.join(types)}."
             )
         content_encoding = encoding.encoding_of(headers.get(b"content-encoding", ""))
-        with self._services.budget.lease() as lease:
+        with self._services.budget.lease(tenant.org_id) as lease:
             data = await body.read(receive, headers.get(b"content-length", ""), lease)
             return await self._services.intake.accept(tenant, Sent(source, content_type, content_encoding, data))
 

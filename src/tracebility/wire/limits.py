@@ -27,6 +27,10 @@ HEAD_SECONDS = 10.0
 # How long a client may take to send its body: OTLP exporters give up after 10 s, LangSmith's after 90 s at most.
 BODY_SECONDS = 90.0
 
+# Of a body that is on its way, so much must come every so many seconds: a stalled one holds memory that others need.
+STEP_BYTES = 10 << 10
+STEP_SECONDS = 10.0
+
 # --- of an item (a span or a run) ---
 
 # As decoded. One item is one row: the engine writes rows of 10 MiB without trouble, and no reader opens larger ones.

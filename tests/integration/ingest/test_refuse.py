@@ -134,6 +134,9 @@ class Connection:
     def send(self, *lines: str) -> None:
         self.writer.write("\r\n".join([*lines, "", ""]).encode())
 
+    async def ended(self) -> bool:
+        return await self._reader.read() == b""
+
     async def status(self) -> int:
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length"))
@@ -203,6 +206,38 @@ async def test_a_client_that_is_too_slow_is_told(edge: Any, tenant: Any, monkeyp
             f"content-type: {JSON}",
         )
         assert await connection.status() == 400
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+async def test_a_body_that_comes_to_a_halt_is_cut(
+    edge: Any, tenant: Any, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    monkeypatch.setattr(limits, "STEP_SECONDS", 0.2)
+    async with Connection(edge.port) as connection:
+        connection.send(
+            "POST /v1/runs HTTP/1.1",
+            "host: x",
+            "content-length: 1000000",
+            f"x-api-key: {tenant.key}",
+            f"content-type: {JSON}",
+        )
+        for _ in range(steps):
+            connection.writer.write(bytes(limits.STEP_BYTES))
+            await connection.writer.drain()
+        assert await connection.status() == 408
+        assert await connection.ended()
+    assert not edge.services.budget.held
+
+
+async def test_stalled_bodies_of_one_org_leave_room_for_others(edge: Any, tenant: Any, new_tenant: Any) -> None:
+    other = await new_tenant(Scope.INGEST_WRITE)
+    budget: Budget = edge.services.budget
+    with budget.lease(tenant.org_id) as lease:
+        lease.take(budget.share - 100)
+        assert (await edge.runs(tenant, RUN)).status_code == 503
+        assert (await edge.runs(other, RUN)).status_code == 202
+    assert (await edge.runs(tenant, RUN)).status_code == 202
+    assert not budget.held
 
 
 async def test_too_many_bytes_at_once_are_refused_for_a_moment(run_edge: Any, tenant: Any) -> None:
