@@ -1,14 +1,15 @@
 """How runs are read: the newest of a project without paying for every version of every run, and one with its spans."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from tracebility.errors import NotFound
 from tracebility.stores.scoped import ScopedClickHouse
 
 # Rows asked for beyond a page's, because a run that still grows has rows of versions that were replaced.
-SPARE_ROWS = 16
+SPARE_ROWS = 8
 
 # Spans of a run that are answered at once, the earliest. A trace id that a program uses for years must not take this
 # process down; ScopedClickHouse also bounds the bytes.
@@ -59,17 +60,23 @@ async def _latest(rows: ScopedClickHouse, window: Window, limit: int) -> AsyncIt
     """
     seen: set[str] = set()
     while window.from_ns <= window.last_ns:
-        ask = limit - len(seen) + SPARE_ROWS + limit // 4
-        candidates = await rows.rows("read_runs_newest", **_bounds(window), limit=ask)
+        missing = limit - len(seen)
+        ask = missing + SPARE_ROWS + limit // 8
+        candidates: Sequence[Row] = await rows.rows("read_runs_newest", **_bounds(window), limit=ask)
         if not candidates:
             return
         newest = {row["run_id"]: row["version"] for row in sorted(candidates, key=_version)}
+        more = len(candidates) == ask
+        asked = set(list(dict.fromkeys(row["run_id"] for row in candidates))[:missing])
+        if len(asked) < len(newest):  # spares that were not needed: looking up a run's place costs the engine a read
+            candidates = _beginning(candidates, asked)
+            more = True
         places = {
             row["run_id"]: (row["start_ns"], row["run_id"])
-            for row in await rows.rows("read_runs_versions", ids=list(newest))
+            for row in await rows.rows("read_runs_versions", ids=list(asked))
         }
         begin = (window.before_ns, window.before_id) if window.before_id else (window.before_ns + 1, "")
-        end = _place(candidates[-1]) if len(candidates) == ask else (window.from_ns, "")
+        end = _place(candidates[-1]) if more else (window.from_ns, "")
         for row in candidates:
             run_id = row["run_id"]
             if row["version"] != newest[run_id] or run_id in seen or not end <= places.get(run_id, end) < begin:
@@ -78,9 +85,14 @@ async def _latest(rows: ScopedClickHouse, window: Window, limit: int) -> AsyncIt
             yield row
             if len(seen) == limit:
                 return
-        if len(candidates) < ask:
+        if not more:
             return
         window = window._replace(before_ns=end[0], before_id=end[1])
+
+
+def _beginning(candidates: Sequence[Row], asked: Container[str]) -> Sequence[Row]:
+    """The rows before the first one of a run that is not among ``asked``."""
+    return list(takewhile(lambda row: row["run_id"] in asked, candidates))
 
 
 def _bounds(window: Window) -> dict[str, object]:

@@ -215,8 +215,8 @@ def span_from(row: Row) -> Span:
         scope_name=row["scope_name"] or None,
         scope_version=row["scope_version"] or None,
         environment=row["environment"] or None,
-        events=value_of(row["events"]) or [],
-        links=value_of(row["links"]) or [],
+        events=_list_of(row["events"]),
+        links=_list_of(row["links"]),
         source=row["source"],
         accepted_at=rfc3339(row["accepted_us"] * 1000),
         children=[],
@@ -224,12 +224,13 @@ def span_from(row: Row) -> Span:
 
 
 _BRACKETS = ("{", "[")
+_EMPTY = ("", "[]")
 _as_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 def value_of(text: str) -> str | msgspec.Raw:
     """Stored text as JSON: itself when it is an object or array, else a string (the text ``42`` may be either)."""
-    if text[:1] in _BRACKETS:
+    if text.startswith(_BRACKETS):
         try:
             if len(text) <= DEEPEST_JSON or not is_deeper(text.encode(), DEEPEST_JSON):
                 return _as_json(text)
@@ -267,7 +268,11 @@ def _run_fields(row: Row) -> dict[str, Any]:
 
 
 def _values(stored: Mapping[str, str]) -> dict[str, str | msgspec.Raw]:
-    return {name: value_of(text) if text[:1] in _BRACKETS else text for name, text in stored.items()}
+    return {name: value_of(text) if text.startswith(_BRACKETS) else text for name, text in stored.items()}
+
+
+def _list_of(text: str) -> str | msgspec.Raw | list[Any]:
+    return [] if text in _EMPTY else value_of(text)
 
 
 def window_of(cursor_text: str | None, from_text: str | None, to_text: str | None, scope: TenantScope) -> Window:
