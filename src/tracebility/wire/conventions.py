@@ -18,8 +18,8 @@ Reader: TypeAlias = Callable[[Any], Any]
 
 # No call has more tokens; a sum over a trace must not wrap around.
 MAX_TOKENS = 10**12
-# Decimal(18, 9) ends at a billion dollars. A run sums its spans, so one span may hold a thousandth of it.
-MAX_COST_NANODOLLARS = 10**15
+# What Decimal(18, 9) holds: just under a billion dollars.
+MAX_COST_NANODOLLARS = 10**18 - 1
 MAX_SECONDS = 10**9
 # Names of attributes come from outside: what was learned about them is forgotten when it is this much.
 _REMEMBERED_NAMES = 20_000
@@ -359,4 +359,4 @@ def _number(value: Any) -> float | int | None:
 
 def _scaled(value: Any, scale: float, most: int) -> int | None:
     number = _number(value)
-    return None if number is None or number < 0 or number > most / scale else round(number * scale)
+    return None if number is None or number < 0 or number > most / scale else min(round(number * scale), most)

@@ -41,6 +41,14 @@ def test_a_reported_cost_is_kept(wire: Wire) -> None:
     assert (Decimal(row.cost or 0), row.cost_source) == (1, "reported")
 
 
+@pytest.mark.parametrize("dollars", ["1000001", "999999999.999999999"])
+def test_a_large_reported_cost_is_kept_too(wire: Wire, dollars: str) -> None:
+    batch = wire.Mapped()
+    body = json.dumps(GOOD | {"cost": 0}).replace('"cost": 0', f'"cost": {dollars}').encode()
+    rows.add(batch, wire.make_envelope(body, source="native"))
+    assert Decimal(batch.row().cost or 0) / 10**9 == Decimal(dollars)
+
+
 @pytest.mark.parametrize(("kind", "model", "priced"), [("agent", "", False), ("llm", "gpt-4o", True)])
 def test_only_calls_have_a_model_and_a_price(wire: Wire, kind: str, model: str, priced: bool) -> None:
     row = wire.map_run(kind=kind, model="gpt-4o", usage={"input_tokens": 10}).row()

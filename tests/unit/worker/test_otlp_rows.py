@@ -169,6 +169,13 @@ def test_parts_of_a_cost_make_the_cost_and_stay(wire: Wire) -> None:
     assert mapped.attributes() == {"llm.cost.prompt": "0.25", "llm.cost.completion": "0.5"}
 
 
+def test_a_cost_ends_where_its_column_does(wire: Wire) -> None:
+    parts = wire.map_span({"llm.cost.prompt": 9e8, "llm.cost.completion": 9e8})
+    assert (parts.row().cost, parts.row().cost_source) == (10**18 - 1, "reported")
+    assert wire.map_span({"llm.cost.total": 1e9}).row().cost == 10**18 - 1
+    assert wire.map_span({"llm.cost.total": 2e9}).row().cost is None
+
+
 def test_system_instructions_come_before_the_messages(wire: Wire) -> None:
     instructions = '[{"type":"text","content":"be brief"}]'
     for messages, rest in (("[]", []), ('[{"role":"user"}]', [{"role": "user"}]), (None, [])):
