@@ -34,3 +34,49 @@ async def test_a_run_of_unknown_cost_has_none(stored: Make, spans: Make) -> None
 async def test_a_run_that_has_not_ended_is_running_unless_it_failed(stored: Make, changes: Any, status: str) -> None:
     run = {"id": "0192f0c1-0000-7000-8000-000000000001", "name": "r", "kind": "agent", "start_time": 1_795_521_600}
     assert (await stored(run | changes))["status"] == status
+
+
+def said(make: Make, number: int, parent: int | None, operation: str, tokens: int = 0, cost: float = 0.0) -> Any:
+    """A span that says so many tokens and dollars, or nothing of them."""
+    usage: dict[str, Any] = {"gen_ai__usage__input_tokens": tokens} if tokens else {}
+    usage |= {"llm__cost__total": cost} if cost else {}
+    return make(number, parent, gen_ai__operation__name=operation, **usage)
+
+
+TREES: dict[str, tuple[list[tuple[Any, ...]], int, str | None]] = {
+    "a span that is its own parent": ([(0, 0, "chat", 7)], 7, None),
+    "two calls that are each other's parent": ([(0, 1, "chat", 7, 1.0), (1, 0, "chat", 7, 1.0)], 7, "1"),
+    "a chain between a call and its wrapper": (
+        [(0, None, "chat", 10, 1.0), (1, 0, "plan"), (2, 1, "chat", 7, 0.5), (3, 1, "chat", 2, 0.25)],
+        9,
+        "0.75",
+    ),
+    "a call in a tool of a call": (
+        [(0, None, "chat", 10), (1, 0, "execute_tool"), (2, 1, "chat", 7)],
+        17,
+        None,
+    ),
+    "an embedding below a call": ([(0, None, "chat", 10, 1.0), (1, 0, "embeddings", 7, 0.5)], 17, "1.5"),
+    "an embedding below an embedding": ([(0, None, "embeddings", 7), (1, 0, "embeddings", 7)], 7, None),
+    "a cost that only the wrapper knows": ([(0, None, "chat", 10, 1.0), (1, 0, "chat", 10)], 10, "1"),
+    "a cost that only the agent knows": ([(0, None, "invoke_agent", 20, 1.0), (1, 0, "chat", 10)], 10, "1"),
+    "agents below a root that says nothing": (
+        [(0, None, "plan"), (1, 0, "invoke_agent", 10, 1.0), (2, 1, "invoke_agent", 7, 0.5), (3, 0, "plan", 5)],
+        15,
+        "1",
+    ),
+    "an agent deep below a root that says nothing": (
+        [(0, None, "plan"), (1, 0, "plan"), (2, 1, "invoke_agent", 10), (3, 2, "invoke_agent", 7)],
+        10,
+        None,
+    ),
+    "costs beyond what a column holds": ([(0, None, "chat", 1, 9e8), (1, None, "chat", 1, 9e8)], 2, "999999999"),
+    "nothing": ([(0, None, "chat"), (1, 0, "plan")], 0, None),
+}
+
+
+@pytest.mark.parametrize("tree", TREES)
+async def test_usage_that_is_said_twice_counts_once(stored: Make, spans: Make, tree: str) -> None:
+    sent, tokens, cost = TREES[tree]
+    run = await stored([said(spans, *one) for one in sent])
+    assert (run["total_tokens"], run["cost"]) == (tokens, cost)

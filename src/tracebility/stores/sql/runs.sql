@@ -17,6 +17,25 @@ INSERT INTO run
     session_id, user_id, tags, environment, accepted_at, version
 )
 WITH
+    -- Which of `ids` are among `some`. Everything about usage is sets of ids of one trace: linear, and no join.
+    (ids, some) -> arrayMap(
+        place -> place <= length(arrayDistinct(some)),
+        arraySlice(arrayEnumerateDense(arrayConcat(arrayDistinct(some), ids)), length(arrayDistinct(some)) + 1)
+    ) AS are_among,
+    -- `some` and what is one step from them, over the spans between.
+    (some, steps_from, steps_to) ->
+        arrayConcat(some, arrayFilter((id, is_step) -> is_step, steps_to, are_among(steps_from, some))) AS wider,
+    -- The parents, but for one of two spans that name each other.
+    (ids, parents) -> arrayMap(
+        (parent, nth) -> if(nth = 1, parent, 0),
+        parents, arrayEnumerateUniq(arrayMap((id, parent) -> id + parent, ids, parents))
+    ) AS untangled,
+    -- Calls that repeat what a call below says, at most one span in between: each further one costs 3 us a span.
+    (ids, parents) -> are_among(ids, wider(untangled(ids, parents), between, above_between)) AS repeat_others,
+    -- Spans whose parent says it too.
+    (ids, parents) -> are_among(parents, ids) AS are_parts,
+    (numbers, are_passed) -> arraySum(arrayMap((number, is_passed) -> if(is_passed, 0, number), numbers, are_passed))
+        AS sum_of,
     spans AS
     (
         SELECT
@@ -24,7 +43,13 @@ WITH
             start_time, end_time, model, input_tokens, output_tokens, total_tokens, cost, input_preview, output_preview,
             session_id, user_id, tags, environment, accepted_at,
             kind IN ('llm', 'embedding', 'reranker') AS is_call,
-            is_call AND (input_tokens + output_tokens + total_tokens > 0 OR isNotNull(cost)) AS has_usage,
+            input_tokens + output_tokens + total_tokens > 0 AS has_tokens,
+            isNotNull(cost) AS has_cost,
+            tuple(input_tokens, output_tokens, total_tokens) AS tokens,
+            indexOf(['embedding', 'reranker'], kind) AS code,
+            sipHash64(span_id) AS own,
+            if(parent_span_id IN ('', span_id), 0, sipHash64(parent_span_id)) AS up,
+            up != 0 AND kind != 'tool' AND NOT (is_call AND (has_tokens OR has_cost)) AS is_between,
             -- The top of a trace comes first in this order: the root; without one the span that begins first, and of
             -- those that begin together the one that ends last, which encloses the others.
             bitShiftLeft(toUInt128(parent_span_id != ''), 126)
@@ -48,9 +73,8 @@ WITH
             argMin(s.status, s.place) AS top_status,
             argMin(s.status_message, s.place) AS top_message,
             argMin(isNull(s.end_time), s.place) AS top_runs,
-            argMin(s.input_tokens, s.place) AS top_input_tokens,
-            argMin(s.output_tokens, s.place) AS top_output_tokens,
-            argMin(s.total_tokens, s.place) AS top_total_tokens,
+            argMin(s.tokens, s.place) AS top_tokens,
+            argMin(s.has_tokens, s.place) AS top_has_tokens,
             argMin(tuple(s.cost), s.place).1 AS top_cost,
             argMin(s.input_preview, s.place) AS top_input,
             argMin(s.output_preview, s.place) AS top_output,
@@ -67,20 +91,53 @@ WITH
             max(s.end_time) AS end_time,
             count() AS span_count,
             countIf(s.status = 'error') AS error_count,
-            countIf(s.has_usage) AS calls,
-            -- Each call under its own id and, with nothing but a mark, under its parent's: a marked one repeats what the
-            -- calls below it say.
-            sumMapIf(
-                [sipHash64(s.span_id), sipHash64(s.parent_span_id)],
-                [s.input_tokens, 0], [s.output_tokens, 0], [s.total_tokens, 0],
-                [ifNull(s.cost, 0), 0], [toUInt64(isNotNull(s.cost)), 0], [toUInt64(0), 1],
-                s.has_usage) AS usage,
-            arrayMap(marks -> marks = 0, usage.7) AS is_leaf,
+            -- Spans that calls may be put together by: they say nothing of usage, and what calls the model below them is
+            -- part of what did so above. Not tools: a model that is called in one is another call.
+            groupArrayIf(s.own, s.is_between) AS between,
+            groupArrayIf(s.up, s.is_between) AS above_between,
+            -- Calls know their parent only as a call of the same kind: a model's answer is not repeated by an embedding.
+            groupArrayIf(bitXor(s.own, s.code), s.is_call AND s.has_tokens) AS call,
+            groupArrayIf(bitXor(s.up, s.code), s.is_call AND s.has_tokens) AS above_call,
+            groupArrayIf(s.tokens, s.is_call AND s.has_tokens) AS call_tokens,
+            groupArrayIf(bitXor(s.own, s.code), s.is_call AND s.has_cost) AS paid,
+            groupArrayIf(bitXor(s.up, s.code), s.is_call AND s.has_cost) AS above_paid,
+            groupArrayIf(assumeNotNull(s.cost), s.is_call AND s.has_cost) AS paid_cost,
+            -- Others, whose usage counts when no call has any.
+            groupArrayIf(s.own, NOT s.is_call AND s.has_tokens) AS other,
+            groupArrayIf(s.up, NOT s.is_call AND s.has_tokens) AS above_other,
+            groupArrayIf(s.tokens, NOT s.is_call AND s.has_tokens) AS other_tokens,
+            groupArrayIf(s.own, NOT s.is_call AND s.has_cost) AS other_paid,
+            groupArrayIf(s.up, NOT s.is_call AND s.has_cost) AS above_other_paid,
+            groupArrayIf(assumeNotNull(s.cost), NOT s.is_call AND s.has_cost) AS other_cost,
             arraySort(groupUniqArrayIf(100)(s.model, s.is_call AND s.model != '')) AS models,
             arraySort(groupUniqArrayArray(1000)(s.tags)) AS tags,
             min(s.accepted_at) AS accepted_at
         FROM spans AS s
         GROUP BY org_id, project_id, trace_id
+    ),
+    totals AS
+    (
+        SELECT
+            *,
+            -- What calls say, unless one below says it too. Without such calls what the top says, or else those below.
+            if(empty(call), are_parts(other, above_other), repeat_others(call, above_call)) AS is_token_passed,
+            if(empty(call), other_tokens, call_tokens) AS all_tokens,
+            if(
+                empty(call) AND top_has_tokens,
+                top_tokens,
+                (
+                    sum_of(all_tokens.1, is_token_passed),
+                    sum_of(all_tokens.2, is_token_passed),
+                    sum_of(all_tokens.3, is_token_passed)
+                )
+            ) AS said_tokens,
+            if(empty(paid), are_parts(other_paid, above_other_paid), repeat_others(paid, above_paid)) AS is_cost_passed,
+            multiIf(
+                empty(paid) AND isNotNull(top_cost), top_cost,
+                empty(paid) AND empty(other_paid), NULL,
+                sum_of(if(empty(paid), other_cost, paid_cost), is_cost_passed)
+            ) AS said_cost
+        FROM traces
     )
 SELECT
     org_id,
@@ -101,20 +158,11 @@ SELECT
     span_count,
     error_count,
     models,
-    if(calls > 0, arraySum(arrayMap((tokens, leaf) -> tokens * leaf, usage.2, is_leaf)), top_input_tokens),
-    if(calls > 0, arraySum(arrayMap((tokens, leaf) -> tokens * leaf, usage.3, is_leaf)), top_output_tokens),
-    if(calls > 0, arraySum(arrayMap((tokens, leaf) -> tokens * leaf, usage.4, is_leaf)), top_total_tokens),
+    said_tokens.1,
+    said_tokens.2,
+    said_tokens.3,
     -- The column ends at a billion. Not `least`, which passes over NULL: the cost of a run may be unknown.
-    CAST(
-        if(
-            (multiIf(
-                calls = 0, top_cost,
-                arraySum(arrayMap((costs, leaf) -> costs * leaf, usage.6, is_leaf)) > 0,
-                arraySum(arrayMap((cost, leaf) -> if(leaf, cost, 0), usage.5, is_leaf)),
-                NULL) AS run_cost) > 999999999,
-            999999999,
-            run_cost),
-        'Nullable(Decimal(18, 9))'),
+    CAST(if(said_cost > 999999999, 999999999, said_cost), 'Nullable(Decimal(18, 9))'),
     if(top_input != '', top_input, first_input),
     if(top_output != '', top_output, last_output),
     if(top_session != '', top_session, first_session),
@@ -123,4 +171,4 @@ SELECT
     if(top_environment != '', top_environment, first_environment),
     accepted_at,
     {version:UInt64}
-FROM traces;
+FROM totals;
