@@ -30,7 +30,7 @@ WITH
         (parent, nth) -> if(nth = 1, parent, 0),
         parents, arrayEnumerateUniq(arrayMap((id, parent) -> id + parent, ids, parents))
     ) AS untangled,
-    -- Calls that repeat what a call below says, at most one span in between: each further one costs 3 us a span.
+    -- Calls that repeat what a call below says, at most one span in between: further ones cost every trace.
     (ids, parents) -> are_among(ids, wider(untangled(ids, parents), between, above_between)) AS repeat_others,
     -- Spans whose parent says it too.
     (ids, parents) -> are_among(parents, ids) AS are_parts,
