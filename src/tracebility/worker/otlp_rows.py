@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tracebility.wire import otlp
 from tracebility.wire.conventions import DEFAULT_KIND, MODEL_KINDS, READERS, RESOURCE_SLOTS, Slot, as_text, read_text
-from tracebility.wire.envelope import Header
+from tracebility.wire.envelope import Header, MalformedEnvelope
 from tracebility.wire.limits import LABEL_CHARS, MAX_UNIX_NANO, MESSAGE_CHARS, NAME_CHARS, TAGS
 from tracebility.wire.otlp_sizes import span_sizes
 from tracebility.worker.batch import Batch, Resource, identity
@@ -23,6 +23,9 @@ from tracebility.worker.usage import settle
 
 SPAN_KINDS = {1: "internal", 2: "server", 3: "client", 4: "producer", 5: "consumer"}
 STATUSES = {1: "ok", 2: "error"}
+
+# Every row carries its resource and scope. A body of 1 MiB could say half of that once, above thousands of tiny spans.
+REPEATED_BYTES = 256 << 20
 
 _UNSET, _ERROR = 0, 2
 _NO_PARENT = bytes(8)  # what some exporters send for a root
@@ -53,11 +56,19 @@ def add_spans(batch: Batch, header: Header, body: bytes) -> None:
     rejected = frozenset(header.rejected)
     hashed = identity(header)
     position = -1
+    repeated = 0
     for resource_spans in request.resource_spans:
         keys, values, owner = _resource(batch, resource_spans.resource.attributes)
+        around = sum(map(len, keys)) + sum(map(len, values))
         before = len(batch.rows)
         for scope_spans in resource_spans.scope_spans:
             scope = _scope(scope_spans.scope)
+            around_scope = around + sum(len(key) + len(text) for key, text in scope[2])
+            repeated += around_scope * len(scope_spans.spans)
+            if repeated > REPEATED_BYTES:
+                raise MalformedEnvelope(
+                    f"resources and scopes, repeated for each of their spans, are over {REPEATED_BYTES >> 20} MiB"
+                )
             for span in scope_spans.spans:
                 position += 1
                 if position in rejected:

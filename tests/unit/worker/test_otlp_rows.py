@@ -473,3 +473,13 @@ def test_no_span_stops_the_mapping_and_every_row_fits_its_columns(
     assert meter_block(mapped).rows == 2
     lost = set(attributes) - set(mapped.attributes())
     assert all(mapped.table[name] is not None for name in lost)
+
+
+def test_a_resource_that_would_be_repeated_without_bound_is_not_mapped(wire: Wire) -> None:
+    """A body of 1 MiB would become gigabytes: each row carries its resource."""
+    spans = [Span(trace_id=bytes(range(16)), span_id=number.to_bytes(8, "big")) for number in range(1, 1001)]
+    body = wire.make_request(*spans, resource={"k": "x" * (300 << 10)}).SerializeToString()
+    batch = wire.Mapped()
+    with pytest.raises(MalformedEnvelope, match="repeated for each of their spans"):
+        rows.add(batch, wire.make_envelope(body, items=len(spans)))
+    assert batch.rows == []
