@@ -32,6 +32,7 @@ from tracebility.worker import memory, rows
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import meter_block, span_block
 from tracebility.worker.consume import BATCH_ROWS
+from tracebility.worker.write import TRACES_A_STATEMENT
 
 POOL = 40
 
@@ -107,14 +108,17 @@ async def engine_stages(
     async def measure(stage: str, work: Any) -> Any:
         own, far = time.process_time(), sum(process.cpu_times()[:2])
         result = await work
-        stages.cpu[f"{stage}, client"] = (time.process_time() - own) / stages.spans * 1e6
-        stages.cpu[f"{stage}, engine"] = (sum(process.cpu_times()[:2]) - far) / stages.spans * 1e6
+        near = (time.process_time() - own) / stages.spans * 1e6
+        beyond = (sum(process.cpu_times()[:2]) - far) / stages.spans * 1e6
+        stages.cpu[f"{stage}, client"] = stages.cpu.get(f"{stage}, client", 0) + near
+        stages.cpu[f"{stage}, engine"] = stages.cpu.get(f"{stage}, engine", 0) + beyond
         return result
 
     await measure("spans", engine.insert_native(*spans))
     version = (await engine.query(query("engine_clock"))).rows[0][0]
-    parameters = {"traces": traces, "orgs": orgs, "version": version}
-    await measure("runs", engine.execute(query("recompute_runs"), parameters))
+    for start in range(0, len(traces), TRACES_A_STATEMENT):
+        part = {"traces": traces[start : start + TRACES_A_STATEMENT], "orgs": orgs, "version": version}
+        await measure("runs", engine.execute(query("recompute_runs"), part))
     await measure("meter", engine.insert_native(*meter))
 
 
