@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from tracebility.config import Settings
+from tracebility.embedded.clickhouse.settings import VARIABLES
 from tracebility.errors import Problem
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +24,12 @@ def problems(kind: type[Problem] = Problem) -> Iterator[type[Problem]]:
     yield kind
     for below in kind.__subclasses__():
         yield from problems(below)
+
+
+def variables() -> set[str]:
+    """Every variable that the source names."""
+    pattern = re.compile(r"(?<![A-Z_])TRACEBILITY_[A-Z][A-Z_]*[A-Z]\b")
+    return {name for file in (ROOT / "src").rglob("*.py") for name in pattern.findall(file.read_text())}
 
 
 def metric_names() -> set[str]:
@@ -51,6 +58,21 @@ def commands(command: typer.core.TyperGroup | typer.core.TyperCommand, path: str
 def test_every_setting_is_documented(field: str) -> None:
     assert f"`TRACEBILITY_{field.upper()}`" in page("configuration.md")
     assert Settings.model_fields[field].description
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_every_internal_variable_is_documented(variable: str) -> None:
+    assert f"`{variable}`" in page("configuration.md")
+
+
+def test_every_variable_in_the_source_is_documented() -> None:
+    """Also one that no list of settings holds."""
+    assert [name for name in sorted(variables()) if f"`{name}" not in page("configuration.md")] == []
+
+
+def test_a_store_is_reached_by_its_dsn_and_nothing_else() -> None:
+    of_stores = {name for name in variables() if re.match(r"TRACEBILITY_(PG|POSTGRES|CLICKHOUSE|REDIS|VALKEY)", name)}
+    assert of_stores == {"TRACEBILITY_PG_DSN", "TRACEBILITY_CLICKHOUSE_URL", "TRACEBILITY_REDIS_URL"}
 
 
 @pytest.mark.parametrize("code", sorted({problem.code for problem in problems()}))

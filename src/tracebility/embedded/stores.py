@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from tracebility.embedded import probes
+from tracebility.embedded.clickhouse import settings as front
 from tracebility.embedded.installation import DSN_VARIABLES, DataDir, Secrets
 from tracebility.embedded.postgres import Postgres
 from tracebility.embedded.process import Program, Said
@@ -15,9 +15,7 @@ from tracebility.embedded.service import Service
 from tracebility.embedded.valkey import Valkey
 from tracebility.errors import ConfigurationError
 
-CLICKHOUSE_OWNER = "tracebility"
 CLICKHOUSE_STOP_S = 2  # For running queries when it is told to end; less than the supervisor allows it.
-CLICKHOUSE_READER = "tracebility_reader"
 
 
 @dataclass(slots=True)
@@ -60,9 +58,9 @@ class Stores:
         if environment.get("TRACEBILITY_CLICKHOUSE_URL"):
             stores.clickhouse_url = stores.clickhouse_reader_url = environment["TRACEBILITY_CLICKHOUSE_URL"]
         else:
-            front = ClickHouse(data.path / "clickhouse", secrets, stores.pg_dsn)
-            stores.clickhouse_url, stores.clickhouse_reader_url = front.url(), front.url(reader=True)
-            keep("clickhouse", front.program, lambda: probes.clickhouse(front.url()))
+            clickhouse = ClickHouse(data.path / "clickhouse", secrets)
+            stores.clickhouse_url, stores.clickhouse_reader_url = clickhouse.url(), clickhouse.url(reader=True)
+            keep("clickhouse", clickhouse.program, lambda: probes.clickhouse(clickhouse.url()))
         return stores
 
     def environment(self, *, reader: bool = False) -> dict[str, str]:
@@ -87,19 +85,16 @@ def _check_outside(environment: Mapping[str, str]) -> None:
 class ClickHouse:
     """The embedded engine behind ClickHouse's HTTP interface."""
 
-    def __init__(self, folder: Path, secrets: Secrets, pg_dsn: str) -> None:
+    def __init__(self, folder: Path, secrets: Secrets) -> None:
         self._folder = folder
-        # The one place the engine may connect to: its tenant dictionary reads from there.
-        where = urlsplit(pg_dsn)
-        self._postgres = f"{where.hostname}:{where.port or 5432}"
         self._port = secrets.port("clickhouse")
         self._owner = secrets.password("clickhouse")
         self._reader = secrets.password("clickhouse_reader")
 
     def url(self, *, reader: bool = False) -> str:
         """The one way to it, as its owner or as the user that may only read."""
-        user, password = (CLICKHOUSE_READER, self._reader) if reader else (CLICKHOUSE_OWNER, self._owner)
-        return f"http://{user}:{password}@127.0.0.1:{self._port}/tracebility"
+        user, password = (front.READER, self._reader) if reader else (front.OWNER, self._owner)
+        return f"http://{user}:{password}@127.0.0.1:{self._port}/{front.DATABASE}"
 
     def program(self) -> Program:
         """What to run.
@@ -117,9 +112,8 @@ class ClickHouse:
             "clickhouse",
             [sys.executable, "-m", "tracebility.embedded.clickhouse", *where],
             environment={
-                "TRACEBILITY_CLICKHOUSE_PASSWORD": self._owner,
-                "TRACEBILITY_CLICKHOUSE_READER_PASSWORD": self._reader,
-                "TRACEBILITY_CLICKHOUSE_STOP_TIMEOUT_S": str(CLICKHOUSE_STOP_S),
-                "TRACEBILITY_CLICKHOUSE_ALLOWED_HOSTS": self._postgres,
+                front.OWNER_PASSWORD: self._owner,
+                front.READER_PASSWORD: self._reader,
+                front.STOP_TIMEOUT_S: str(CLICKHOUSE_STOP_S),
             },
         )

@@ -18,7 +18,14 @@ DEFAULT_MEMORY_BYTES = 3 << 30
 # Below this the engine cannot merge wide parts.
 MIN_MEMORY_BYTES = 512 * _MIB
 DEFAULT_STOP_TIMEOUT_S = 8
-PREFIX = "TRACEBILITY_CLICKHOUSE_"
+# Not TRACEBILITY_CLICKHOUSE_*: those say how to reach a store, and that is its DSN's to say alone.
+PREFIX = "TRACEBILITY_FRONT_"
+OWNER_PASSWORD = PREFIX + "OWNER_PASSWORD"
+READER_PASSWORD = PREFIX + "READER_PASSWORD"
+MEMORY_BYTES = PREFIX + "MEMORY_BYTES"
+QUERY_LOG = PREFIX + "QUERY_LOG"
+STOP_TIMEOUT_S = PREFIX + "STOP_TIMEOUT_S"
+VARIABLES = (OWNER_PASSWORD, READER_PASSWORD, MEMORY_BYTES, QUERY_LOG, STOP_TIMEOUT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,7 @@ class FrontSettings:
 def from_environment(
     data_dir: Path, host: str, port: int, environment: Mapping[str, str] = os.environ
 ) -> FrontSettings:
-    """Read the variables ``TRACEBILITY_CLICKHOUSE_*``.
+    """Read the variables ``TRACEBILITY_FRONT_*``.
 
     Raises:
         ConfigurationError: when a password is missing or a number is malformed; the text names the variable.
@@ -49,25 +56,25 @@ def from_environment(
         data_dir=data_dir.resolve(),
         host=host,
         port=port,
-        owner_password=_password(environment, "PASSWORD"),
-        reader_password=_password(environment, "READER_PASSWORD"),
-        memory_bytes=_number(environment, "MEMORY_BYTES", DEFAULT_MEMORY_BYTES, MIN_MEMORY_BYTES),
-        query_log=environment.get(PREFIX + "QUERY_LOG", "") in {"1", "true"},
-        stop_timeout_s=_number(environment, "STOP_TIMEOUT_S", DEFAULT_STOP_TIMEOUT_S, 1),
+        owner_password=_password(environment, OWNER_PASSWORD),
+        reader_password=_password(environment, READER_PASSWORD),
+        memory_bytes=_number(environment, MEMORY_BYTES, DEFAULT_MEMORY_BYTES, MIN_MEMORY_BYTES),
+        query_log=environment.get(QUERY_LOG, "") in {"1", "true"},
+        stop_timeout_s=_number(environment, STOP_TIMEOUT_S, DEFAULT_STOP_TIMEOUT_S, 1),
     )
 
 
 def _password(environment: Mapping[str, str], name: str) -> str:
-    value = environment.get(PREFIX + name, "")
+    value = environment.get(name, "")
     if not value:
-        raise ConfigurationError(f"{PREFIX}{name} is not set. Set it to the password that clients will send.")
+        raise ConfigurationError(f"{name} is not set. Set it to the password that clients will send.")
     return value
 
 
 def _number(environment: Mapping[str, str], name: str, default: int, least: int) -> int:
-    text = environment.get(PREFIX + name, "")
+    text = environment.get(name, "")
     if not text:
         return default
     if not text.isdecimal() or int(text) < least:
-        raise ConfigurationError(f"{PREFIX}{name} is {text!r}. Set it to a whole number of at least {least}.")
+        raise ConfigurationError(f"{name} is {text!r}. Set it to a whole number of at least {least}.")
     return int(text)

@@ -33,8 +33,8 @@ class FrontProcess:
         """Start it and wait until it says that it is ready."""
         command = [sys.executable, "-m", "tracebility.embedded.clickhouse", "--data-dir", str(self.data_dir)]
         environment = os.environ | {
-            "TRACEBILITY_CLICKHOUSE_PASSWORD": OWNER_PASSWORD,
-            "TRACEBILITY_CLICKHOUSE_READER_PASSWORD": READER_PASSWORD,
+            "TRACEBILITY_FRONT_OWNER_PASSWORD": OWNER_PASSWORD,
+            "TRACEBILITY_FRONT_READER_PASSWORD": READER_PASSWORD,
         }
         with (self.data_dir.parent / f"{self.data_dir.name}.log").open("ab") as log:
             self.process = subprocess.Popen(

@@ -188,7 +188,7 @@ def test_a_second_process_on_a_directory_is_refused_with_the_first_one_s_pid(fro
         "--port",
         "0",
     ]
-    passwords = {f"TRACEBILITY_CLICKHOUSE_{name}": "x" for name in ("PASSWORD", "READER_PASSWORD")}
+    passwords = {f"TRACEBILITY_FRONT_{name}": "x" for name in ("OWNER_PASSWORD", "READER_PASSWORD")}
     second = subprocess.run(command, env=os.environ | passwords, capture_output=True, text=True, timeout=60)
     assert second.returncode == 1
     assert second.stderr.count("\n") == 1
@@ -197,11 +197,11 @@ def test_a_second_process_on_a_directory_is_refused_with_the_first_one_s_pid(fro
 
 def test_a_start_without_a_password_is_refused_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tracebility.embedded.clickhouse", "--data-dir", str(tmp_path), "--port", "0"]
-    without = {name: value for name, value in os.environ.items() if not name.startswith("TRACEBILITY_CLICKHOUSE_")}
+    without = {name: value for name, value in os.environ.items() if not name.startswith("TRACEBILITY_FRONT_")}
     refused = subprocess.run(command, env=without, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
-    assert "TRACEBILITY_CLICKHOUSE_PASSWORD" in refused.stderr
+    assert "TRACEBILITY_FRONT_OWNER_PASSWORD" in refused.stderr
 
 
 def test_memory_is_bounded_both_ways(front: FrontProcess, owner: Client, table: Make) -> None:
