@@ -32,6 +32,7 @@ from tracebility.worker import memory, rows
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import meter_block, span_block
 from tracebility.worker.consume import BATCH_ROWS
+from tracebility.worker.plain_columns import map_waiting
 from tracebility.worker.write import TRACES_A_STATEMENT
 
 POOL = 40
@@ -92,7 +93,7 @@ def own_stages(envelopes: list[Envelope], table: RuleTable, prices: PriceTable) 
     stages = Stages(sum(envelope.header.items for envelope in envelopes))
     batch = Batch(table, prices)
     stages.measure("parse", lambda: [otlp.decode(one.body, one.header.content_type) for one in envelopes])
-    stages.measure("parse and map", lambda: [rows.add(batch, one) for one in envelopes])
+    stages.measure("parse and map", lambda: ([rows.add(batch, one) for one in envelopes], map_waiting(batch)))
     spans = stages.measure("encode spans", lambda: span_block(batch))
     meter = stages.measure("encode meter", lambda: meter_block(batch))
     return stages, batch, spans, meter
@@ -103,7 +104,7 @@ async def engine_stages(
 ) -> None:
     """The same batch into the engine: what that costs the engine's process and this one's."""
     spans, meter = blocks
-    traces, orgs = batch.traces(), sorted({str(header.org_id) for header, _ in batch.envelopes})
+    traces, orgs = batch.traces(), batch.orgs()
 
     async def measure(stage: str, work: Any) -> Any:
         own, far = time.process_time(), sum(process.cpu_times()[:2])

@@ -10,16 +10,24 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain, repeat
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 # Lengths below this have their varint ready; a longer string pays for its own.
 _READY_LENGTHS = 1 << 14
 # LowCardinality, serialization version 1: each block brings a dictionary ("additional keys", bit 9; renewed, bit 10).
 _LOW_CARDINALITY_VERSION = (1).to_bytes(8, "little")
 _DICTIONARY_FLAGS = 1 << 9 | 1 << 10
 _INDEX_CODES = (("B", 1 << 8), ("H", 1 << 16), ("I", 1 << 32))
+_INDEX_TYPES = {"B": "<u1", "H": "<u2", "I": "<u4"}
 
 
 # The data of a column in pieces: they are put together once, with those of all columns.
 Pieces: TypeAlias = list[bytes]
+Codes: TypeAlias = npt.NDArray[np.int64]
+
+# A length has no more bytes.
+MOST_VARINT_BYTES = 10
 
 
 class Column(NamedTuple):
@@ -40,6 +48,20 @@ def varint(number: int) -> bytes:
     return bytes(out)
 
 
+def text(said: str) -> bytes:
+    """A string's cell: the length of its UTF-8, then that."""
+    encoded = said.encode("utf-8", "replace")
+    return varint(len(encoded)) + encoded
+
+
+def read_text(cell: bytes) -> str:
+    """The string of a cell, or as much of it as there is."""
+    start = 1
+    while cell[start - 1] >= 0x80:
+        start += 1
+    return cell[start:].decode("utf-8", "ignore")
+
+
 _VARINTS = [varint(length) for length in range(_READY_LENGTHS)]
 
 
@@ -47,7 +69,7 @@ def block(columns: Sequence[Column], rows: int) -> bytes:
     """One block of ``rows`` rows, ready to follow ``INSERT INTO ... FORMAT Native``."""
     pieces = [varint(len(columns)), varint(rows)]
     for column in columns:
-        pieces += (_text(column.name), _text(column.type))
+        pieces += (text(column.name), text(column.type))
         pieces += column.data
     return b"".join(pieces)
 
@@ -73,6 +95,11 @@ def strings(values: Sequence[str]) -> Pieces:
 def low_cardinality(values: Sequence[str]) -> Pieces:
     """``LowCardinality(String)``: the block's distinct values once, then an index a row."""
     return [_LOW_CARDINALITY_VERSION, *_dictionary(values)]
+
+
+def low_cardinality_codes(codes: Codes, cells: Sequence[bytes]) -> Pieces:
+    """As ``low_cardinality``, of values that are numbers of ``cells``."""
+    return [_LOW_CARDINALITY_VERSION, *_dictionary_codes(codes, cells)]
 
 
 def unsigned(values: Iterable[int]) -> Pieces:
@@ -108,6 +135,12 @@ def maps(keys: Sequence[str], values: Sequence[str], counts: Iterable[int]) -> P
     return [_LOW_CARDINALITY_VERSION, _offsets(counts), *_dictionary(keys), *strings(values)]
 
 
+def maps_codes(codes: Codes, keys: Sequence[bytes], values: Pieces, counts: Codes) -> Pieces:
+    """As ``maps``, where keys are numbers of the cells ``keys``, and values are cells."""
+    offsets = np.cumsum(counts).astype("<u8").tobytes()
+    return [_LOW_CARDINALITY_VERSION, offsets, *_dictionary_codes(codes, keys), *values]
+
+
 def repeated_maps(runs: Sequence[tuple[Sequence[str], Sequence[str], int]]) -> Pieces:
     """As ``maps``, where rows come in runs that are alike: keys and values of one row, and how many rows say so."""
     positions: dict[str, int] = {}
@@ -124,11 +157,6 @@ def repeated_maps(runs: Sequence[tuple[Sequence[str], Sequence[str], int]]) -> P
     return [_LOW_CARDINALITY_VERSION, offsets, *_dictionary_head(list(positions), code, entries), *indexes, *texts]
 
 
-def _text(text: str) -> bytes:
-    encoded = text.encode()
-    return varint(len(encoded)) + encoded
-
-
 def _offsets(counts: Iterable[int]) -> bytes:
     return _little_endian(array("Q", accumulate(counts)))
 
@@ -140,6 +168,20 @@ def _dictionary(values: Sequence[str]) -> Pieces:
     code = _index_code(len(positions))
     indexes = _little_endian(array(code, map(positions.__getitem__, values)))
     return [*_dictionary_head(list(positions), code, len(values)), indexes]
+
+
+def _dictionary_codes(codes: Codes, cells: Sequence[bytes]) -> Pieces:
+    if not codes.size:
+        return []
+    is_used = np.zeros(len(cells), np.bool_)
+    is_used[codes] = True
+    used = np.flatnonzero(is_used).tolist()
+    code = _index_code(len(used))
+    indexes = (np.cumsum(is_used) - 1)[codes].astype(_INDEX_TYPES[code])
+    flags = _DICTIONARY_FLAGS | "BHI".index(code)
+    return [
+        *unsigned((flags, len(used))), *(cells[one] for one in used), *unsigned((len(codes),)), indexes.tobytes()
+    ]  # fmt: skip
 
 
 def _dictionary_head(distinct: Sequence[str], code: str, rows: int) -> Pieces:

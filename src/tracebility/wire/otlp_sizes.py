@@ -1,12 +1,37 @@
-"""How many bytes each span of an OTLP request is on the wire: read off the lengths there, without decoding a span."""
+"""Where the spans of an OTLP request lie and how large they are: read off the lengths there, none is decoded."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 # Tags of the one field that leads down on each floor: number and wire type, a length.
 _RESOURCE_SPANS, _SCOPE_SPANS, _SPAN = 1 << 3 | 2, 2 << 3 | 2, 2 << 3 | 2
+# And of what says whose they are, beside it.
+_RESOURCE, _SCOPE = 1 << 3 | 2, 1 << 3 | 2
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+
+
+class Group(NamedTuple):
+    """Spans of one resource and scope, which are messages of their own; start and end of each span."""
+
+    resource: bytes
+    scope: bytes
+    spans: list[tuple[int, int]]
+
+
+def groups(body: bytes) -> Iterator[Group]:
+    """The spans of ``body``, in the order in which it decodes.
+
+    Raises:
+        ValueError, IndexError: when it is not protobuf, or has a spelling that is not followed here, such as groups.
+    """
+    for resource in _fields(body, 0, len(body), _RESOURCE_SPANS):
+        # Of a message that comes in pieces, the pieces put together are the whole.
+        owner = b"".join(body[start:end] for start, end in _fields(body, *resource, _RESOURCE))
+        for scope in _fields(body, *resource, _SCOPE_SPANS):
+            name = b"".join(body[start:end] for start, end in _fields(body, *scope, _SCOPE))
+            yield Group(owner, name, list(_fields(body, *scope, _SPAN)))
 
 
 def span_sizes(body: bytes, request: ExportTraceServiceRequest) -> list[int]:
@@ -32,10 +57,20 @@ def span_sizes(body: bytes, request: ExportTraceServiceRequest) -> list[int]:
 def _fields(body: bytes, at: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
     """Where the content of each field with the tag ``wanted`` lies in the message from ``at`` to ``end``."""
     while at < end:
+        # Nearly all of a large message is one field again and again, of less than 16 KiB: no calls for those.
+        if body[at] == wanted and body[at + 1] >= 0x80 > body[at + 2]:
+            size = body[at + 1] & 0x7F | body[at + 2] << 7
+            at += 3 + size
+            if at > end:
+                raise ValueError(f"a field of {size} bytes ends at byte {at} of {end}")
+            yield at - size, at
+            continue
         tag, at = _varint(body, at)
         kind = tag & 7
         if kind == _LENGTH:
             size, at = _varint(body, at)
+            if at + size > end:
+                raise ValueError(f"a field of {size} bytes at byte {at} of {end}")
             if tag == wanted:
                 yield at, at + size
             at += size

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
+from itertools import chain
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -61,8 +62,44 @@ class Resource(NamedTuple):
     rows: int
 
 
+class Around(NamedTuple):
+    """What the resource and the scope say of their spans. ``is_plain``: in few enough words for `plain_columns`."""
+
+    keys: tuple[str, ...]
+    values: tuple[str, ...]
+    environment: str
+    session_id: str
+    user_id: str
+    scope_name: str
+    scope_version: str
+    is_plain: bool
+    chars: int
+
+
+class Waiting(NamedTuple):
+    """An envelope whose spans are to be mapped with others': where they lie in the body, and their positions in it."""
+
+    header: Header
+    body: bytes
+    starts: list[int]
+    ends: list[int]
+    positions: list[int]
+    around: list[tuple[Around, int]]  # of so many spans each
+
+
+class Chunk(NamedTuple):
+    """Spans that were mapped together: a block of `span`, and what the meter and the runs need of them."""
+
+    rows: int
+    block: bytes
+    event_ids: bytes
+    sizes: list[int]
+    headers: list[tuple[Header, int]]
+    traces: list[str]
+
+
 class Batch:
-    """Rows of whole envelopes, in lists that grow together."""
+    """Rows of whole envelopes: lists that grow together, chunks of spans, and what waits to become one."""
 
     def __init__(self, table: RuleTable, prices: PriceTable) -> None:
         self.table = table
@@ -76,10 +113,27 @@ class Batch:
         self.resources: list[Resource] = []
         self.envelopes: list[tuple[Header, int]] = []
         self.bytes = 0  # of the bodies, inflated
+        self.waiting: list[Waiting] = []
+        self.chunks: list[Chunk] = []
+        self.refused: list[tuple[UUID, Exception]] = []  # envelopes that could not be mapped after they had waited
+        self.arounds: dict[tuple[bytes, bytes], Around] = {}
+
+    @property
+    def waiting_spans(self) -> int:
+        """How many spans are not mapped yet."""
+        return sum(len(one.starts) for one in self.waiting)
+
+    def __len__(self) -> int:
+        return len(self.rows) + self.waiting_spans + sum(chunk.rows for chunk in self.chunks)
 
     def traces(self) -> list[str]:
         """The ids of the traces that the rows belong to."""
-        return sorted({row[0] for row in self.rows})
+        return sorted({row[0] for row in self.rows}.union(*(chunk.traces for chunk in self.chunks)))
+
+    def orgs(self) -> list[str]:
+        """The ids of the organisations that the rows belong to."""
+        headers = chain(self.envelopes, *(chunk.headers for chunk in self.chunks))
+        return sorted({str(header.org_id) for header, _ in headers})
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -93,6 +147,9 @@ class Batch:
             self.tags,
             self.resources,
             self.envelopes,
+            self.waiting,
+            self.chunks,
+            self.refused,
         )
         lengths = [len(one) for one in lists]
         try:

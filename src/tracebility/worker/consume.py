@@ -160,7 +160,7 @@ class Drain:
         if not self._work.held:
             self._work.opened_at = time.monotonic()
         self._work.held.append(Held(stream, entry, envelope))
-        if len(self._work.batch.rows) >= BATCH_ROWS or self._work.batch.bytes >= BATCH_BYTES:
+        if len(self._work.batch) >= BATCH_ROWS or self._work.batch.bytes >= BATCH_BYTES:
             await self._hand_over()
         await asyncio.sleep(0)  # a heartbeat, or the body of an insert, may be waiting for the loop
 

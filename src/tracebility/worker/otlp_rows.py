@@ -11,7 +11,16 @@ from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope, KeyVa
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tracebility.wire import otlp
-from tracebility.wire.conventions import DEFAULT_KIND, MODEL_KINDS, READERS, RESOURCE_SLOTS, Slot, as_text, read_text
+from tracebility.wire.conventions import (
+    DEFAULT_KIND,
+    MODEL_KINDS,
+    READERS,
+    RESOURCE_SLOTS,
+    RuleTable,
+    Slot,
+    as_text,
+    read_text,
+)
 from tracebility.wire.envelope import Header, MalformedEnvelope
 from tracebility.wire.limits import LABEL_CHARS, MAX_UNIX_NANO, MESSAGE_CHARS, NAME_CHARS, TAGS
 from tracebility.wire.otlp_sizes import span_sizes
@@ -40,7 +49,7 @@ _LABEL_SLOTS = tuple(int(slot) for slot in Slot if slot not in READERS)
 _TAGS = int(Slot.TAGS)
 
 
-class _Owner:
+class Owner:
     """What a resource says for its spans."""
 
     __slots__ = ("environment", "session_id", "user_id")
@@ -49,34 +58,59 @@ class _Owner:
         self.environment = self.session_id = self.user_id = ""
 
 
-def add_spans(batch: Batch, header: Header, body: bytes) -> None:
-    """Add a row for every span of ``body`` that the edge accepted."""
+def add_spans(batch: Batch, header: Header, body: bytes, done: Collection[int] = ()) -> None:
+    """Add a row for every span of ``body`` that the edge accepted, but for those at the positions ``done``."""
     request = otlp.decode(body, header.content_type)
     sizes = span_sizes(body, request) if header.content_type == otlp.PROTOBUF else None
-    rejected = frozenset(header.rejected)
+    passed_over = frozenset(header.rejected).union(done)
     hashed = identity(header)
     position = -1
     repeated = 0
     for resource_spans in request.resource_spans:
-        keys, values, owner = _resource(batch, resource_spans.resource.attributes)
+        keys, values, owner = read_resource(batch.table, resource_spans.resource.attributes)
         around = sum(map(len, keys)) + sum(map(len, values))
         before = len(batch.rows)
         for scope_spans in resource_spans.scope_spans:
-            scope = _scope(scope_spans.scope)
+            scope = read_scope(scope_spans.scope)
             around_scope = around + sum(len(key) + len(text) for key, text in scope[2])
             repeated += around_scope * len(scope_spans.spans)
-            if repeated > REPEATED_BYTES:
-                raise MalformedEnvelope(
-                    f"resources and scopes, repeated for each of their spans, are over {REPEATED_BYTES >> 20} MiB"
-                )
+            check_repeated(repeated)
             for span in scope_spans.spans:
                 position += 1
-                if position in rejected:
+                if position in passed_over:
                     continue
                 size = sizes[position] if sizes else span.ByteSize()
                 _add_span(batch, span, size, header.accepted_at_us, hashed, owner, scope)
         if len(batch.rows) > before:
             batch.resources.append(Resource(keys, values, len(batch.rows) - before))
+
+
+def check_repeated(size: int) -> None:
+    """Refuse an envelope whose resources and scopes, repeated for each of their spans, are of ``size`` bytes."""
+    if size > REPEATED_BYTES:
+        raise MalformedEnvelope(
+            f"resources and scopes, repeated for each of their spans, are over {REPEATED_BYTES >> 20} MiB"
+        )
+
+
+def read_scope(scope: InstrumentationScope) -> tuple[str, str, list[tuple[str, str]]]:
+    """Name, version and attributes. A long name is only cut: as an attribute it would be stored with every span."""
+    attributes = [(f"otel.scope.{pair.key}"[:LABEL_CHARS], as_text(read_any(pair.value))) for pair in scope.attributes]
+    return scope.name[:NAME_CHARS], scope.version[:LABEL_CHARS], attributes
+
+
+def read_resource(table: RuleTable, attributes: Iterable[KeyValue]) -> tuple[tuple[str, ...], tuple[str, ...], Owner]:
+    """A resource's attributes as text, and what its spans take from it."""
+    texts: dict[str, str] = {}
+    owner = Owner()
+    best: dict[int, int] = {}
+    for pair in attributes:
+        text = texts[pair.key[:LABEL_CHARS]] = as_text(read_any(pair.value))
+        rule = table[pair.key]
+        if rule is not None and rule.slot in _RESOURCE_SLOTS and text and rule.rank < best.get(rule.slot, 1 << 30):
+            best[rule.slot] = rule.rank
+            setattr(owner, Slot(rule.slot).name.lower(), text[:LABEL_CHARS])
+    return tuple(texts), tuple(texts.values()), owner
 
 
 def _add_span(
@@ -85,7 +119,7 @@ def _add_span(
     size: int,
     accepted_at_us: int,
     hashed: Any,
-    owner: _Owner,
+    owner: Owner,
     scope: tuple[str, str, Sequence[tuple[str, str]]],
 ) -> None:
     table = batch.table
@@ -122,7 +156,8 @@ def _add_span(
             values[slot] = taken
             origins[slot] = pair
         elif taken is not None and is_better(rule, origins[slot], table):
-            put_back(origins[slot], add_key, add_text)
+            if slot not in _KEPT:
+                put_back(origins[slot], add_key, add_text)
             values[slot] = taken
             origins[slot] = pair
         elif slot not in _KEPT or taken is None:
@@ -278,23 +313,3 @@ def _add_rare(span: Span, scope_attributes: Iterable[tuple[str, str]], add_key: 
     for key, text in scope_attributes:
         add_key(key)
         add_text(text)
-
-
-def _scope(scope: InstrumentationScope) -> tuple[str, str, list[tuple[str, str]]]:
-    """Name, version and attributes. A long name is only cut: as an attribute it would be stored with every span."""
-    attributes = [(f"otel.scope.{pair.key}"[:LABEL_CHARS], as_text(read_any(pair.value))) for pair in scope.attributes]
-    return scope.name[:NAME_CHARS], scope.version[:LABEL_CHARS], attributes
-
-
-def _resource(batch: Batch, attributes: Iterable[KeyValue]) -> tuple[tuple[str, ...], tuple[str, ...], _Owner]:
-    """A resource's attributes as text, and what its spans take from it."""
-    texts: dict[str, str] = {}
-    owner = _Owner()
-    best: dict[int, int] = {}
-    for pair in attributes:
-        text = texts[pair.key[:LABEL_CHARS]] = as_text(read_any(pair.value))
-        rule = batch.table[pair.key]
-        if rule is not None and rule.slot in _RESOURCE_SLOTS and text and rule.rank < best.get(rule.slot, 1 << 30):
-            best[rule.slot] = rule.rank
-            setattr(owner, Slot(rule.slot).name.lower(), text[:LABEL_CHARS])
-    return tuple(texts), tuple(texts.values()), owner

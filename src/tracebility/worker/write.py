@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
+from uuid import UUID
 
 import structlog
 
@@ -24,6 +25,7 @@ from tracebility.worker import rows
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import Block, meter_block, span_block
 from tracebility.worker.metrics import WorkerMetrics
+from tracebility.worker.plain_columns import map_waiting
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
@@ -65,6 +67,7 @@ class Work:
     batch: Batch
     held: list[Held] = field(default_factory=list)
     opened_at: float = field(default_factory=time.monotonic)
+    refused: list[tuple[UUID, Exception]] = field(default_factory=list)  # envelopes that cannot be read
     sealed: "Sealed | None" = None
 
 
@@ -101,10 +104,13 @@ class Writer:
     def seal(self, work: Work) -> None:
         """Turn the rows into blocks. They are dropped then: in bad weather the blocks may have to wait for long."""
         batch = work.batch
-        if work.sealed is None and batch.rows:
-            with self._metrics.stage_seconds.labels("encode").time():
-                orgs = sorted({str(header.org_id) for header, _ in batch.envelopes})
-                work.sealed = Sealed(span_block(batch), meter_block(batch), batch.traces(), orgs)
+        if work.sealed is None and len(batch):
+            with self._metrics.stage_seconds.labels("map").time():
+                map_waiting(batch)
+            work.refused += batch.refused
+            if len(batch):
+                with self._metrics.stage_seconds.labels("encode").time():
+                    work.sealed = Sealed(span_block(batch), meter_block(batch), batch.traces(), batch.orgs())
             work.batch = self.new_work().batch
 
     async def write(self, work: Work) -> list[Refusal]:
@@ -115,8 +121,9 @@ class Writer:
         """
         self.seal(work)
         sealed = work.sealed
+        refusals = _refusals(work)
         if sealed is None:
-            return []
+            return refusals
         work.sealed = None
         try:
             async with self._spans_turn:
@@ -130,9 +137,11 @@ class Writer:
                 failpoint("worker_after_run_insert")
                 await self._insert("meter", sealed.meter)
         except EngineRejected as error:
-            return await self._write_halves(work.held, f"ClickHouse refused its rows: {_brief(error)}")
+            refused = {refusal.held.entry.id for refusal in refusals}
+            held = [one for one in work.held if one.entry.id not in refused]
+            return refusals + await self._write_halves(held, f"ClickHouse refused its rows: {_brief(error)}")
         failpoint("worker_after_meter_insert_before_ack")
-        return []
+        return refusals
 
     async def _write_halves(self, held: Sequence[Held], reason: str) -> list[Refusal]:
         if len(held) == 1:
@@ -222,6 +231,16 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
             await stop.wait()
     except TimeoutError:
         return
+
+
+def _refusals(work: Work) -> list[Refusal]:
+    """The entries whose envelopes could not be read when they were mapped."""
+    why = dict(work.refused)
+    return [
+        Refusal(one, f"cannot be read: {type(error).__name__}: {error}")
+        for one in work.held
+        if (error := why.get(one.envelope.header.id)) is not None
+    ]
 
 
 def _is_since(version: str, release: tuple[int, int]) -> bool:

@@ -7,6 +7,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from clickhouse_connect.driver.query import QueryContext
+from clickhouse_connect.driver.transform import NativeTransform
+from clickhouse_connect.driverc.buffer import ResponseBuffer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
@@ -15,7 +18,9 @@ from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Envelope, Header
 from tracebility.wire.pricing import PriceTable
 from tracebility.worker import rows
-from tracebility.worker.batch import Batch, Row
+from tracebility.worker.batch import Batch
+from tracebility.worker.columns import BYTES_METER, SPANS_METER, Block, meter_block, span_block
+from tracebility.worker.plain_columns import map_waiting
 
 ACCEPTED_AT_US = 1_795_521_600_000_000
 START_NS = ACCEPTED_AT_US * 1000 - 5 * 10**9
@@ -90,27 +95,61 @@ def make_envelope(body: bytes, *, source: str = "otlp", **fields: Any) -> Envelo
     return Envelope(Header(**(given | fields)), body)
 
 
+class _Bytes:
+    """What the driver reads an answer from."""
+
+    exception_tag = None
+
+    def __init__(self, data: bytes) -> None:
+        self.gen = iter([data])
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def decoded(block: Block) -> list[dict[str, Any]]:
+    """The rows of a block, as ClickHouse's own driver reads them; moments as ticks."""
+    context = QueryContext(query_formats={"DateTime64": "int"}, use_none=True)
+    result = NativeTransform().parse_response(ResponseBuffer(_Bytes(block.data)), context)
+    made = [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
+    assert len(made) == block.rows
+    return made
+
+
 class Mapped(Batch):
-    """A batch that shows its rows by name."""
+    """A batch that shows what it would send to the engine, by name."""
 
     def __init__(self) -> None:
         super().__init__(RuleTable(), PriceTable())
 
-    def row(self, index: int = 0) -> Row:
-        return Row(*self.rows[index])
+    def sent(self) -> list[dict[str, Any]]:
+        """The rows of ``span``; and of the meter what belongs to them, as ``size``."""
+        map_waiting(self)
+        assert self.refused == []
+        meter = decoded(meter_block(self))
+        sizes = {row["event_id"]: row["qty"] for row in meter if row["meter"] == BYTES_METER}
+        assert [row["qty"] for row in meter if row["meter"] == SPANS_METER] == [1] * (len(meter) // 2)
+        return [row | {"size": sizes[row["event_id"]]} for row in decoded(span_block(self))]
+
+    def row(self, index: int = 0) -> SimpleNamespace:
+        """A row by the names and in the units of `Row`."""
+        row = self.sent()[index]
+        cost = row["cost"]
+        return SimpleNamespace(
+            **row
+            | {
+                "start_ns": row["start_time"],
+                "end_ns": row["end_time"],
+                "cost": None if cost is None else int(cost.scaleb(9)),
+                "event_id": row["event_id"].bytes,
+            }
+        )
 
     def attributes(self, index: int = 0) -> dict[str, str]:
-        return self._part(self.attribute_keys, self.attribute_values, "attributes", index)
+        return self.sent()[index]["attributes"]
 
     def metadata(self, index: int = 0) -> dict[str, str]:
-        return self._part(self.metadata_keys, self.metadata_values, "metadata", index)
-
-    def _part(self, keys: list[str], values: list[str], field: str, index: int) -> dict[str, str]:
-        counts = [getattr(Row(*row), field) for row in self.rows]
-        start = sum(counts[:index])
-        end = start + counts[index]
-        assert len(keys) == len(values) == sum(counts)
-        return dict(zip(keys[start:end], values[start:end], strict=True))
+        return self.sent()[index]["metadata"]
 
 
 def map_span(attributes: Mapping[str, Any] | None = None, **fields: Any) -> Mapped:
@@ -139,6 +178,7 @@ def _wire() -> SimpleNamespace:
     """The makers above, for tests: ``wire.map_span({...}).row().name``."""
     return SimpleNamespace(
         Mapped=Mapped,
+        decoded=decoded,
         any_value=any_value,
         make_envelope=make_envelope,
         make_event=make_event,
