@@ -1,4 +1,4 @@
-"""What all tests share: one set of embedded stores, one whole installation, and tenants of a test's own."""
+"""What all tests share: embedded stores and clients of them, one whole installation, and tenants of a test's own."""
 
 import json
 import os
@@ -6,15 +6,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from tracebility.api.app import create_app
+from tracebility.api.service import ApiServices, open_services
+from tracebility.config import Settings
 from tracebility.ids import OrgId, ProjectId, WorkspaceId, uuid7
-from tracebility.stores import postgres
+from tracebility.stores import clickhouse, postgres, redis
 from tracebility.tenant import keys
 from tracebility.tenant.context import Scope, TenantContext
 
@@ -48,6 +52,53 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoresUnderTest
             Path(ready["data_dir"]),
             ready,
         )
+
+
+@pytest.fixture(scope="session")
+async def control(stores: StoresUnderTest) -> AsyncIterator[postgres.Postgres]:
+    """The control plane of the shared stores."""
+    opened = await postgres.connect(stores.pg_dsn)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(scope="session")
+async def queue(stores: StoresUnderTest) -> AsyncIterator[redis.Queue]:
+    """The queue of the shared stores."""
+    opened = await redis.connect(stores.redis_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(scope="session")
+async def engine(stores: StoresUnderTest) -> AsyncIterator[clickhouse.Engine]:
+    """The engine of the shared stores, as its owner."""
+    opened = await clickhouse.connect(stores.clickhouse_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(scope="session")
+async def reader(stores: StoresUnderTest) -> AsyncIterator[clickhouse.Engine]:
+    """The engine as the user that answers requests: the raw client, which no request code has."""
+    opened = await clickhouse.connect(stores.clickhouse_reader_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(scope="session")
+async def services(stores: StoresUnderTest) -> AsyncIterator[ApiServices]:
+    """What an api over the shared stores holds."""
+    async with open_services(Settings(pg_dsn=stores.pg_dsn, clickhouse_url=stores.clickhouse_reader_url)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+async def api(services: ApiServices) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the api that runs in this process."""
+    transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

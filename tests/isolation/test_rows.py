@@ -41,12 +41,12 @@ def without_any_filter(name: str) -> str:
 @pytest.mark.parametrize("strip", [without_own_filter, without_any_filter])
 @pytest.mark.parametrize("name", sorted(scoped.READ_QUERIES))
 async def test_a_query_without_its_own_filter_sees_its_tenant_only(
-    name: Any, strip: Any, twins: Any, scope_of: Any, services: Any, owner: Any, monkeypatch: pytest.MonkeyPatch
+    name: Any, strip: Any, twins: Any, scope_of: Any, services: Any, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stripped = strip(name)
     parameters = PARAMETERS[name] | {"limit": 1_000_000} if "limit" in PARAMETERS[name] else PARAMETERS[name]
     nil = {"org": str(UUID(int=0)), "project": str(UUID(int=0))}
-    everything = str((await owner.query(stripped, parameters | nil)).rows)
+    everything = str((await engine.query(stripped, parameters | nil)).rows)
     monkeypatch.setattr(scoped, "query", lambda _: stripped)
     for tenant, canary, other in ((twins.a, twins.a_canary, twins.b_canary), (twins.b, twins.b_canary, twins.a_canary)):
         rows = await services.engine.within(await scope_of(tenant)).rows(name, **parameters)
@@ -88,17 +88,17 @@ async def test_without_a_tenant_or_with_none_of_ours_there_are_no_rows(
 
 
 async def test_every_table_that_holds_tenants_rows_shows_none_to_a_reader_without_a_tenant(
-    twins: Any, owner: clickhouse.Engine, reader: clickhouse.Engine
+    twins: Any, engine: clickhouse.Engine, reader: clickhouse.Engine
 ) -> None:
-    tables = [row[0] for row in (await owner.query(query("check_tenant_tables"))).rows]
+    tables = [row[0] for row in (await engine.query(query("check_tenant_tables"))).rows]
     assert {"run", "span", "eval_score", "billing_meter", "audit_log"} <= set(tables)
     assert set(tables) <= set(TENANT_TABLES), "a table with an org_id that policies.py does not know"
     marked = uuid4()
     for table in tables:
         # A table of old events drops them as they come in.
         clock = ", event_time) VALUES ({org:UUID}, now64(6))" if table == "audit_log" else ") VALUES ({org:UUID})"
-        await owner.execute(f"INSERT INTO {table} (org_id{clock}", {"org": str(marked)})
-        assert (await owner.query(f"SELECT count() FROM {table}")).rows[0][0] > 0
+        await engine.execute(f"INSERT INTO {table} (org_id{clock}", {"org": str(marked)})
+        assert (await engine.query(f"SELECT count() FROM {table}")).rows[0][0] > 0
         assert (await reader.query(f"SELECT count() FROM {table}")).rows[0][0] == 0, table
         settings = {scoped.TENANT_SETTING: str(twins.a.org_id)}
         seen = await reader.query(
@@ -133,7 +133,7 @@ async def test_no_text_reaches_another_tenants_rows(text: str, twins: Any, reade
 
 
 async def test_a_scoped_request_cannot_write_even_with_the_owners_credentials(
-    twins: Any, scope_of: Any, stores: Any, owner: clickhouse.Engine, monkeypatch: pytest.MonkeyPatch
+    twins: Any, scope_of: Any, stores: Any, engine: clickhouse.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     door = await scoped.connect(stores.clickhouse_url)
     try:
@@ -146,7 +146,7 @@ async def test_a_scoped_request_cannot_write_even_with_the_owners_credentials(
         assert {row["name"] for row in await rows.rows("read_run")} == {twins.a_canary}
     finally:
         await door.close()
-    assert (await owner.query("SELECT count() FROM run WHERE name = {c:String}", {"c": twins.b_canary})).rows[0][
+    assert (await engine.query("SELECT count() FROM run WHERE name = {c:String}", {"c": twins.b_canary})).rows[0][
         0
     ] == 80
 
@@ -176,9 +176,9 @@ async def test_interleaved_requests_of_two_tenants_never_mix(twins: Any, api: ht
 
 
 async def test_the_sentinel_tenant_is_nobodys_scope(
-    twins: Any, reader: clickhouse.Engine, owner: clickhouse.Engine
+    twins: Any, reader: clickhouse.Engine, engine: clickhouse.Engine
 ) -> None:
-    await owner.execute("INSERT INTO run (org_id, name) VALUES ({org:UUID}, 'orphan')", {"org": str(SENTINEL)})
+    await engine.execute("INSERT INTO run (org_id, name) VALUES ({org:UUID}, 'orphan')", {"org": str(SENTINEL)})
     settings = scoped.REQUEST_SETTINGS | {scoped.TENANT_SETTING: str(twins.a.org_id)}
     assert (await reader.query("SELECT count() FROM run WHERE name = 'orphan'", settings=settings)).rows[0][0] == 0
     assert (await reader.query("SELECT count() FROM run WHERE name = 'orphan'")).rows[0][0] == 0

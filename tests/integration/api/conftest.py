@@ -6,34 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
 import pytest
 
-from tracebility.api.app import create_app
-from tracebility.api.service import ApiServices, open_services
-from tracebility.config import Settings
 from tracebility.stores import clickhouse, postgres
 from tracebility.tenant import keys
-
-
-@pytest.fixture(scope="session")
-async def services(stores: Any) -> AsyncIterator[ApiServices]:
-    settings = Settings(pg_dsn=stores.pg_dsn, clickhouse_url=stores.clickhouse_reader_url)
-    async with open_services(settings) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="session")
-async def api(services: ApiServices) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the api that runs in this process."""
-    async with client_of(services) as client:
-        yield client
-
-
-def client_of(services: ApiServices) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://api")
-
 
 _LISTS = ("models", "tags")
 _TIMES = {"start_ns": "start_time", "end_ns": "end_time"}
@@ -74,21 +50,6 @@ class Writer:
         names = list(dict.fromkeys(name for row in whole for name in row))
         values = [[row.get(name, [] if name in _LISTS else "") for name in names] for row in whole]
         await self.engine.insert_rows(table, names, values)
-
-
-@pytest.fixture(scope="session")
-async def engine(stores: Any) -> AsyncIterator[clickhouse.Engine]:
-    """The engine as its owner."""
-    opened = await clickhouse.connect(stores.clickhouse_url)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture(scope="session")
-async def control(stores: Any) -> AsyncIterator[postgres.Postgres]:
-    opened = await postgres.connect(stores.pg_dsn)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

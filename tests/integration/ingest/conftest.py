@@ -54,20 +54,6 @@ class Tenant:
         return found
 
 
-@pytest.fixture(scope="session")
-async def control(stores: Any) -> AsyncIterator[postgres.Postgres]:
-    opened = await postgres.connect(stores.pg_dsn)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture(scope="session")
-async def queue(stores: Any) -> AsyncIterator[redis.Queue]:
-    opened = await redis.connect(stores.redis_url)
-    yield opened
-    await opened.close()
-
-
 NewTenant = Callable[..., Any]
 
 

@@ -1,6 +1,5 @@
 """The control plane's client, on a real store."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -9,13 +8,6 @@ from tracebility.errors import ConfigurationError, StoreUnavailable
 from tracebility.ids import uuid7
 from tracebility.stores import postgres
 from tracebility.stores.postgres import Conflict, Postgres
-
-
-@pytest.fixture
-async def control(stores: Any) -> AsyncIterator[Postgres]:
-    control = await postgres.connect(stores.pg_dsn)
-    yield control
-    await control.close()
 
 
 async def test_a_transaction_that_raises_leaves_nothing(control: Postgres) -> None:

@@ -13,13 +13,6 @@ from tracebility.tenant.shards import DEAD_LETTER_STREAM
 
 
 @pytest.fixture
-async def queue(stores: Any) -> AsyncIterator[Queue]:
-    queue = await redis.connect(stores.redis_url)
-    yield queue
-    await queue.close()
-
-
-@pytest.fixture
 async def stream(queue: Queue) -> AsyncIterator[str]:
     name = f"test:{uuid4().hex}"
     await queue.ensure_group([name])

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -113,20 +113,6 @@ class Tenant:
     async def dead(self) -> list[redis.Entry]:
         """The tenant's dead letters, and those that nobody can read."""
         return await self.queue.range(DEAD_LETTER_STREAM, count=1000)
-
-
-@pytest.fixture(scope="session")
-async def queue(stores: Any) -> AsyncIterator[redis.Queue]:
-    made = await redis.connect(stores.redis_url)
-    yield made
-    await made.close()
-
-
-@pytest.fixture(scope="session")
-async def engine(stores: Any) -> AsyncIterator[clickhouse.Engine]:
-    made = await clickhouse.connect(stores.clickhouse_url)
-    yield made
-    await made.close()
 
 
 @pytest.fixture
