@@ -51,7 +51,9 @@ async def test_nothing_in_a_request_leads_into_another_org(edge: Any, two_orgs: 
         )
         assert answer.status_code == status
     assert await victim.envelopes() == []
-    for envelope in await attacker.envelopes():
+    envelopes = await attacker.envelopes()
+    assert len(envelopes) == 2
+    for envelope in envelopes:
         header = envelope.header
         assert (header.org_id, header.workspace_id, header.project_id) == (
             attacker.org_id,

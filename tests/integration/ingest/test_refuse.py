@@ -162,6 +162,21 @@ async def test_a_declared_size_is_refused_before_the_body_is_there(edge: Any, te
         assert await connection.status() == 413
 
 
+async def test_the_largest_body_is_taken_and_one_byte_more_is_not(
+    edge: Any, tenant: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Undeclared, so that what comes is counted."""
+    monkeypatch.setattr(limits, "BODY_BYTES", 300_000)
+
+    async def chunks(size: int) -> AsyncIterator[bytes]:
+        whole = RUN + b" " * (size - len(RUN))
+        for start in range(0, size, 100_000):
+            yield whole[start : start + 100_000]
+
+    assert (await edge.runs(tenant, chunks(300_000))).status_code == 202
+    assert (await edge.runs(tenant, chunks(300_001))).status_code == 413
+
+
 @pytest.mark.parametrize("key", ["none", "valid"])
 async def test_a_client_that_goes_on_sending_still_sees_the_answer(edge: Any, tenant: Any, key: str) -> None:
     """A reset in the middle of an upload is what a client retries for ever; it must meet the refusal instead."""

@@ -28,9 +28,11 @@ class Queue:
         self.error: Exception | None = None
         self.answers = asyncio.Event()
         self.answers.set()
+        self.asked = asyncio.Event()
 
     async def append_groups(self, groups: Sequence[Sequence[Entry]]) -> list[Any]:
         self.trips.append([list(group) for group in groups])
+        self.asked.set()
         await self.answers.wait()
         if self.error is not None:
             raise self.error
@@ -141,6 +143,16 @@ async def test_a_queue_that_hangs_costs_its_deadline_once(edge: Edge, monkeypatc
     assert len(edge.queue.trips) <= enqueue.PIPELINES
 
 
+async def test_requests_that_waited_behind_a_failure_go_to_disk_without_one_of_their_own(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enqueue, "PIPELINE_GROUPS", 1)
+    edge.queue.error = StoreUnavailable("redis", "reset")
+    await asyncio.gather(*(edge.keep(b"%d" % number) for number in range(10)))
+    assert len(edge.disk.kept) == 10
+    assert len(edge.queue.trips) <= enqueue.PIPELINES
+
+
 async def test_a_full_queue_sends_only_what_it_refused_to_disk(edge: Edge) -> None:
     edge.queue.refuse = {b"2"}
     await asyncio.gather(edge.keep(b"1"), edge.keep(b"2"), edge.keep(b"3"))
@@ -172,7 +184,7 @@ async def test_a_bug_in_the_client_leaves_nobody_waiting(edge: Edge) -> None:
 async def test_a_client_that_leaves_does_not_disturb_the_others(edge: Edge) -> None:
     edge.queue.answers.clear()
     leaving, staying = asyncio.create_task(edge.keep(b"1")), asyncio.create_task(edge.keep(b"2"))
-    await asyncio.sleep(0.01)
+    await edge.queue.asked.wait()
     leaving.cancel()
     edge.queue.answers.set()
     await staying
@@ -182,9 +194,10 @@ async def test_a_client_that_leaves_does_not_disturb_the_others(edge: Edge) -> N
 async def test_closing_waits_for_what_is_on_its_way(edge: Edge) -> None:
     edge.queue.answers.clear()
     task = asyncio.create_task(edge.keep(b"1"))
-    await asyncio.sleep(0)
+    await edge.queue.asked.wait()
     closing = asyncio.create_task(edge.enqueuer.close())
-    await asyncio.sleep(0.01)
+    for _ in range(10):  # turns of the loop, in which it could end if it did not wait
+        await asyncio.sleep(0)
     assert not closing.done()
     edge.queue.answers.set()
     await closing

@@ -132,6 +132,57 @@ async def test_leftovers_of_a_dead_process_are_replayed_first(tmp_path: Path) ->
     assert [fields["h"] for _, fields in queue.taken] == [b"first", b"second"]
 
 
+async def test_what_several_dead_processes_left_is_replayed_in_the_order_of_its_coming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 100)
+    texts = [f"{number}" for number in range(12)]
+    for start in range(0, 12, 3):
+        async with opened(tmp_path) as spool:
+            for text in texts[start : start + 3]:
+                await write(spool, ORGS[0], text, size=100)
+    assert len(files(tmp_path)) == 12
+    queue = Queue()
+    async with opened(tmp_path) as spool, replaying(spool, queue):
+        await emptied(spool)
+    assert [fields["h"].decode() for _, fields in queue.taken] == texts
+
+
+async def test_a_file_of_many_batches_is_deleted_after_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "BATCH_BYTES", 100)
+    queue = Queue()
+    async with opened(tmp_path) as spool:
+        await write(spool, ORGS[0], *(f"{number}" for number in range(20)))
+        assert len(files(tmp_path)) == 1
+        async with replaying(spool, queue):
+            await emptied(spool)
+    assert [fields["h"].decode() for _, fields in queue.taken] == [f"{number}" for number in range(20)]
+
+
+async def test_names_are_flushed_too_before_the_answer_and_after_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that was flushed is lost all the same when its name is not on disk."""
+    real = os.fsync
+    seen: list[set[str]] = []
+
+    def flushed(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}") == str(tmp_path):
+            seen.append({path.name for path in files(tmp_path)})
+        real(fd)
+
+    monkeypatch.setattr(segments.os, "fsync", flushed)
+    async with opened(tmp_path) as spool:
+        await write(spool, ORGS[0], "x")
+        [name] = [path.name for path in files(tmp_path)]
+        assert seen == [{name}]
+        async with replaying(spool, Queue()):
+            await emptied(spool)
+        assert seen == [{name}, set()]
+
+
 async def test_a_torn_tail_and_a_damaged_record_block_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path) as spool:
         for text in ("one", "two", "six"):

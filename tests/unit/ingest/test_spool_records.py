@@ -144,3 +144,15 @@ def test_owners_are_counted_by_their_heads(tmp_path: Path) -> None:
         os.close(fd)
     one = HEAD_BYTES + 4 + 10
     assert held == {b"a" * 16: 2 * one, b"b" * 16: one}
+
+
+@pytest.mark.parametrize("window", range(5, 12))
+def test_a_good_record_is_found_wherever_the_search_is_cut(
+    tmp_path: Path, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search reads a piece at a time: what marks a record may begin in one piece and end in the next."""
+    monkeypatch.setattr(records, "_SEARCH_BYTES", window)
+    good = encode(NONCE, 0, bytes(16), {"h": b"h", "b": b"b"})
+    for rubbish in range(1, 30):
+        found, damaged, torn = all_of(tmp_path / "file", bytes(rubbish) + good)
+        assert (len(found), damaged, torn) == (1, [(0, rubbish)], 0)

@@ -4,6 +4,7 @@ import asyncio
 import random
 from base64 import b64encode
 from datetime import UTC, datetime
+from hmac import compare_digest
 from uuid import uuid4
 
 import pytest
@@ -122,6 +123,24 @@ async def test_every_bad_key_is_refused_in_the_same_words(plane: ControlPlane, r
     assert len(words) == 1
 
 
+async def test_a_key_that_is_none_is_compared_as_long_as_one_that_is(
+    plane: ControlPlane, resolve: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no clock tells a wrong secret from a public id that does not exist."""
+    compared: list[tuple[bytes, bytes]] = []
+
+    def noted(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return compare_digest(one, other)
+
+    monkeypatch.setattr(keys.hmac, "compare_digest", noted)
+    known, stranger = plane.add(), keys.generate()
+    await resolve.resolve("", known.key)
+    with pytest.raises(Unauthenticated):
+        await resolve.resolve("", stranger.key)
+    assert compared == [(known.secret_hash, known.secret_hash), (stranger.secret_hash, keys.NO_HASH)]
+
+
 async def test_a_malformed_key_costs_no_look_up_and_an_unknown_one_costs_one(
     plane: ControlPlane, resolve: Resolver
 ) -> None:
@@ -183,6 +202,19 @@ async def test_known_keys_outlive_postgres_for_a_stated_grace(plane: ControlPlan
     plane.is_away = False
     plane.now += resolver.RETRY_S
     assert await resolve.resolve("", known.key) == tenant
+
+
+async def test_a_key_that_was_deleted_has_no_grace(plane: ControlPlane, resolve: Resolver) -> None:
+    key = plane.add()
+    await resolve.resolve("", key.key)
+    del plane.records[key.public_id]
+    plane.now += 5.0
+    with pytest.raises(Unauthenticated):
+        await resolve.resolve("", key.key)
+    plane.is_away = True
+    plane.now += resolver.NEGATIVE_TTL_S
+    with pytest.raises(Overloaded):
+        await resolve.resolve("", key.key)
 
 
 async def test_while_postgres_is_away_it_is_asked_once_a_second(plane: ControlPlane, resolve: Resolver) -> None:
