@@ -1,7 +1,10 @@
 """Whose rows a session sees: the row policies hold for every table with an org, by every way to it."""
 
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
+from http.client import HTTPConnection
+from urllib.parse import urlencode
 from uuid import UUID
 
 import pytest
@@ -10,7 +13,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError, ProgrammingError
 
 from tracebility.stores.scoped import REQUEST_SETTINGS, TENANT_SETTING
 
-from .conftest import FrontProcess
+from .conftest import PASSWORDS, FrontProcess
 
 OURS, THEIRS, NIL = UUID(int=0xA), UUID(int=0xB), UUID(int=0)
 AS_US = {TENANT_SETTING: str(OURS)}
@@ -161,23 +164,34 @@ def test_readonly_zero_is_not_what_a_reader_gets(reader: Client) -> None:
     assert answer.data == b"1\n"
 
 
-def test_a_tenant_that_is_none_or_two_is_refused(reader: Client) -> None:
+def test_a_tenant_that_is_none_or_two_is_refused(front: FrontProcess, reader: Client) -> None:
     for value in ("", "x", "' OR 1", f"{OURS} ", "%"):
         with pytest.raises(DatabaseError):
             reader.query(WAYS[0], settings={TENANT_SETTING: value})
-    query = f"{TENANT_SETTING}={OURS}&{TENANT_SETTING}={THEIRS}"
-    with pytest.raises(DatabaseError):
-        _with_query(reader, query)
+    for user in PASSWORDS:
+        assert asked(front, user, (TENANT_SETTING, OURS)) == (200, b"3\n")
+        assert asked(front, user, (TENANT_SETTING, OURS), (TENANT_SETTING, OURS)) == (200, b"3\n")
+        status, said = asked(front, user, (TENANT_SETTING, OURS), (TENANT_SETTING, THEIRS))
+        assert (status, b"is given twice" in said) == (400, True)
 
 
-def _with_query(client: Client, query: str) -> object:
-    backend = client._backend  # type: ignore[attr-defined]
-    url = backend.url
+def test_not_even_the_owner_says_whose_rows_it_sees_by_the_engine_s_own_setting(front: FrontProcess) -> None:
+    for tenant in ((), ((TENANT_SETTING, OURS),)):
+        status, said = asked(front, "tracebility", *tenant, ("log_comment", THEIRS))
+        assert (status, b"Cannot modify 'log_comment'" in said) == (500, True)
+
+
+def asked(front: FrontProcess, user: str, *parameters: tuple[str, object]) -> tuple[int, bytes]:
+    """Status and body of an answer to parameters that no client would send."""
+    text = urlencode([("query", WAYS[0]), *parameters])
+    credentials = b64encode(f"{user}:{PASSWORDS[user]}".encode()).decode()
+    connection = HTTPConnection("127.0.0.1", front.port, timeout=30)
+    connection.request("POST", f"/?{text}", headers={"authorization": f"Basic {credentials}"})
+    answer = connection.getresponse()
     try:
-        backend._base_url = f"{url}/?{query}&x"
-        return client.raw_query(WAYS[0])
+        return answer.status, answer.read()
     finally:
-        backend._base_url = f"{url}/"
+        connection.close()
 
 
 def test_a_new_table_is_policed_before_a_reader_can_read_it(front: FrontProcess, owner: Client, reader: Client) -> None:
