@@ -4,6 +4,7 @@ A key that was entered in the form is kept in a cookie that scripts cannot read 
 cookie is taken for these pages only, never for a route under ``/v1``.
 """
 
+import asyncio
 from typing import Annotated
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -76,9 +77,13 @@ async def landing(request: Request, services: Services, project: str = "", curso
 async def run_page(rows: Annotated[ScopedClickHouse, Depends(page_rows)], services: Services, run_id: str) -> Response:
     """The run and its spans."""
     run, spans = await one_run(rows, run_id)
-    detail = detail_from(run, spans)
-    content = parts.run_detail(detail, rows.scope.project_id, services.now_ns())
-    return page(f"{detail.name} · tracebility", content, account=_SIGN_OUT)
+
+    def shaped() -> Response:  # on a thread, as get_run does
+        detail = detail_from(run, spans)
+        content = parts.run_detail(detail, rows.scope.project_id, services.now_ns())
+        return page(f"{detail.name} · tracebility", content, account=_SIGN_OUT)
+
+    return await asyncio.to_thread(shaped)
 
 
 @router.post("/session", summary="Keep a key for the pages", status_code=303)

@@ -6,7 +6,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from tracebility.errors import NotFound
-from tracebility.stores.scoped import ScopedClickHouse
+from tracebility.stores.scoped import Columns, ScopedClickHouse
 
 # Rows asked for beyond a page's, because a run that still grows has rows of versions that were replaced.
 SPARE_ROWS = 8
@@ -36,14 +36,14 @@ async def newest_runs(rows: ScopedClickHouse, window: Window, limit: int) -> tup
     return found[:limit], len(found) > limit
 
 
-async def one_run(rows: ScopedClickHouse, run_id: str) -> tuple[Row, Sequence[Row]]:
+async def one_run(rows: ScopedClickHouse, run_id: str) -> tuple[Row, Columns]:
     """A run and its spans in the order of their start.
 
     Raises:
         NotFound: when the project has no such run.
     """
     run, spans = await asyncio.gather(
-        rows.rows("read_run", run_id=run_id), rows.rows("read_run_spans", run_id=run_id, limit=MOST_SPANS)
+        rows.rows("read_run", run_id=run_id), rows.columns("read_run_spans", run_id=run_id, limit=MOST_SPANS)
     )
     if not run:
         raise NotFound

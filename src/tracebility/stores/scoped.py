@@ -6,7 +6,7 @@ that serves them: with all of them gone (tests/isolation does that), an answer s
 request that names no tenant sees no rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -44,6 +44,9 @@ ANSWER_WAIT_S = 15.0  # answers take milliseconds; nobody waits longer for a pag
 
 ReadQuery = Literal["read_runs_newest", "read_runs_versions", "read_run", "read_run_spans"]
 READ_QUERIES: frozenset[str] = frozenset(get_args(ReadQuery))
+
+# What a query found: the values of each column, in the order of the rows.
+Columns = Mapping[str, Sequence[Any]]
 
 _log = structlog.get_logger()
 _SEAL: Final = object()
@@ -91,10 +94,18 @@ class ScopedClickHouse:
             AnswerTooLarge: when the rows are more than one answer, or the engine's memory for one, may hold.
             StoreUnavailable: when the engine is away, busy, or has not been migrated yet.
         """
+        return (await self._result(name, parameters)).dicts()
+
+    async def columns(self, name: ReadQuery, **parameters: object) -> Columns:
+        """As `rows`, by column: for answers of many rows. Of no rows there is no column."""
+        result = await self._result(name, parameters)
+        return dict(zip(result.columns, zip(*result.rows, strict=True), strict=True)) if result.rows else {}
+
+    async def _result(self, name: ReadQuery, parameters: Mapping[str, object]) -> clickhouse.Result:
         bound = {**parameters, "org": str(self.scope.org_id), "project": str(self.scope.project_id)}
         settings = {**ANSWER_BOUNDS.get(name, {}), **REQUEST_SETTINGS, TENANT_SETTING: str(self.scope.org_id)}
         try:
-            result = await self._engine.query(query(name), bound, settings)
+            return await self._engine.query(query(name), bound, settings)
         except StoreUnavailable as unavailable:
             if not _ran_out_of_its_memory(unavailable):
                 raise
@@ -108,7 +119,6 @@ class ScopedClickHouse:
                 raise
             _log.warning("engine_not_ready", query=name, code=rejected.code)
             raise StoreUnavailable("clickhouse", "the tables are not there yet") from rejected
-        return result.dicts()
 
 
 class ScopedEngine:

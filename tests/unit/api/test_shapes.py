@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from tracebility.api.page_parts import ago, duration, money
-from tracebility.api.routers.runs import span_from
+from tracebility.api.routers.runs import spans_from
 
 ROW: dict[str, Any] = {
     "trace_id": "t", "span_id": "s", "parent_span_id": "", "name": "n", "kind": "llm", "otel_kind": "", "start_ns":
@@ -37,7 +37,8 @@ ROW: dict[str, Any] = {
     ],
 )
 def test_objects_and_arrays_are_answered_as_they_were_sent_and_the_rest_as_text(stored: str, answered: str) -> None:
-    span = span_from(ROW | {"inputs": stored, "metadata": {"k": stored}})
+    row = ROW | {"inputs": stored, "metadata": {"k": stored}}
+    [span] = spans_from({name: (value,) for name, value in row.items()})
     assert msgspec.json.encode(span.inputs).decode() == answered
     assert msgspec.json.encode(span.metadata["k"]).decode() == (answered if stored else '""')
 
@@ -49,3 +50,7 @@ def test_numbers_are_written_as_people_read_them() -> None:
     ]  # fmt: skip
     assert [duration(ms) for ms in (None, 0.4, 999, 1234, 61_000)] == ["-", "0 ms", "999 ms", "1.23 s", "1 min 1 s"]
     assert [money(usd) for usd in (None, 0, 0.00012, 12.5)] == ["-", "$0.00", "$0.0001", "$12.50"]
+
+
+def test_no_spans_are_no_spans() -> None:
+    assert spans_from({}) == spans_from(dict.fromkeys(ROW, ())) == []

@@ -2,7 +2,8 @@
 
 import asyncio
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import repeat
 from typing import Annotated, Any
 
 import msgspec
@@ -15,7 +16,7 @@ from tracebility.api.run_reads import Row, Window, newest_runs, one_run
 from tracebility.api.scope import TenantRows
 from tracebility.api.times import EARLIEST_NS, LATEST_NS, nanoseconds, rfc3339
 from tracebility.errors import BadRequest, Unprocessable
-from tracebility.stores.scoped import TenantScope
+from tracebility.stores.scoped import Columns, TenantScope
 from tracebility.wire.jsontext import is_deeper
 
 router = APIRouter(tags=["runs"])
@@ -65,13 +66,13 @@ class RunPage(msgspec.Struct, kw_only=True):
     next_cursor: str | None
 
 
-class Span(msgspec.Struct, kw_only=True, eq=False):
+class Span(msgspec.Struct, eq=False, gc=False):  # a tree: without cycles, nothing for the collector to find
     """A span with everything that is stored of it. Values that are JSON objects or arrays are given as such."""
 
     id: str
     trace_id: str
     parent_id: str | None
-    depth: int = 0
+    depth: int
     name: str
     kind: str
     otel_kind: str | None
@@ -108,7 +109,7 @@ class Span(msgspec.Struct, kw_only=True, eq=False):
     links: Any
     source: str
     accepted_at: str
-    children: list["Span"] = []
+    children: list["Span"]
 
 
 class RunDetail(Run, kw_only=True):
@@ -166,71 +167,63 @@ def run_from(row: Row) -> Run:
     return Run(**_run_fields(row))
 
 
-def detail_from(run: Row, spans: Sequence[Row]) -> RunDetail:
-    """A run and its rows of ``read_run_spans`` as clients see it."""
+def detail_from(run: Row, spans: Columns) -> RunDetail:
+    """A run and its columns of ``read_run_spans`` as clients see it."""
+    shown = spans_from(spans)
     return RunDetail(
         **_run_fields(run),
-        spans_left_out=max(run["span_count"] - len(spans), 0),
-        spans=tree.grow(span_from(row) for row in spans),
+        spans_left_out=max(run["span_count"] - len(shown), 0),
+        spans=tree.grow(shown),
     )
 
 
-def span_from(row: Row) -> Span:
-    """A row of ``read_run_spans`` as clients see it."""
-    start_ns, end_ns = row["start_ns"], row["end_ns"]
-    first_token_ns = row["time_to_first_token_ns"]
-    return Span(
-        id=row["span_id"],
-        trace_id=row["trace_id"],
-        parent_id=row["parent_span_id"] or None,
-        name=row["name"],
-        kind=row["kind"],
-        otel_kind=row["otel_kind"] or None,
-        status=row["status"],
-        error=row["status_message"] or None,
-        error_type=row["error_type"] or None,
-        start_time=rfc3339(start_ns),
-        end_time=None if end_ns is None else rfc3339(end_ns),
-        latency_ms=None if end_ns is None else (end_ns - start_ns) / 1e6,
-        model=row["model"] or None,
-        request_model=row["request_model"] or None,
-        provider=row["provider"] or None,
-        input_tokens=row["input_tokens"],
-        output_tokens=row["output_tokens"],
-        total_tokens=row["total_tokens"],
-        cache_read_tokens=row["cache_read_tokens"],
-        cache_write_tokens=row["cache_write_tokens"],
-        reasoning_tokens=row["reasoning_tokens"],
-        cost=None if row["cost"] is None else float(row["cost"]),
-        cost_source=row["cost_source"] or None,
-        time_to_first_token_ms=first_token_ns / 1e6 if first_token_ns else None,
-        inputs=value_of(row["inputs"]) or None,
-        outputs=value_of(row["outputs"]) or None,
-        session_id=row["session_id"] or None,
-        user_id=row["user_id"] or None,
-        tags=list(row["tags"]),
-        metadata=_values(row["metadata"]),
-        attributes=_values(row["attributes"]),
-        resource=_values(row["resource"]),
-        scope_name=row["scope_name"] or None,
-        scope_version=row["scope_version"] or None,
-        environment=row["environment"] or None,
-        events=_list_of(row["events"]),
-        links=_list_of(row["links"]),
-        source=row["source"],
-        accepted_at=rfc3339(row["accepted_us"] * 1000),
-        children=[],
-    )
+def spans_from(stored: Columns) -> list[Span]:
+    """The rows of ``read_run_spans`` as clients see them. By columns: two thirds of the time by rows."""
+    if not stored:
+        return []
+    starts, ends = stored["start_ns"], stored["end_ns"]
+    made: dict[str, Iterable[Any]] = {
+        **{name: stored[name] for name in _AS_STORED},
+        **{name: [text or None for text in stored[name]] for name in _NOTHING_WHEN_EMPTY},
+        "id": stored["span_id"],
+        "parent_id": [parent or None for parent in stored["parent_span_id"]],
+        "depth": repeat(0, len(starts)),
+        "error": [text or None for text in stored["status_message"]],
+        "start_time": map(rfc3339, starts),
+        "end_time": [None if end is None else rfc3339(end) for end in ends],
+        "latency_ms": [None if end is None else (end - start) / 1e6 for start, end in zip(starts, ends, strict=True)],
+        "cost": [None if cost is None else float(cost) for cost in stored["cost"]],
+        "time_to_first_token_ms": [ns / 1e6 if ns else None for ns in stored["time_to_first_token_ns"]],
+        "inputs": [value_of(text) or None for text in stored["inputs"]],
+        "outputs": [value_of(text) or None for text in stored["outputs"]],
+        "metadata": map(_values, stored["metadata"]),
+        "attributes": map(_values, stored["attributes"]),
+        "resource": map(_values, stored["resource"]),
+        "events": map(_list_of, stored["events"]),
+        "links": map(_list_of, stored["links"]),
+        "accepted_at": [rfc3339(us * 1000) for us in stored["accepted_us"]],
+        "children": [[] for _ in starts],
+    }
+    return [Span(*fields) for fields in zip(*(made[name] for name in _SPAN_FIELDS), strict=True)]
 
 
-_BRACKETS = ("{", "[")
+_SPAN_FIELDS = tuple(field.name for field in msgspec.structs.fields(Span))
+_AS_STORED = (
+    *("trace_id", "name", "kind", "status", "input_tokens", "output_tokens", "total_tokens", "cache_read_tokens"),
+    *("cache_write_tokens", "reasoning_tokens", "tags", "source"),
+)
+_NOTHING_WHEN_EMPTY = (
+    *("otel_kind", "error_type", "model", "request_model", "provider", "cost_source", "session_id", "user_id"),
+    *("scope_name", "scope_version", "environment"),
+)
+_BRACKETS = frozenset("{[")
 _EMPTY = ("", "[]")
 _as_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 def value_of(text: str) -> str | msgspec.Raw:
     """Stored text as JSON: itself when it is an object or array, else a string (the text ``42`` may be either)."""
-    if text.startswith(_BRACKETS):
+    if text[:1] in _BRACKETS:
         try:
             if len(text) <= DEEPEST_JSON or not is_deeper(text.encode(), DEEPEST_JSON):
                 return _as_json(text)
@@ -268,7 +261,7 @@ def _run_fields(row: Row) -> dict[str, Any]:
 
 
 def _values(stored: Mapping[str, str]) -> dict[str, str | msgspec.Raw]:
-    return {name: value_of(text) if text.startswith(_BRACKETS) else text for name, text in stored.items()}
+    return {name: value_of(text) if text[:1] in _BRACKETS else text for name, text in stored.items()}
 
 
 def _list_of(text: str) -> str | msgspec.Raw | list[Any]:

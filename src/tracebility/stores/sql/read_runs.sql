@@ -35,13 +35,14 @@ WHERE org_id = {org:UUID} AND project_id = {project:UUID} AND run_id IN {ids:Arr
 GROUP BY run_id
 
 -- name: read_run
--- One run by its whole primary key.
+-- One run by its whole primary key: a granule of each part. The newest version is the run, so FINAL, which costs a
+-- quarter more here, says nothing new.
 SELECT
     run_id, name, kind, status, error_message,
     toUnixTimestamp64Nano(start_time) AS start_ns, toUnixTimestamp64Nano(end_time) AS end_ns,
     span_count, error_count, models, input_tokens, output_tokens, total_tokens, cost,
     input_preview, output_preview, session_id, user_id, tags, environment
-FROM run FINAL
+FROM run
 WHERE org_id = {org:UUID} AND project_id = {project:UUID} AND run_id = {run_id:String}
 ORDER BY version DESC
 LIMIT 1
