@@ -16,7 +16,7 @@ from tracebility.stores.queries import query
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "read_runs_newest": {"from": 0, "last": 2**62, "before": 2**62, "before_id": "", "limit": 10_000},
-    "read_runs_versions": {"ids": [f"run-{n}" for n in range(40)]},
+    "read_runs_versions": {"ids": [f"run-{n}" for n in range(40)], "least": 0},
     "read_run": {"run_id": "run-3"},
     "read_run_spans": {"run_id": "run-3", "limit": 10_000},
 }

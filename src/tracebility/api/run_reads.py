@@ -71,9 +71,10 @@ async def _latest(rows: ScopedClickHouse, window: Window, limit: int) -> AsyncIt
         if len(asked) < len(newest):  # spares that were not needed: looking up a run's place costs the engine a read
             candidates = _beginning(candidates, asked)
             more = True
+        least = min(_version(row) for row in candidates)
         places = {
             row["run_id"]: (row["start_ns"], row["run_id"])
-            for row in await rows.rows("read_runs_versions", ids=list(asked))
+            for row in await rows.rows("read_runs_versions", ids=list(asked), least=least)
         }
         begin = (window.before_ns, window.before_id) if window.before_id else (window.before_ns + 1, "")
         end = _place(candidates[-1]) if more else (window.from_ns, "")
