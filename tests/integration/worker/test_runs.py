@@ -51,6 +51,52 @@ TREES: dict[str, tuple[list[tuple[Any, ...]], int, str | None]] = {
         9,
         "0.75",
     ),
+    "chains between a call and its wrapper": (
+        [(0, None, "chat", 10, 1.0), (1, 0, "plan"), (2, 1, "plan"), (3, 2, "chat", 7, 0.5), (4, 2, "chat", 2, 0.25)],
+        9,
+        "0.75",
+    ),
+    "forty chains between a call and its wrapper": (
+        [(0, None, "chat", 10, 1.0), *((n, n - 1, "plan") for n in range(1, 41)), (41, 40, "chat", 7, 0.5)],
+        7,
+        "0.5",
+    ),
+    "wrappers of wrappers": (
+        [(0, None, "chat", 9), (1, 0, "chat", 9), (2, 1, "plan"), (3, 2, "chat", 8), (4, 3, "chat", 7), (5, 0, "plan")],
+        7,
+        None,
+    ),
+    "a call in between that only knows its cost": (
+        [(0, None, "chat", 10, 1.0), (1, 0, "chat", 0, 0.5), (2, 1, "chat", 7)],
+        7,
+        "0.5",
+    ),
+    "an embedding deep below an embedding and a call": (
+        [(0, None, "embeddings", 7), (1, 0, "chat", 5), (2, 1, "plan"), (3, 2, "embeddings", 7)],
+        12,
+        None,
+    ),
+    "three calls in a circle": (
+        [(0, 1, "chat", 7, 1.0), (1, 2, "chat", 7, 1.0), (2, 0, "chat", 7, 1.0)],
+        7,
+        "1",
+    ),
+    "calls in a circle that say different things": (
+        [(0, 1, "chat", 7), (1, 2, "chat", 5), (2, 3, "chat", 7), (3, 0, "chat", 2)],
+        14,
+        None,
+    ),
+    "a call and a chain in a circle": ([(0, 1, "chat", 7, 1.0), (1, 0, "plan")], 7, "1"),
+    "a circle of calls beside a call and its wrapper": (
+        [(0, 1, "chat", 7), (1, 2, "chat", 7), (2, 0, "chat", 7), (3, None, "chat", 10), (4, 3, "chat", 5)],
+        12,
+        None,
+    ),
+    "calls below a circle of agents": (
+        [(0, 1, "invoke_agent"), (1, 0, "invoke_agent"), (2, 0, "chat", 7), (3, 1, "chat", 7), (4, 3, "plan")],
+        14,
+        None,
+    ),
     "a call in a tool of a call": (
         [(0, None, "chat", 10), (1, 0, "execute_tool"), (2, 1, "chat", 7)],
         17,

@@ -9,7 +9,8 @@ SELECT toUnixTimestamp64Micro(now64(6));
 -- them is a run and gets its row, which is right whether or not this batch touched it.
 -- Cost: the bloom filter of trace_id and the primary key pass over what cannot hold the traces; copies of a span go by
 -- LIMIT 1 BY, newest first. FINAL would read whole granules before it filters: 230 us a span with 5 M stored.
--- Everything is linear in the spans of a trace.
+-- Everything is linear in the spans of a trace, n * log(n)^2 where calls have something below them. And the engine
+-- reads the statement itself anew each time, for some 90 ms: an alias costs as often as it is used, a stage does not.
 INSERT INTO run
 (
     org_id, workspace_id, project_id, run_id, name, kind, status, error_message, start_time, end_time, root_span_id,
@@ -22,16 +23,42 @@ WITH
         place -> place <= length(arrayDistinct(some)),
         arraySlice(arrayEnumerateDense(arrayConcat(arrayDistinct(some), ids)), length(arrayDistinct(some)) + 1)
     ) AS are_among,
-    -- `some` and what is one step from them, over the spans between.
-    (some, steps_from, steps_to) ->
-        arrayConcat(some, arrayFilter((id, is_step) -> is_step, steps_to, are_among(steps_from, some))) AS wider,
-    -- The parents, but for one of two spans that name each other.
-    (ids, parents) -> arrayMap(
-        (parent, nth) -> if(nth = 1, parent, 0),
-        parents, arrayEnumerateUniq(arrayMap((id, parent) -> id + parent, ids, parents))
-    ) AS untangled,
-    -- Calls that repeat what a call below says, at most one span in between: further ones cost every trace.
-    (ids, parents) -> are_among(ids, wider(untangled(ids, parents), between, above_between)) AS repeat_others,
+    -- What `numbers` have at `places`, 0 at place 0; all are below 2^31. Each question is sorted behind what it asks
+    -- for: a lambda that took `numbers` along would copy them for each place. (One-element arrays keep a result that is
+    -- used more than once.)
+    (numbers, places) -> arrayMap(
+        sorted -> arrayMap(pair -> pair % 4294967296, arraySort(arrayFilter(pair -> pair != 0, arrayMap(
+            (one, answer) -> if(bitTest(one, 32), one % 4294967296 * 4294967296 + answer % 4294967296, 0),
+            sorted, arrayFill(one -> NOT bitTest(one, 32), sorted))))),
+        [arraySort(arrayConcat(
+            [0],
+            arrayMap((number, nth) -> nth * 8589934592 + number, numbers, arrayEnumerate(numbers)),
+            arrayMap((place, nth) -> place * 8589934592 + 4294967296 + nth, places, arrayEnumerate(places))))]
+    )[1] AS looked_up,
+    -- Marks (8 times a span's place, and what for) for all that is above those in `marks`. Steps lead from a span's
+    -- place to its parent's, then to that of the second, fourth, eighth ... above: log2(spans) rounds for any depth.
+    -- They are given back too: in the end they lead to 0, but from spans in a circle of parents or below one.
+    (steps, marks) -> arrayFold(
+        (state, round) -> arrayMap(
+            (found, count, marks) -> (
+                arraySlice(found, 1, count),
+                arrayDistinct(arrayConcat(marks, arrayFilter(mark -> mark >= 8, arrayMap(
+                    (place, mark) -> place * 8 + mark % 8, arraySlice(found, count + 1), marks))))),
+            [looked_up(state.1, arrayConcat(state.1, arrayMap(mark -> intDiv(mark, 8), state.2)))],
+            [length(state.1)],
+            [state.2]
+        )[1],
+        range(toUInt32(ceil(log2(length(steps) + 1)))), (steps, marks)
+    ) AS marked_above,
+    -- Calls that repeat what a call of their kind below says. In a circle, which is where last steps lead, nobody can
+    -- tell who repeats whom: what its calls say counts, the same only once.
+    (codes, measure, walk, said) -> arrayMap(
+        in_circle -> arrayMap(
+            (is_marked, is_in_circle, nth) -> if(is_in_circle, nth > 1, is_marked),
+            are_among(arrayMap((code, nth) -> nth * 8 + code + measure, codes, arrayEnumerate(codes)), walk.2),
+            in_circle, arrayEnumerateUniq(in_circle, said)),
+        [are_among(arrayEnumerate(codes), walk.1)]
+    )[1] AS repeats,
     -- Spans whose parent says it too.
     (ids, parents) -> are_among(parents, ids) AS are_parts,
     (numbers, are_passed) -> arraySum(arrayMap((number, is_passed) -> if(is_passed, 0, number), numbers, are_passed))
@@ -46,10 +73,10 @@ WITH
             input_tokens + output_tokens + total_tokens > 0 AS has_tokens,
             isNotNull(cost) AS has_cost,
             tuple(input_tokens, output_tokens, total_tokens) AS tokens,
-            indexOf(['embedding', 'reranker'], kind) AS code,
+            is_call AND (has_tokens OR has_cost) AS is_used,
             sipHash64(span_id) AS own,
             if(parent_span_id IN ('', span_id), 0, sipHash64(parent_span_id)) AS up,
-            up != 0 AND kind != 'tool' AND NOT (is_call AND (has_tokens OR has_cost)) AS is_between,
+            up != 0 AND kind != 'tool' AND NOT is_used AS is_between,
             -- The top of a trace comes first in this order: the root; without one the span that begins first, and of
             -- those that begin together the one that ends last, which encloses the others.
             bitShiftLeft(toUInt128(parent_span_id != ''), 126)
@@ -91,17 +118,18 @@ WITH
             max(s.end_time) AS end_time,
             count() AS span_count,
             countIf(s.status = 'error') AS error_count,
-            -- Spans that calls may be put together by: they say nothing of usage, and what calls the model below them is
-            -- part of what did so above. Not tools: a model that is called in one is another call.
+            -- Calls that say what they used. The code is of their kind, for a model's answer is not repeated by an
+            -- embedding, and leaves room for what is measured: tokens or cost.
+            groupArrayIf(s.own, s.is_used) AS call,
+            groupArrayIf(s.up, s.is_used) AS above_call,
+            groupArrayIf(toUInt8(2 * indexOf(['embedding', 'reranker'], s.kind)), s.is_used) AS call_code,
+            groupArrayIf(s.tokens, s.is_used) AS call_tokens,
+            groupArrayIf(s.has_tokens, s.is_used) AS with_tokens,
+            groupArrayIf(ifNull(s.cost, 0), s.is_used) AS call_cost,
+            groupArrayIf(s.has_cost, s.is_used) AS with_cost,
+            -- What else is between a call and one above. Not tools: a model that is called in one is another call.
             groupArrayIf(s.own, s.is_between) AS between,
             groupArrayIf(s.up, s.is_between) AS above_between,
-            -- Calls know their parent only as a call of the same kind: a model's answer is not repeated by an embedding.
-            groupArrayIf(bitXor(s.own, s.code), s.is_call AND s.has_tokens) AS call,
-            groupArrayIf(bitXor(s.up, s.code), s.is_call AND s.has_tokens) AS above_call,
-            groupArrayIf(s.tokens, s.is_call AND s.has_tokens) AS call_tokens,
-            groupArrayIf(bitXor(s.own, s.code), s.is_call AND s.has_cost) AS paid,
-            groupArrayIf(bitXor(s.up, s.code), s.is_call AND s.has_cost) AS above_paid,
-            groupArrayIf(assumeNotNull(s.cost), s.is_call AND s.has_cost) AS paid_cost,
             -- Others, whose usage counts when no call has any.
             groupArrayIf(s.own, NOT s.is_call AND s.has_tokens) AS other,
             groupArrayIf(s.up, NOT s.is_call AND s.has_tokens) AS above_other,
@@ -115,15 +143,57 @@ WITH
         FROM spans AS s
         GROUP BY org_id, project_id, trace_id
     ),
+    walks AS
+    (
+        SELECT
+            *,
+            -- In most traces no call has anything below it; what is behind this `if` is computed for the others only.
+            has(are_among(call, arrayConcat(above_call, above_between)), 1) AS is_tangled,
+            arrayConcat(call, between) AS node,
+            arrayMap(
+                place -> if(place > length(node), 0, toUInt64(place)),
+                arraySlice(arrayEnumerateDense(arrayConcat(node, above_call, above_between)), length(node) + 1)
+            ) AS parents,
+            if(
+                is_tangled,
+                marked_above(parents, arrayFilter(mark -> mark >= 8, arrayConcat(
+                    arrayMap(
+                        (place, code, has) -> has * (place * 8 + code),
+                        arrayResize(parents, length(call)), call_code, with_tokens),
+                    arrayMap(
+                        (place, code, has) -> has * (place * 8 + code + 1),
+                        arrayResize(parents, length(call)), call_code, with_cost)))),
+                ([], [])
+            ) AS walk
+        FROM traces
+    ),
+    passes AS
+    (
+        SELECT
+            *,
+            has(with_tokens, 1) AS calls_have_tokens,
+            has(with_cost, 1) AS calls_have_cost,
+            -- What calls say, unless one below says it too. Without such calls what the top says, or else those below.
+            multiIf(
+                NOT calls_have_tokens, are_parts(other, above_other),
+                is_tangled, repeats(call_code, 0, walk, call_tokens),
+                arrayMap(id -> 0, call)
+            ) AS is_token_passed,
+            multiIf(
+                NOT calls_have_cost, are_parts(other_paid, above_other_paid),
+                is_tangled, repeats(call_code, 1, walk, call_cost),
+                arrayMap(id -> 0, call)
+            ) AS is_cost_passed,
+            if(calls_have_tokens, call_tokens, other_tokens) AS all_tokens,
+            if(calls_have_cost, call_cost, other_cost) AS all_cost
+        FROM walks
+    ),
     totals AS
     (
         SELECT
             *,
-            -- What calls say, unless one below says it too. Without such calls what the top says, or else those below.
-            if(empty(call), are_parts(other, above_other), repeat_others(call, above_call)) AS is_token_passed,
-            if(empty(call), other_tokens, call_tokens) AS all_tokens,
             if(
-                empty(call) AND top_has_tokens,
+                NOT calls_have_tokens AND top_has_tokens,
                 top_tokens,
                 (
                     sum_of(all_tokens.1, is_token_passed),
@@ -131,13 +201,12 @@ WITH
                     sum_of(all_tokens.3, is_token_passed)
                 )
             ) AS said_tokens,
-            if(empty(paid), are_parts(other_paid, above_other_paid), repeat_others(paid, above_paid)) AS is_cost_passed,
             multiIf(
-                empty(paid) AND isNotNull(top_cost), top_cost,
-                empty(paid) AND empty(other_paid), NULL,
-                sum_of(if(empty(paid), other_cost, paid_cost), is_cost_passed)
+                NOT calls_have_cost AND isNotNull(top_cost), top_cost,
+                empty(all_cost), NULL,
+                sum_of(all_cost, is_cost_passed)
             ) AS said_cost
-        FROM traces
+        FROM passes
     )
 SELECT
     org_id,
