@@ -44,12 +44,33 @@ def test_a_directory_belongs_to_one_process(tmp_path: Path) -> None:
     DataDir.open(tmp_path / "data").close()
 
 
-@pytest.mark.parametrize("path", ["/tmp", "/", "/proc/nowhere", "/dev/null"])
-def test_a_directory_that_others_use_is_left_alone(path: str) -> None:
-    before = Path(path).stat().st_mode if Path(path).exists() else None
+@pytest.mark.parametrize("path", ["/proc/nowhere", "/dev/null"])
+def test_a_place_that_can_be_no_directory_is_told(path: str) -> None:
     with pytest.raises(ConfigurationError, match="--data-dir"):
         DataDir.open(Path(path))
-    assert before is None or Path(path).stat().st_mode == before
+
+
+@pytest.mark.parametrize("kind", ["sticky", "home"])
+def test_a_directory_that_others_use_is_left_alone(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders made for this: were it to fail on the real ones, it would close them to everybody on the machine."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777 if kind == "sticky" else 0o755)
+    if kind == "home":
+        monkeypatch.setenv("HOME", str(folder))
+    before = folder.stat().st_mode
+    with pytest.raises(ConfigurationError, match="--data-dir"):
+        DataDir.open(folder)
+    assert folder.stat().st_mode == before
+    assert list(folder.iterdir()) == []
+
+
+def test_a_directory_is_closed_to_other_users(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    folder.chmod(0o755)
+    DataDir.open(folder).close()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_a_long_path_gets_a_private_folder_for_its_sockets(tmp_path: Path) -> None:
