@@ -53,7 +53,6 @@ READS = ("50 newest runs", "a run of 1,000 spans", "7 days: p50/p95/p99, tokens,
 class Size:
     """A state of the store and what reads took in it: milliseconds at each of `PERCENTILES`, by read."""
 
-    grows: str
     own: int
     others: int
     took_ms: dict[str, tuple[float, ...]]
@@ -67,8 +66,8 @@ async def run(installation: Installation, pool: list[Request], scale: int) -> No
     await Auditor(ready, installation.data_dir / "spool").settle(load.ledger, org_id=ready["org_id"])
     half = scale // 2
     steps = [
-        ("others", 0, max(half // 25, SEED_SPANS)), ("others", 0, half // 5), ("others", 0, half),
-        ("own", half // 25, 0), ("own", half // 5, 0), ("own", half - SEED_SPANS, 0),
+        (0, max(half // 25, SEED_SPANS)), (0, half // 5), (0, half),
+        (half // 25, 0), (half // 5, 0), (half - SEED_SPANS, 0),
     ]  # fmt: skip
     sizes: list[Size] = []
     with clickhouse_connect.get_client(dsn=ready["clickhouse_url"], send_receive_timeout=3600) as engine:
@@ -76,16 +75,18 @@ async def run(installation: Installation, pool: list[Request], scale: int) -> No
         big_run = await asyncio.to_thread(multiplier.big_trace, BIG_TRACE_SPANS)
         own, others = SEED_SPANS + BIG_TRACE_SPANS, 0
         reader = Reader(ready, big_run)
-        for grows, more_own, all_others in [("", 0, 0), *steps]:
+        for all_own, all_others in [(own, others), *steps]:
+            if sizes and all_own <= own and all_others <= others:
+                continue  # so small a scale that there is more already
             began = time.monotonic()
-            if more_own > own:
-                own += await asyncio.to_thread(multiplier.grow_own, more_own - own)
+            if all_own > own:
+                own += await asyncio.to_thread(multiplier.grow_own, all_own - own)
             if all_others > others:
                 others += await asyncio.to_thread(multiplier.grow_others, all_others - others)
             await _merged(engine)
             grown_s = time.monotonic() - began
             took = await asyncio.to_thread(reader.measure)
-            sizes.append(Size(grows, own, others, took))
+            sizes.append(Size(own, others, took))
             shown = ", ".join(f"{name} {' / '.join(f'{ms:.0f}' for ms in took[name])} ms" for name in READS)
             print(f"own {own:,} others {others:,} (grown in {grown_s:.0f} s): {shown}", flush=True)
     _publish(sizes, scale)
@@ -154,8 +155,12 @@ def _publish(sizes: list[Size], scale: int) -> None:
     picture = report.PICTURES / "reads.svg"
     figure, panes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
     for pane, grows in zip(panes, ("own", "others"), strict=True):
-        chosen = [sizes[0], *(s for s in sizes if s.grows == grows)] if grows == "others" else sizes[len(sizes) // 2 :]
-        xs = [max(1, s.own if grows == "own" else s.others) for s in chosen]
+        if grows == "own":
+            chosen = [size for size in sizes if size.others == sizes[-1].others]
+            xs = [size.own for size in chosen]
+        else:
+            chosen = [size for size in sizes if size.own == sizes[0].own and size.others]
+            xs = [size.others for size in chosen]
         for name in READS:
             pane.plot(xs, [s.took_ms[name][1] for s in chosen], marker="o", markersize=3, label=name)
         pane.set(
