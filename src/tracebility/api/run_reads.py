@@ -37,11 +37,12 @@ async def newest_runs(rows: ScopedClickHouse, window: Window, limit: int) -> tup
 
 
 async def one_run(rows: ScopedClickHouse, run_id: str) -> tuple[Row, Columns]:
-    """A run and its spans in the order of their start.
+    """A run and its spans in the order of their start. Ids are kept in small letters and asked for in any.
 
     Raises:
         NotFound: when the project has no such run.
     """
+    run_id = run_id.lower()
     run, spans = await asyncio.gather(
         rows.rows("read_run", run_id=run_id), rows.columns("read_run_spans", run_id=run_id, limit=MOST_SPANS)
     )

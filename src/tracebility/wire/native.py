@@ -273,10 +273,10 @@ def _normal(sent: _Sent, size: int) -> Run:
 
 
 def _id(field: str, value: str) -> str:
-    if _UUID.fullmatch(value) is None:
-        if _HEX.fullmatch(value) is None:
-            raise _Refused(f"{field}: {value[:40]!r} is not an id: send a UUID, or 16 or 32 hex digits")
-        value = value.lower()
+    """An id in the letters it is kept in: RFC 9562 has UUIDs read in either case, and OTLP its hex."""
+    if _UUID.fullmatch(value) is None and _HEX.fullmatch(value) is None:
+        raise _Refused(f"{field}: {value[:40]!r} is not an id: send a UUID, or 16 or 32 hex digits")
+    value = value.lower()
     if _NIL.fullmatch(value):
         raise _Refused(f"{field}: all zeros name nothing")
     return value

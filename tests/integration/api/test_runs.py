@@ -179,6 +179,18 @@ async def test_a_run_opens_with_its_spans_as_a_tree(api: httpx.AsyncClient, tena
     assert (leaf["name"], leaf["parent_id"]) == ("again", "early")
 
 
+@pytest.mark.parametrize("run_id", ["ab" * 16, "550e8400-e29b-41d4-a716-446655440abc"])
+async def test_a_run_opens_by_its_id_in_letters_of_either_case(
+    api: httpx.AsyncClient, tenants: Any, run_id: str
+) -> None:
+    writer, _ = tenants
+    await writer.runs([{"run_id": run_id}])
+    await writer.spans([{"trace_id": run_id, "span_id": "a"}])
+    found = await api.get(f"{runs_of(writer.tenant)}/{run_id.upper()}", headers=writer.tenant.headers())
+    assert found.status_code == 200, found.text
+    assert (found.json()["id"], len(found.json()["spans"])) == (run_id, 1)
+
+
 async def test_a_span_shows_everything_that_is_stored_of_it(api: httpx.AsyncClient, tenants: Any) -> None:
     writer, _ = tenants
     stored = {

@@ -238,6 +238,31 @@ def test_children_without_a_trace_join_their_topmost_ancestor() -> None:
     assert orphan.trace_id == CHILD
 
 
+def test_ids_that_differ_in_case_only_are_one_id() -> None:
+    found = decode_runs(
+        body(
+            run(id=ROOT.upper()),
+            run(id=CHILD, parent_id=ROOT),
+            run(id=GRANDCHILD.upper(), parent_id=CHILD.upper()),
+            run(id="A" * 16, trace_id="B" * 32, parent_id="C" * 16),
+            run(id=GRANDCHILD, trace_id=CHILD.upper()),
+        )
+    )
+    assert [(one.id, one.parent_id, one.trace_id) for one in found if isinstance(one, Run)] == [
+        (ROOT, "", ROOT),
+        (CHILD, ROOT, ROOT),
+        (GRANDCHILD, CHILD, ROOT),
+        ("a" * 16, "c" * 16, "b" * 32),
+        (GRANDCHILD, "", CHILD),
+    ]
+
+
+def test_a_run_is_not_its_own_parent_in_other_letters() -> None:
+    [refused] = decode_runs(body(run(id=ROOT, parent_id=ROOT.upper())))
+    assert isinstance(refused, Rejection)
+    assert "its own parent" in refused.error
+
+
 def test_parents_in_a_circle_end() -> None:
     runs = decode_runs(body(run(id=CHILD, parent_id=ROOT), run(parent_id=CHILD)))
     assert len({one.trace_id for one in runs if isinstance(one, Run)}) == 1
