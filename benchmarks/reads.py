@@ -29,6 +29,7 @@ from .multiply import Multiplier
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 SEED_SPANS = 20_000
 BIG_TRACE_SPANS = 1_000
@@ -168,6 +169,7 @@ def _publish(sizes: list[Size], scale: int) -> None:
             xlabel=f"spans of {'the project itself' if grows == 'own' else 'other tenants'}",
             ylim=(0, None),
         )
+        pane.xaxis.set_minor_formatter(NullFormatter())
         pane.grid(alpha=0.3)
     panes[0].set_ylabel("p95, ms")
     panes[1].legend(fontsize=8, frameon=False)
