@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from tracebility.cli import app
-from tracebility.stores import clickhouse
+from tracebility.stores import clickhouse, consumers
 from tracebility.tenant.shards import DEAD_LETTER_STREAM
 from tracebility.worker import write
-from tracebility.worker.claims import MOST_DELIVERIES
+from tracebility.worker.claims import ALONE_FROM, MOST_DELIVERIES, forget_the_gone
 from tracebility.worker.columns import span_block
 
 Make = Callable[..., Any]
@@ -93,6 +93,132 @@ async def test_an_entry_that_ends_its_workers_is_given_up_and_those_behind_it_ar
     assert letter.fields[b"entry_id"] == deadly
     assert letter.fields[b"deliveries"] == b"6"
     assert "ended the worker" in reasons([letter])[0]
+
+
+@pytest.mark.usefixtures("no_dead_letters")
+async def test_an_entry_is_tried_as_often_as_is_said(
+    tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
+    monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 1)
+    await tenant.queue.ensure_group([tenant.stream])
+    await tenant.send([spans(0)])
+    await tenant.queue.read([tenant.stream], GHOST, 1)
+    for _ in range(MOST_DELIVERIES - 2):  # the worker's own is the last one
+        await tenant.queue.read_pending(tenant.stream, GHOST, b"0", 1)
+    async with worker() as running:
+        await running.drained(tenant)
+    assert len(await tenant.rows("span", "span_id")) == 1
+    assert await tenant.dead() == []
+
+
+async def test_what_ended_its_workers_is_tried_alone(
+    tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
+    monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 1)
+    written: list[set[bytes]] = []
+    write_batch = write.Writer.write
+
+    async def noted(self: Any, work: Any) -> Any:
+        written.append({held.entry.id for held in work.held})
+        return await write_batch(self, work)
+
+    monkeypatch.setattr(write.Writer, "write", noted)
+    await tenant.queue.ensure_group([tenant.stream])
+    [suspect] = await tenant.send([spans(0)])
+    await tenant.queue.read([tenant.stream], GHOST, 1)
+    for _ in range(ALONE_FROM - 2):
+        await tenant.queue.read_pending(tenant.stream, GHOST, b"0", 1)
+    others = await tenant.send([spans(1)], [spans(2)])
+    await tenant.queue.read([tenant.stream], GHOST, 10)
+    async with worker() as running:
+        await running.drained(tenant)
+    assert {suspect} in written
+    assert set().union(*written) == {suspect, *others}
+
+
+async def test_many_that_a_dead_worker_left_are_all_taken(
+    tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one look, which is more than one page of them."""
+    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
+    monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 1)
+    monkeypatch.setattr("tracebility.worker.claims.CLAIM_COUNT", 2)
+    monkeypatch.setattr("tracebility.worker.consume.CLAIM_EVERY_S", 3600.0)
+    await tenant.queue.ensure_group([tenant.stream])
+    await tenant.send(*([spans(number)] for number in range(7)))
+    await tenant.queue.read([tenant.stream], GHOST, 10)
+    async with worker() as running:
+        await running.drained(tenant)
+    assert len(await tenant.rows("span", "span_id")) == 7
+
+
+async def test_what_is_being_written_is_kept_from_others_and_let_go_afterwards(
+    tenant: Any, worker: Make, worker_of: Make, stores: Any, spans: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine is away for longer than a silent worker is given: the heartbeat says that this one is at work."""
+    monkeypatch.setattr("tracebility.worker.in_hand.HEARTBEAT_S", 0.05)
+    kept: list[set[bytes]] = []
+    keep = type(tenant.queue).keep
+
+    async def noted(self: Any, stream: str, consumer: str, ids: Any) -> None:
+        kept.append(set(ids))
+        await keep(self, stream, consumer, ids)
+
+    monkeypatch.setattr(type(tenant.queue), "keep", noted)
+    async with Gate(stores.clickhouse_url) as gate:
+        engine = await clickhouse.connect(gate.url)
+        gate.shut()
+        async with worker_of(tenant.queue, engine) as running:
+            ids = set(await tenant.send([spans(0)], [spans(1, 0)]))
+            await running.until(lambda: ids in kept)
+            assert running.metrics.held_bytes._value.get() > 0
+            gate.is_shut = False
+            await running.drained(tenant)
+            await running.until(lambda: running.metrics.held_bytes._value.get() == 0)
+        await engine.close()
+
+
+async def test_a_worker_takes_nothing_twice_that_it_holds(
+    tenant: Any, worker_of: Make, stores: Any, spans: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its heartbeat came late, and its own look for what others left behind finds its own."""
+    monkeypatch.setattr("tracebility.worker.in_hand.HEARTBEAT_S", 3600.0)
+    monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 0)
+    monkeypatch.setattr("tracebility.worker.consume.CLAIM_EVERY_S", 0.0)
+    async with Gate(stores.clickhouse_url) as gate:
+        engine = await clickhouse.connect(gate.url)
+        gate.shut()
+        async with worker_of(tenant.queue, engine) as running:
+            await tenant.send([spans(0)])
+            await running.until(lambda: running.metrics.reclaimed._value.get() > 1)
+            gate.is_shut = False
+            await running.drained(tenant)
+            await running.until(lambda: running.metrics.envelopes._value.get() >= 1)
+        assert running.metrics.envelopes._value.get() == 1
+        await engine.close()
+
+
+async def test_a_worker_that_is_gone_is_forgotten_once_it_holds_nothing(tenant: Any, spans: Make) -> None:
+    """With a reader the store drops what it was given and has not acknowledged."""
+    await tenant.queue.ensure_group([tenant.stream])
+    host = consumers.new_name().partition("/")[0]
+    holding, idle = f"{host}/1/1/a", f"{host}/1/1/b"
+    await tenant.send([spans(0)])
+    [(_, [entry])] = await tenant.queue.read([tenant.stream], holding, 1)
+    await tenant.queue.read([tenant.stream], idle, 1)
+
+    async def readers() -> set[str]:
+        found = await consumers.consumers(tenant.queue, [tenant.stream])
+        return {one.name for one in found[tenant.stream]} & {holding, idle}
+
+    assert await readers() == {holding, idle}
+    await forget_the_gone(tenant.queue, "me", [tenant.stream])
+    assert await readers() == {holding}
+    await tenant.queue.ack_and_delete(tenant.stream, [entry.id])
+    await forget_the_gone(tenant.queue, "me", [tenant.stream])
+    assert await readers() == set()
 
 
 @pytest.mark.usefixtures("no_dead_letters")
