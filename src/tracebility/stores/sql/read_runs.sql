@@ -28,8 +28,8 @@ LIMIT {limit:UInt32}
 
 -- name: read_runs_versions
 -- Where the latest version of each of {ids} stands in the order: at most as many as a page has rows, found by the
--- primary key. {least} is the lowest version that any of them was found with: rows of lower ones say nothing new, and
--- most are passed over by that number alone. 3 to 35 ms, a fifth less than without it in a project of 500,000 runs.
+-- primary key. {least} is the lowest version that any of them was found with: rows of lower ones say nothing new.
+-- 24 ms of CPU in a project of 100,000 runs in 14 parts, with it or without; 38 instead of 48 in one of 500,000.
 SELECT run_id, toUnixTimestamp64Nano(argMax(start_time, version)) AS start_ns
 FROM run
 WHERE org_id = {org:UUID} AND project_id = {project:UUID} AND run_id IN {ids:Array(String)}
@@ -37,8 +37,8 @@ WHERE org_id = {org:UUID} AND project_id = {project:UUID} AND run_id IN {ids:Arr
 GROUP BY run_id
 
 -- name: read_run
--- One run by its whole primary key: a granule of each part. The newest version is the run, so FINAL, which costs a
--- quarter more here, says nothing new.
+-- One run by its whole primary key: a granule of each part. The newest version is the run, so FINAL would say nothing
+-- new. 14 ms of CPU with 10 M spans stored.
 SELECT
     run_id, name, kind, status, error_message,
     toUnixTimestamp64Nano(start_time) AS start_ns, toUnixTimestamp64Nano(end_time) AS end_ns,
