@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tracebility.wire import jsontext, limits, otlp_fill, otlp_json, otlp_text, otlp_wire
+from tracebility.wire import jsontext, limits, otlp_fill, otlp_json, otlp_sizes, otlp_text, otlp_wire
 from tracebility.wire.inspection import Inspection
 from tracebility.wire.otlp_parts import Slice, in_parts, not_a_request, rejection, too_many_groups, too_many_spans
 from tracebility.wire.rejection import Rejection
@@ -82,6 +82,11 @@ def glance(body: bytes, content_type: str) -> Inspection | None:
 # Up to so many groups and refused spans, and attributes, events and links of one span, are looked at without haste.
 _FEW = 128
 
+# In so many bytes there are not more attributes, events, links and values than allowed: each takes two at least.
+_FEW_BYTES = 2 * limits.ATTRIBUTES
+
+_CROWDED = f"more than {limits.ATTRIBUTES} attributes, nested ones included"
+
 
 def _whole(body: bytes, content_type: str, patience: int) -> Inspection | None:
     """What is found in a ``body`` that may travel as it came; None when it may not.
@@ -102,7 +107,7 @@ def _whole(body: bytes, content_type: str, patience: int) -> Inspection | None:
     groups, spans = _bounded(_groups_of(request))
     if groups > patience:
         return None
-    return _found(_verdicts(request), spans, patience)
+    return _found(_verdicts(body, request), spans, patience)
 
 
 def _found(verdicts: Iterable[tuple[int, str]], spans: int, patience: int) -> Inspection | None:
@@ -116,18 +121,31 @@ def _found(verdicts: Iterable[tuple[int, str]], spans: int, patience: int) -> In
     return Inspection(spans - len(refused), refused)
 
 
-def _verdicts(request: ExportTraceServiceRequest) -> Iterator[tuple[int, str]]:
+def _verdicts(body: bytes, request: ExportTraceServiceRequest) -> Iterator[tuple[int, str]]:
     index = 0
+    long = otlp_sizes.spans_above(body, request, _FEW_BYTES)
     for resource in request.resource_spans:
         for scope in resource.scope_spans:
             spans = list(scope.spans)
-            if spans and not _all_fit(spans):
-                yield from enumerate(map(_why_not_read, count(index), spans), index)
+            places: Iterable[int] = range(index, index + len(spans))
+            if not spans or _all_fit(spans):
+                places = [place for place in long if place in places]
+            for place in places:
+                yield place, _why_not_read(place, spans[place - index], long.get(place, b""))
             index += len(spans)
 
 
-def _why_not_read(index: int, span: Span) -> str:
+def _why_not_read(index: int, span: Span, sent: bytes) -> str:
+    """Why ``span`` cannot be stored; ``sent`` is what it came as, if that is long."""
     reason = why_not(span)
+    # Each value that is nested in another has a tag that is a line feed, in an array as in a list of pairs.
+    if (
+        not reason
+        and len(sent) > _FEW_BYTES
+        and _at_the_top(span) + sent.count(b"\n") > limits.ATTRIBUTES
+        and otlp_wire.has_too_many_attributes(sent)
+    ):
+        reason = _CROWDED
     return f"{named(index, span)}: {reason}" if reason else ""
 
 
@@ -176,12 +194,13 @@ def _why_not_protobuf(index: int, one: Slice) -> str:
     if len(one.span) > limits.ITEM_BYTES:
         return f"span {index}: it is {len(one.span)} bytes, more than {limits.ITEM_BYTES >> 20} MiB"
     try:
-        if otlp_wire.has_too_many_attributes(one):
-            return f"span {index}: more than {limits.ATTRIBUTES} attributes, nested ones included"
+        is_large = len(one.span) > limits.ENVELOPE_BYTES
+        if is_large and otlp_wire.has_too_many_attributes(one.span):
+            return f"span {index}: {_CROWDED}"
         [span] = spans_of(ExportTraceServiceRequest.FromString(otlp_wire.alone(one)))
     except (otlp_wire.Malformed, DecodeError) as error:
         return f"span {index}: it is no protobuf span, holds text that is not UTF-8, or is nested too deep: {error}"
-    return _why_not_read(index, span)
+    return _why_not_read(index, span, b"" if is_large else bytes(one.span))
 
 
 def _why_not_json(index: int, one: Slice) -> str:
@@ -189,7 +208,7 @@ def _why_not_json(index: int, one: Slice) -> str:
     if len(text) > limits.ITEM_BYTES:
         return f"span {index}: it is {len(text)} bytes, more than {limits.ITEM_BYTES >> 20} MiB"
     if len(text) > limits.ENVELOPE_BYTES and text.count(b'"key"') > limits.ATTRIBUTES:
-        return f"span {index}: more than {limits.ATTRIBUTES} attributes, nested ones included"
+        return f"span {index}: {_CROWDED}"
     try:
         return _why_not_sent(index, otlp_json.read_span(text))
     except UnicodeDecodeError as error:
@@ -228,14 +247,17 @@ def why_not(span: Span) -> str:
             return f"{field} must be below 2^63, it is {getattr(span, field)}"
     if len(span.name) > limits.NAME_CHARS:
         return f"name must be at most {limits.NAME_CHARS} characters, it has {len(span.name)}"
-    nested = (
+    count = _at_the_top(span)
+    return _too_many(count) if count > limits.ATTRIBUTES else ""
+
+
+def _at_the_top(span: Span) -> int:
+    """Attributes, events and links, without what is nested in their values."""
+    return (
         len(span.attributes)
         + sum(1 + len(event.attributes) for event in span.events)
         + sum(1 + len(link.attributes) for link in span.links)
     )
-    if nested > limits.ATTRIBUTES:
-        return _too_many(nested)
-    return ""
 
 
 def _too_many(count: int) -> str:

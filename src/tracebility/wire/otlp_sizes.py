@@ -34,6 +34,31 @@ def groups(body: bytes) -> Iterator[Group]:
             yield Group(owner, name, list(_fields(body, *scope, _SPAN)))
 
 
+def spans_above(body: bytes, request: ExportTraceServiceRequest, most: int) -> dict[int, bytes]:
+    """The spans of ``body`` that are larger than ``most`` bytes, as they came, by their position in ``request``.
+
+    ``most`` is 16 KiB or more: nearly all spans are below, and that costs half as much to see.
+    """
+    if len(body) <= most:
+        return {}
+    expected = sum(len(scope.spans) for resource in request.resource_spans for scope in resource.scope_spans)
+    try:
+        scopes = [
+            scope
+            for resource in _fields(body, 0, len(body), _RESOURCE_SPANS)
+            for scope in _fields(body, *resource, _SCOPE_SPANS)
+        ]
+        if sum(_short_spans(body, *scope) for scope in scopes) == expected:
+            return {}
+        places = [place for scope in scopes for place in _fields(body, *scope, _SPAN)]
+        if len(places) == expected:
+            return {at: body[start:end] for at, (start, end) in enumerate(places) if end - start > most}
+    except (IndexError, ValueError):
+        pass
+    spans = (span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans)
+    return {at: span.SerializeToString() for at, span in enumerate(spans) if span.ByteSize() > most}
+
+
 def span_sizes(body: bytes, request: ExportTraceServiceRequest) -> list[int]:
     """The size of each span of ``body``, in the order of ``request``, which is what ``body`` decodes to."""
     try:
@@ -52,6 +77,23 @@ def span_sizes(body: bytes, request: ExportTraceServiceRequest) -> list[int]:
     return [
         span.ByteSize() for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans
     ]
+
+
+def _short_spans(body: bytes, at: int, end: int) -> int:
+    """How many spans there are in a scope up to the first of 16 KiB or more."""
+    count = 0
+    while at < end:
+        if body[at] == _SPAN and (low := body[at + 1]) >= 0x80 > (high := body[at + 2]):
+            at += 3 + (low & 0x7F | high << 7)
+            count += 1
+            continue
+        tag, at = _varint(body, at)
+        size, at = _varint(body, at)
+        if tag & 7 != _LENGTH or (tag == _SPAN and size >= 1 << 14):
+            break
+        at += size
+        count += tag == _SPAN
+    return count
 
 
 def _fields(body: bytes, at: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:

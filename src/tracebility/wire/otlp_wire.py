@@ -49,16 +49,16 @@ def alone(one: Slice) -> bytes:
     return join([Slice(_NOTHING, one.span)])
 
 
-def has_too_many_attributes(one: Slice) -> bool:
-    """Whether a large span has more than ``limits.ATTRIBUTES``, in events, links and nested values too.
+def has_too_many_attributes(span: bytes | memoryview) -> bool:
+    """Whether a span has more than ``limits.ATTRIBUTES``, in events, links and nested values too.
 
-    Counted on the wire, before it is parsed: a parsed attribute takes up to 40 times its bytes. A small span is parsed
-    first, which is 50 times faster than counting.
+    Counted on the wire, which takes 50 times as long as parsing it: for spans that may have so many. A large one is
+    counted before it is parsed, for a parsed attribute takes up to 40 times its bytes.
 
     Raises:
         Malformed: when the span is not protobuf.
     """
-    return len(one.span) > limits.ENVELOPE_BYTES and _count(one.span, _SPAN) > limits.ATTRIBUTES
+    return _count(span, _SPAN) > limits.ATTRIBUTES
 
 
 def why_not_around(around: Around) -> str:
@@ -76,17 +76,18 @@ def why_not_around(around: Around) -> str:
 
 
 def _count(message: bytes | memoryview, children: "_Children") -> int:
-    """Nested messages of the kinds in ``children``; stops above ``limits.ATTRIBUTES``."""
-    seen = 0
+    """Attributes, events, links and nested values in ``message``; stops above ``limits.ATTRIBUTES``."""
+    seen = visited = 0
     todo = [(0, len(message), children)]
     while todo:
         start, end, inside = todo.pop()
         for number, _, value_start, value_end in _fields(message, start, end):
-            inner = inside.get(number)
+            counts, inner = inside.get(number, _NO_CHILD)
             if inner is not None and value_end >= value_start:
-                seen += 1
-                if seen > limits.ATTRIBUTES:
-                    return seen
+                seen += counts
+                visited += 1
+                if seen > limits.ATTRIBUTES or visited > _MOST_VISITED:
+                    return limits.ATTRIBUTES + 1
                 if value_end > value_start:
                     todo.append((value_start, value_end, inner))
     return seen
@@ -94,13 +95,19 @@ def _count(message: bytes | memoryview, children: "_Children") -> int:
 
 _NOTHING = Around(b"", b"")
 
-_Children = dict[int, "_Children"]
+# By number of the field: whether a message there counts, and what may be in it. A value does not: its pair does, or its
+# place in an array.
+_Children = dict[int, "tuple[int, _Children | None]"]
+_NO_CHILD: tuple[int, _Children | None] = (0, None)
 _VALUE: _Children = {}
-_PAIR: _Children = {2: _VALUE}
-_VALUE.update({5: {1: _VALUE}, 6: {1: _PAIR}})
-_SPAN: _Children = {9: _PAIR, 11: {3: _PAIR}, 13: {4: _PAIR}}
-_RESOURCE: _Children = {1: {1: _PAIR}}
-_SCOPE: _Children = {1: {3: _PAIR}}
+_PAIR: _Children = {2: (0, _VALUE)}
+_VALUE.update({5: (0, {1: (1, _VALUE)}), 6: (0, {1: (1, _PAIR)})})
+_SPAN: _Children = {9: (1, _PAIR), 11: (1, {3: (1, _PAIR)}), 13: (1, {4: (1, _PAIR)})}
+_RESOURCE: _Children = {1: (0, {1: (1, _PAIR)})}
+_SCOPE: _Children = {1: (0, {3: (1, _PAIR)})}
+
+# What counts is at most a pair around a value around an array or a list.
+_MOST_VISITED = 3 * limits.ATTRIBUTES + 3
 
 
 def _cut(body: bytes) -> Iterator[Slice]:
