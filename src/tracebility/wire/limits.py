@@ -18,6 +18,10 @@ ITEMS = 60_000
 # Resources and scopes that group an OTLP request's spans: one of each a span, at worst.
 GROUPS = 2 * ITEMS
 
+# Resources and scopes of an OTLP request, each counted with every one of its spans: every row carries its own. A body
+# of 1 MiB could say half of that once, above thousands of tiny spans.
+REPEATED_BYTES = 256 << 20
+
 # Address and headers. Proxies stop at 8 to 64 KiB.
 HEAD_BYTES = 64 << 10
 

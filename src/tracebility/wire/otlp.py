@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tracebility.wire import jsontext, limits, otlp_fill, otlp_json, otlp_sizes, otlp_text, otlp_wire
+from tracebility.wire import jsontext, limits, otlp_fill, otlp_json, otlp_repeats, otlp_sizes, otlp_text, otlp_wire
 from tracebility.wire.inspection import Inspection
 from tracebility.wire.otlp_parts import Slice, in_parts, not_a_request, rejection, too_many_groups, too_many_spans
 from tracebility.wire.rejection import Rejection
@@ -56,25 +56,27 @@ def inspect(body: bytes, content_type: str) -> Inspection:
 
     Raises:
         BadRequest: when it is not an OTLP request down to its spans.
-        PayloadTooLarge: when it holds too many spans.
+        PayloadTooLarge: when it holds too many spans, or too much is around them.
     """
     if len(body) <= limits.ENVELOPE_BYTES:
         found = _whole(body, content_type, limits.GROUPS)
         if found is not None:
             return found
     if content_type == JSON:
-        return in_parts(otlp_text.cut(jsontext.repair(body)), _why_not_json, otlp_text.why_not_around, otlp_text.join)
+        text = otlp_text
+        slices = text.cut(jsontext.repair(body))
+        return in_parts(slices, _why_not_json, text.why_not_around, text.join, text.read_around)
     slices = otlp_wire.cut(body)
     if not slices and len(body) <= limits.ENVELOPE_BYTES:
         decode(body, content_type)  # what could not be read is in none of its spans
-    return in_parts(slices, _why_not_protobuf, otlp_wire.why_not_around, otlp_wire.join)
+    return in_parts(slices, _why_not_protobuf, otlp_wire.why_not_around, otlp_wire.join, otlp_wire.read_around)
 
 
 def glance(body: bytes, content_type: str) -> Inspection | None:
     """What `inspect` says of a body of one envelope; None as soon as that turns out to take long.
 
     Raises:
-        PayloadTooLarge: when it holds too many spans.
+        PayloadTooLarge: when it holds too many spans, or too much is around them.
     """
     return _whole(body, content_type, _FEW)
 
@@ -99,7 +101,7 @@ def _whole(body: bytes, content_type: str, patience: int) -> Inspection | None:
             groups, spans = _bounded(otlp_json.groups_of(sent))
             if groups > patience:
                 return None
-            otlp_fill.check_around(sent)
+            otlp_repeats.check(otlp_fill.around(sent), otlp_json.spans_in_scopes(sent), len(body))
             return _found(enumerate(map(_why_not_sent, count(), otlp_json.spans_of(sent))), spans, patience)
         request = ExportTraceServiceRequest.FromString(body)
     except (DecodeError, msgspec.ValidationError, UnicodeDecodeError, otlp_fill.Unfit):
@@ -107,6 +109,8 @@ def _whole(body: bytes, content_type: str, patience: int) -> Inspection | None:
     groups, spans = _bounded(_groups_of(request))
     if groups > patience:
         return None
+    in_scopes = [len(scoped.spans) for group in request.resource_spans for scoped in group.scope_spans]
+    otlp_repeats.check(request, in_scopes, len(body))
     return _found(_verdicts(body, request), spans, patience)
 
 

@@ -39,8 +39,8 @@ def decode(body: bytes) -> ExportTraceServiceRequest:
     return message
 
 
-def check_around(request: Request) -> None:
-    """See to it that all resources and scopes of ``request`` can be brought into a message.
+def around(request: Request) -> ExportTraceServiceRequest:
+    """All resources and scopes of ``request``, without spans.
 
     Raises:
         Unfit: when one cannot.
@@ -49,6 +49,7 @@ def check_around(request: Request) -> None:
     for group in request.resource_spans or ():
         scopes = [msgspec.structs.replace(scoped, spans=None) for scoped in group.scope_spans or ()]
         fill_group(message, msgspec.structs.replace(group, scope_spans=scopes))
+    return message
 
 
 def fill_group(message: ExportTraceServiceRequest, sent: ResourceSpans) -> None:

@@ -118,6 +118,11 @@ def groups_of(request: Request) -> Iterator[int]:
             yield len(scoped.spans or ())
 
 
+def spans_in_scopes(request: Request) -> list[int]:
+    """How many spans each scope of ``request`` has."""
+    return [len(scoped.spans or ()) for group in request.resource_spans or () for scoped in group.scope_spans or ()]
+
+
 def spans_of(request: Request) -> Iterator[Span]:
     """Each span of ``request`` in its order."""
     for group in request.resource_spans or ():

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
 from tracebility.errors import BadRequest, PayloadTooLarge
-from tracebility.wire import limits
+from tracebility.wire import limits, otlp_repeats
 from tracebility.wire.inspection import Inspection, Part
 from tracebility.wire.rejection import Rejection
 
@@ -30,29 +32,38 @@ def in_parts(
     why_not: Callable[[int, Slice], str],
     why_not_around: Callable[[Around], str],
     join: Callable[[Iterable[Slice]], bytes],
+    read_around: Callable[[Around], ExportTraceServiceRequest],
 ) -> Inspection:
     """Those of ``slices`` that can be kept, in requests of about ``limits.ENVELOPE_BYTES``.
 
     ``why_not`` says what keeps a span from being stored, ``why_not_around`` what keeps all that share a scope.
+
+    Raises:
+        PayloadTooLarge: when what is around the spans comes to too much.
     """
     refused: list[Rejection] = []
     parts: list[Part] = []
     members: list[Slice] = []
     size = items = 0
-    around, around_reason = None, ""
-    known: dict[tuple[bytes, bytes], str] = {}
+    around, around_reason, around_chars = None, "", 0
+    known: dict[tuple[bytes, bytes], tuple[str, int]] = {}
+    repeated = 0
     for index, one in enumerate(slices):
         if one.around is not around:
             around = one.around
             sent = around.resource, around.scope
             if sent not in known:
-                known[sent] = why_not_around(around)
-            around_reason = known[sent]
+                around_reason = why_not_around(around)
+                known[sent] = around_reason, 0 if around_reason else otlp_repeats.around_chars(read_around(around))
+            around_reason, around_chars = known[sent]
         reason = f"span {index}: {around_reason}" if around_reason else why_not(index, one)
         if reason:
             refused.append(rejection(index, reason, len(refused)))
             continue
         items += 1
+        repeated += around_chars
+        if repeated > limits.REPEATED_BYTES:
+            raise otlp_repeats.too_much_repeated()
         if members and size + len(one.span) > limits.ENVELOPE_BYTES:
             parts.append(Part(join(members), len(members)))
             members, size = [], 0

@@ -9,6 +9,7 @@ from itertools import groupby
 
 import msgspec
 from msgspec import Raw
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tracebility.errors import BadRequest
 from tracebility.wire import jsontext, limits, otlp_fill
@@ -60,10 +61,19 @@ def why_not_around(around: Around) -> str:
     if size > limits.AROUND_BYTES:
         return f"its resource and scope are {size} bytes, more than {limits.AROUND_BYTES >> 10} KiB"
     try:
-        otlp_fill.decode(join([Slice(around, b"{}")]))
+        read_around(around)
     except BadRequest as error:
         return f"its resource or scope cannot be read: {error.detail}"
     return ""
+
+
+def read_around(around: Around) -> ExportTraceServiceRequest:
+    """A resource and scope, with a span that says nothing.
+
+    Raises:
+        BadRequest: when they cannot be read.
+    """
+    return otlp_fill.decode(join([Slice(around, b"{}")]))
 
 
 class _Request(msgspec.Struct, frozen=True, rename="camel"):

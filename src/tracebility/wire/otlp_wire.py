@@ -69,10 +69,19 @@ def why_not_around(around: Around) -> str:
     try:
         if _count(around.resource, _RESOURCE) + _count(around.scope, _SCOPE) > limits.ATTRIBUTES:
             return f"its resource and scope have more than {limits.ATTRIBUTES} attributes"
-        ExportTraceServiceRequest.FromString(join([Slice(around, b"")]))
+        read_around(around)
     except (Malformed, DecodeError) as error:
         return f"its resource or scope cannot be read: {error}"
     return ""
+
+
+def read_around(around: Around) -> ExportTraceServiceRequest:
+    """A resource and scope, with a span that says nothing.
+
+    Raises:
+        DecodeError: when they cannot be read.
+    """
+    return ExportTraceServiceRequest.FromString(join([Slice(around, b"")]))
 
 
 def _count(message: bytes | memoryview, children: "_Children") -> int:

@@ -22,7 +22,7 @@ from tracebility.wire.conventions import (
     read_text,
 )
 from tracebility.wire.envelope import Header, MalformedEnvelope
-from tracebility.wire.limits import LABEL_CHARS, MAX_UNIX_NANO, MESSAGE_CHARS, NAME_CHARS, TAGS
+from tracebility.wire.limits import LABEL_CHARS, MAX_UNIX_NANO, MESSAGE_CHARS, NAME_CHARS, REPEATED_BYTES, TAGS
 from tracebility.wire.otlp_sizes import span_sizes
 from tracebility.worker.batch import Batch, Resource, identity
 from tracebility.worker.otlp_values import is_better, put_back, read_any
@@ -32,9 +32,6 @@ from tracebility.worker.usage import settle
 
 SPAN_KINDS = {1: "internal", 2: "server", 3: "client", 4: "producer", 5: "consumer"}
 STATUSES = {1: "ok", 2: "error"}
-
-# Every row carries its resource and scope. A body of 1 MiB could say half of that once, above thousands of tiny spans.
-REPEATED_BYTES = 256 << 20
 
 _UNSET, _ERROR = 0, 2
 _NO_PARENT = bytes(8)  # what some exporters send for a root
