@@ -153,6 +153,15 @@ def test_no_secret_is_on_a_command_line_or_in_the_output(up: Up) -> None:
     assert not [password for password in (*passwords, ready["admin_password"]) if password in up.said()]
 
 
+def test_the_api_may_only_read_the_data_plane(up: Up) -> None:
+    ready = up.ready()
+    assert ready is not None
+    environments = {name: psutil.Process(ready["pids"][name]).environ() for name in TARGETS}
+    assert environments["api"]["TRACEBILITY_CLICKHOUSE_URL"] == ready["clickhouse_reader_url"]
+    assert environments["ingest-worker"]["TRACEBILITY_CLICKHOUSE_URL"] == ready["clickhouse_url"]
+    assert ready["clickhouse_reader_url"] != ready["clickhouse_url"]
+
+
 def test_the_shown_first_trace_works_as_pasted(up: Up) -> None:
     shown = re.findall(r"^  curl .*?(?=\n\n)", up.said(), re.MULTILINE | re.DOTALL)
     assert len(shown) == 2

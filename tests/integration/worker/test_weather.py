@@ -74,6 +74,36 @@ async def test_dead_letters_are_listed_shown_replayed_and_dropped(tenant: Any, w
 
 
 @pytest.mark.usefixtures("no_dead_letters")
+async def test_dead_letters_are_listed_each_once_by_org_and_up_to_a_limit(
+    tenant: Any, worker: Make, stores: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracebility.worker.dead_letters.PAGE", 2)
+    other = type(tenant)(tenant.queue, tenant.engine)
+    for _ in range(3):
+        await tenant.send(b"\xff no protobuf")
+        await other.send(b"\xff no protobuf")
+    async with worker() as running:
+        await running.drained(tenant)
+        await running.drained(other)
+
+    async def dlq(*arguments: str) -> Any:
+        options = ["--json", "--data-dir", str(stores.data_dir)]
+        return await asyncio.to_thread(CliRunner().invoke, app, ["dlq", *arguments, *options])
+
+    async def orgs(*arguments: str) -> list[str]:
+        return [letter["org_id"] for letter in json.loads((await dlq("list", *arguments)).output)["items"]]
+
+    assert sorted(await orgs()) == sorted([str(tenant.org_id), str(other.org_id)] * 3)
+    assert await orgs("--org", str(other.org_id)) == [str(other.org_id)] * 3
+    assert len(await orgs("--limit", "4")) == 4
+    for unclear in (["drop"], ["drop", "1-1", "--all"]):
+        assert (await dlq(*unclear)).exit_code != 0
+    assert len(await orgs()) == 6
+    assert (await dlq("drop", "--all")).exit_code == 0
+    assert await orgs() == []
+
+
+@pytest.mark.usefixtures("no_dead_letters")
 async def test_an_entry_that_ends_its_workers_is_given_up_and_those_behind_it_are_not(
     tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

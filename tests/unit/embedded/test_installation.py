@@ -1,6 +1,7 @@
 """Which installation a command is meant for, and what an installation keeps."""
 
 import json
+import socket
 import stat
 from pathlib import Path
 
@@ -111,3 +112,15 @@ def test_a_private_file_is_replaced_whole(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == {"new": True}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_port_is_kept_until_something_else_has_taken_it(tmp_path: Path) -> None:
+    path = tmp_path / "installation.json"
+    port = Secrets(path).port("valkey")
+    assert Secrets(path).port("valkey") == port
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        moved = Secrets(path).port("valkey")
+        assert moved != port
+    assert Secrets(path).port("valkey") == moved

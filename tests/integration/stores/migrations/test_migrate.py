@@ -98,6 +98,15 @@ async def test_an_applied_file_that_changed_is_refused(databases: Any) -> None:
     await engine.close()
 
 
+async def test_a_postgres_file_that_was_not_recorded_left_nothing(stores: Any, databases: Any) -> None:
+    killed, _, _ = await command(stores, databases, TRACEBILITY_FAILPOINT="migrate_before_record:3")
+    assert killed == -signal.SIGKILL
+    control = await postgres.connect(databases.pg_dsn)
+    assert [row["number"] for row in await control.fetch("SELECT number FROM schema_migration ORDER BY 1")] == [1, 2]
+    await control.close()
+    assert (await command(stores, databases))[0] == 0
+
+
 async def test_the_command_resumes_after_kill_9(stores: Any, databases: Any) -> None:
     killed, _, _ = await command(stores, databases, TRACEBILITY_FAILPOINT="migrate_before_record:12")
     assert killed == -signal.SIGKILL
