@@ -103,6 +103,8 @@ async def connect(
         connector_limit_per_host=MAX_CONNECTIONS,
         autogenerate_session_id=False,
         query_retries=0,
+        # Thousands of ids are a parameter like any other; an address ends at 64 KiB for many servers and proxies.
+        form_encode_query_params=True,
         tz_mode="aware",
         show_clickhouse_errors="scrub",
         client_name="tracebility",
@@ -198,16 +200,16 @@ class Engine:
 
     async def execute(
         self, sql: str, parameters: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None
-    ) -> dict[str, str]:
-        """Run a statement that answers no rows; the engine's summary of it (``written_rows`` and others).
+    ) -> None:
+        """Run a statement that answers no rows.
 
         ``{name:Type}`` in ``sql`` takes ``parameters["name"]``, bound by the engine.
         """
         async with self._translated():
-            answer = await self._client.command(
+            # Not the driver's `command`, which puts parameters into the address whatever it was told.
+            await self._client.raw_query(
                 sql, parameters=dict(parameters or {}), settings=self._insert_settings | dict(settings or {})
             )
-        return dict(getattr(answer, "summary", {}))
 
     async def query(
         self, sql: str, parameters: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None

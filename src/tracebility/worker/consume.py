@@ -35,7 +35,7 @@ from tracebility.worker.write import Held, Stopped, Work, Writer, pause
 # at this one; three batches are in memory, with the envelopes they came in.
 BATCH_ROWS = 20_000
 BATCH_BYTES = 40 << 20
-LINGER_S = 0.3
+LINGER_S = 0.5
 # One whose spans are inserted, and one whose runs are computed meanwhile.
 BATCHES_BEING_WRITTEN = 2
 

@@ -29,7 +29,7 @@ from tracebility.worker.plain_columns import map_waiting
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
-# Trace ids travel in the request's URL; servers take 1 MiB of it, an id is about 45 bytes there.
+# An id is about 45 bytes of a request, and servers take 1 MiB of what is no data.
 TRACES_A_STATEMENT = 5_000
 # A recompute that fails so often while the engine answers other things is tried in halves, down to the run at fault.
 RECOMPUTE_TRIES = 4
