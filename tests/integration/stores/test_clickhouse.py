@@ -82,6 +82,14 @@ async def test_parameters_are_bound_and_times_come_with_their_zone(engine: Engin
     ]
 
 
+async def test_a_statement_takes_more_parameters_than_an_address_holds(engine: Engine) -> None:
+    """A recompute names the traces of a whole batch: 5,000 ids are 230 KB, and an address ends at 64."""
+    ids = [str(uuid4()) for _ in range(5_000)]
+    statement = "INSERT INTO t (a, b) SELECT 1, id FROM (SELECT arrayJoin({ids:Array(String)}) AS id)"
+    await engine.execute(statement, {"ids": ids})
+    assert await stored(engine) == 5_000
+
+
 async def test_small_rows_come_back_as_they_were(engine: Engine) -> None:
     await engine.execute("CREATE TABLE s (id UUID, at DateTime64(6, 'UTC'), m Map(String, String)) ENGINE = Memory")
     row = (uuid4(), datetime(2026, 7, 1, 12, 0, 0, 123456, tzinfo=UTC), {"k": "ü'\"\n"})
