@@ -48,8 +48,7 @@ class Attributes(NamedTuple):
     span: Places  # position among the spans
     key_at: Places
     key_end: Places
-    value_at: Places  # of the whole value message
-    form: Bytes  # its tag
+    form: Bytes  # the tag of what the value is
     text_at: Places  # of what follows the tag
     end: Places
 
@@ -87,6 +86,11 @@ def find(bodies: Sequence[bytes], starts: Sequence[int], ends: Sequence[int]) ->
         walk.name_at, walk.name_end, walk.kind, walk.start_ns, walk.end_ns, walk.status, walk.message_at,
         walk.message_end, attributes,
     )  # fmt: skip
+
+
+def cut(buffer: bytes, at: Places, end: Places) -> list[bytes]:
+    """The bytes from each of ``at`` to its ``end``."""
+    return [buffer[a:b] for a, b in zip(at.tolist(), end.tolist(), strict=True)]
 
 
 def numbers_at(data: Bytes, places: Places) -> Numbers:
@@ -148,7 +152,7 @@ def _attributes(data: Bytes, walk: "_Walk") -> Attributes:
     value_end[is_number] = varints_at(data, text_at[is_number], _MOST_NUMBER_BYTES)[1]
     good &= value_end == end
     walk.is_plain[span[~good]] = False
-    return Attributes(span, key_at, key_end, value_at, form, text_at, end)
+    return Attributes(span, key_at, key_end, form, text_at, end)
 
 
 class _Walk:

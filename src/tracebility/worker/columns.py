@@ -16,17 +16,17 @@ Headers: TypeAlias = Sequence[tuple[Header, int]]
 SPANS_METER = "spans"
 BYTES_METER = "bytes"
 
-TEXT = "String"
-LABEL = "LowCardinality(String)"
-COUNT = "UInt64"
+_TEXT = "String"
+_LABEL = "LowCardinality(String)"
+_COUNT = "UInt64"
 _NANOS = "DateTime64(9, 'UTC')"
-MICROS = "DateTime64(6, 'UTC')"
-MAP = "Map(LowCardinality(String), String)"
+_MICROS = "DateTime64(6, 'UTC')"
+_MAP = "Map(LowCardinality(String), String)"
 
 _ENCODERS: dict[str, Callable[[Sequence[Any]], native.Pieces]] = {
-    TEXT: native.strings,
-    LABEL: native.low_cardinality,
-    COUNT: native.unsigned,
+    _TEXT: native.strings,
+    _LABEL: native.low_cardinality,
+    _COUNT: native.unsigned,
     _NANOS: native.signed,
     f"Nullable({_NANOS})": native.nullable_signed,
     "Nullable(Decimal(18, 9))": native.nullable_signed,
@@ -34,38 +34,38 @@ _ENCODERS: dict[str, Callable[[Sequence[Any]], native.Pieces]] = {
 
 # Columns of `span` that are one value of a `Row`, by the field's name.
 _OF_A_FIELD: tuple[tuple[str, str, str], ...] = (
-    ("trace_id", TEXT, "trace_id"),
-    ("span_id", TEXT, "span_id"),
-    ("parent_span_id", TEXT, "parent_span_id"),
-    ("name", LABEL, "name"),
-    ("kind", LABEL, "kind"),
-    ("otel_kind", LABEL, "otel_kind"),
+    ("trace_id", _TEXT, "trace_id"),
+    ("span_id", _TEXT, "span_id"),
+    ("parent_span_id", _TEXT, "parent_span_id"),
+    ("name", _LABEL, "name"),
+    ("kind", _LABEL, "kind"),
+    ("otel_kind", _LABEL, "otel_kind"),
     ("start_time", _NANOS, "start_ns"),
     ("end_time", f"Nullable({_NANOS})", "end_ns"),
-    ("status", LABEL, "status"),
-    ("status_message", TEXT, "status_message"),
-    ("error_type", LABEL, "error_type"),
-    ("model", LABEL, "model"),
-    ("request_model", LABEL, "request_model"),
-    ("provider", LABEL, "provider"),
-    ("input_tokens", COUNT, "input_tokens"),
-    ("output_tokens", COUNT, "output_tokens"),
-    ("total_tokens", COUNT, "total_tokens"),
-    ("cache_read_tokens", COUNT, "cache_read_tokens"),
-    ("cache_write_tokens", COUNT, "cache_write_tokens"),
-    ("reasoning_tokens", COUNT, "reasoning_tokens"),
+    ("status", _LABEL, "status"),
+    ("status_message", _TEXT, "status_message"),
+    ("error_type", _LABEL, "error_type"),
+    ("model", _LABEL, "model"),
+    ("request_model", _LABEL, "request_model"),
+    ("provider", _LABEL, "provider"),
+    ("input_tokens", _COUNT, "input_tokens"),
+    ("output_tokens", _COUNT, "output_tokens"),
+    ("total_tokens", _COUNT, "total_tokens"),
+    ("cache_read_tokens", _COUNT, "cache_read_tokens"),
+    ("cache_write_tokens", _COUNT, "cache_write_tokens"),
+    ("reasoning_tokens", _COUNT, "reasoning_tokens"),
     ("cost", "Nullable(Decimal(18, 9))", "cost"),
-    ("cost_source", LABEL, "cost_source"),
-    ("time_to_first_token_ns", COUNT, "time_to_first_token_ns"),
-    ("inputs", TEXT, "inputs"),
-    ("outputs", TEXT, "outputs"),
-    ("session_id", TEXT, "session_id"),
-    ("user_id", TEXT, "user_id"),
-    ("scope_name", LABEL, "scope_name"),
-    ("scope_version", LABEL, "scope_version"),
-    ("environment", LABEL, "environment"),
-    ("events", TEXT, "events"),
-    ("links", TEXT, "links"),
+    ("cost_source", _LABEL, "cost_source"),
+    ("time_to_first_token_ns", _COUNT, "time_to_first_token_ns"),
+    ("inputs", _TEXT, "inputs"),
+    ("outputs", _TEXT, "outputs"),
+    ("session_id", _TEXT, "session_id"),
+    ("user_id", _TEXT, "user_id"),
+    ("scope_name", _LABEL, "scope_name"),
+    ("scope_version", _LABEL, "scope_version"),
+    ("environment", _LABEL, "environment"),
+    ("events", _TEXT, "events"),
+    ("links", _TEXT, "links"),
 )
 # Columns of `span` as they are sent.
 SPAN_COLUMNS: tuple[tuple[str, str], ...] = (
@@ -73,17 +73,17 @@ SPAN_COLUMNS: tuple[tuple[str, str], ...] = (
     ("workspace_id", "UUID"),
     ("project_id", "UUID"),
     *((name, kind) for name, kind, _ in _OF_A_FIELD),
-    ("input_preview", TEXT),
-    ("output_preview", TEXT),
+    ("input_preview", _TEXT),
+    ("output_preview", _TEXT),
     ("tags", "Array(String)"),
-    ("metadata", MAP),
-    ("attributes", MAP),
-    ("resource", MAP),
-    ("source", LABEL),
+    ("metadata", _MAP),
+    ("attributes", _MAP),
+    ("resource", _MAP),
+    ("source", _LABEL),
     ("event_id", "UUID"),
     ("envelope_id", "UUID"),
-    ("accepted_at", MICROS),
-    ("version", COUNT),
+    ("accepted_at", _MICROS),
+    ("version", _COUNT),
 )
 _POSITIONS = {field: position for position, field in enumerate(Row._fields)}
 
@@ -131,12 +131,12 @@ def meter_block(batch: Batch) -> Block:
     rows = len(sizes)
     columns = [Column(name, "UUID", data * 2) for name, data in _tenants(headers).items()]
     columns += (
-        Column("period", LABEL, native.low_cardinality(_per_envelope(headers, lambda header: header.period) * 2)),
-        Column("meter", LABEL, native.low_cardinality([SPANS_METER] * rows + [BYTES_METER] * rows)),
+        Column("period", _LABEL, native.low_cardinality(_per_envelope(headers, lambda header: header.period) * 2)),
+        Column("meter", _LABEL, native.low_cardinality([SPANS_METER] * rows + [BYTES_METER] * rows)),
         Column("event_id", "UUID", native.uuids(ids * 2)),
-        Column("qty", COUNT, native.unsigned(chain(repeat(1, rows), sizes))),
-        Column("accepted_at", MICROS, _accepted(headers) * 2),
-        Column("version", COUNT, _accepted(headers) * 2),
+        Column("qty", _COUNT, native.unsigned(chain(repeat(1, rows), sizes))),
+        Column("accepted_at", _MICROS, _accepted(headers) * 2),
+        Column("version", _COUNT, _accepted(headers) * 2),
     )
     return Block("billing_meter", tuple(column.name for column in columns), 2 * rows, native.block(columns, 2 * rows))
 

@@ -24,14 +24,16 @@ from tracebility.wire.conventions import (
 from tracebility.wire.envelope import Header, MalformedEnvelope
 from tracebility.wire.limits import LABEL_CHARS, MAX_UNIX_NANO, MESSAGE_CHARS, NAME_CHARS, REPEATED_BYTES, TAGS
 from tracebility.wire.otlp_sizes import span_sizes
+from tracebility.wire.otlp_values import read_any
 from tracebility.worker.batch import Batch, Resource, identity
-from tracebility.worker.otlp_values import is_better, put_back, read_any
+from tracebility.worker.otlp_values import is_better, put_back
 from tracebility.worker.rarer_sources import Filler, with_system
 from tracebility.worker.span_events import events_json, exception_of, links_json
 from tracebility.worker.usage import settle
 
-SPAN_KINDS = {1: "internal", 2: "server", 3: "client", 4: "producer", 5: "consumer"}
-STATUSES = {1: "ok", 2: "error"}
+# By OpenTelemetry's numbers; a number beyond them is the first.
+SPAN_KINDS = ("", "internal", "server", "client", "producer", "consumer")
+STATUSES = ("unset", "ok", "error")
 
 _UNSET, _ERROR = 0, 2
 _NO_PARENT = bytes(8)  # what some exporters send for a root
@@ -40,7 +42,7 @@ _TOOL_NAME, _MODEL = int(Slot.TOOL_NAME), int(Slot.MODEL)
 # The slots between these are what `usage.settle` reads, in its order.
 _FIRST_USAGE, _END_OF_USAGE = int(Slot.INPUT_TOKENS), int(Slot.OUTPUT_COST) + 1
 # Their columns do not say all that the attribute said, so that stays too.
-_KEPT = frozenset({int(Slot.KIND), int(Slot.INPUT_COST), int(Slot.OUTPUT_COST)})
+KEPT = frozenset({int(Slot.KIND), int(Slot.INPUT_COST), int(Slot.OUTPUT_COST)})
 _RESOURCE_SLOTS = frozenset(map(int, RESOURCE_SLOTS))
 _LABEL_SLOTS = tuple(int(slot) for slot in Slot if slot not in READERS)
 _TAGS = int(Slot.TAGS)
@@ -146,18 +148,18 @@ def _add_span(
             continue
         else:
             taken = read(value)
-            if slot in _KEPT and taken is not None:
+            if slot in KEPT and taken is not None:
                 add_key(key)
                 add_text(as_text(value))
         if taken is not None and origins[slot] is None:
             values[slot] = taken
             origins[slot] = pair
         elif taken is not None and is_better(rule, origins[slot], table):
-            if slot not in _KEPT:
+            if slot not in KEPT:
                 put_back(origins[slot], add_key, add_text)
             values[slot] = taken
             origins[slot] = pair
-        elif slot not in _KEPT or taken is None:
+        elif slot not in KEPT or taken is None:
             add_key(key)
             add_text(as_text(value))
     events, links = span.events, span.links
@@ -244,10 +246,10 @@ def _add_span(
             parent.hex() if (parent := span.parent_span_id) != _NO_PARENT else "",
             name,
             kind,
-            SPAN_KINDS.get(span.kind, ""),
+            SPAN_KINDS[span.kind if 0 <= span.kind < len(SPAN_KINDS) else 0],
             start,
             end,
-            STATUSES.get(status, "unset"),
+            STATUSES[status if 0 <= status < len(STATUSES) else 0],
             message,
             error_type or "",
             model or "",

@@ -7,8 +7,6 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from tracebility.wire.conventions import Rule, RuleTable, as_text
 from tracebility.wire.otlp_values import read_any
 
-__all__ = ["is_better", "put_back", "read_any"]
-
 
 def put_back(origin: KeyValue | None, add_key: Callable[[str], None], add_text: Callable[[str], None]) -> None:
     """Make an attribute of what was taken for a column and then yielded to something better."""

@@ -18,11 +18,11 @@ from tracebility.wire.conventions import Slot, as_text
 from tracebility.wire.envelope import Header
 from tracebility.wire.otlp_places import STRING, Places, words_at
 from tracebility.wire.otlp_sizes import Group, groups
+from tracebility.wire.otlp_values import read_any
 from tracebility.worker import otlp_rows
 from tracebility.worker.batch import Around, Batch, Chunk, Waiting, identity
 from tracebility.worker.columns import block_of
-from tracebility.worker.otlp_values import read_any
-from tracebility.worker.plain_spans import SPAN_KINDS, Reader, Said
+from tracebility.worker.plain_spans import Reader, Said
 from tracebility.worker.previews import PREVIEW_CHARS
 
 # Mapped together: so many that the price of a step over all of them, a few microseconds, is nothing for each; so few
@@ -153,7 +153,7 @@ def _chunk(said: Said, headers: list[tuple[Header, int]], arounds: list[tuple[Ar
     trace_hex, span_hex = _hex(spans.data, spans.trace_at, 16), _hex(spans.data, spans.span_at, 8)
     ids = _event_ids(headers, trace_hex, span_hex)
     labels = list(said.labels)
-    texts = {slot: _cut(spans.buffer, *cuts) for slot, cuts in said.texts.items()}
+    texts = {slot: otlp_places.cut(spans.buffer, *cuts) for slot, cuts in said.texts.items()}
     _fill_empty(texts[int(Slot.SESSION_ID)], ((one.session_id, count) for one, count in arounds))
     _fill_empty(texts[int(Slot.USER_ID)], ((one.user_id, count) for one, count in arounds))
     has_parent = (spans.parent_at > 0) & words_at(spans.data, spans.parent_at, 8).any(axis=1)
@@ -178,12 +178,13 @@ def _chunk(said: Said, headers: list[tuple[Header, int]], arounds: list[tuple[Ar
         "name": label(said.name),
         "kind": label(said.kind),
         "otel_kind": native.low_cardinality_codes(
-            np.where(spans.kind < len(SPAN_KINDS), spans.kind, 0).astype(np.int64), list(map(native.text, SPAN_KINDS))
+            np.where(spans.kind < len(otlp_rows.SPAN_KINDS), spans.kind, 0).astype(np.int64),
+            list(map(native.text, otlp_rows.SPAN_KINDS)),
         ),
         "start_time": number(spans.start_ns),
         "end_time": [nulls, *number(spans.end_ns)],
         "status": label(said.status),
-        "status_message": _cut(spans.buffer, spans.message_at, spans.message_end),
+        "status_message": otlp_places.cut(spans.buffer, spans.message_at, spans.message_end),
         "error_type": label(said.error_type),
         "model": label(said.model),
         "request_model": label(said.request_model),
@@ -317,7 +318,7 @@ def _attributes(said: Said, rows: int) -> Pieces:
     buffer = said.spans.buffer
     span, key = attributes.span[left], said.key[left]
     at, form = attributes.text_at[left], attributes.form[left]
-    texts = _cut(buffer, at, attributes.end[left])
+    texts = otlp_places.cut(buffer, at, attributes.end[left])
     known: dict[bytes, bytes] = {}
     for place in np.flatnonzero(form != STRING).tolist():
         value = buffer[at[place] - 1 : attributes.end[left[place]]]
@@ -329,7 +330,7 @@ def _attributes(said: Said, rows: int) -> Pieces:
     renamed = np.flatnonzero(said.is_renamed)
     if renamed.size:
         keys.append(native.text(_RENAMED))
-        texts += _cut(buffer, said.spans.name_at[renamed], said.spans.name_end[renamed])
+        texts += otlp_places.cut(buffer, said.spans.name_at[renamed], said.spans.name_end[renamed])
         span = np.concatenate([span, renamed])
         order = np.argsort(span, kind="stable")
         key = np.concatenate([key, np.full(len(renamed), len(keys) - 1)])[order]
@@ -344,7 +345,3 @@ def _fill_empty(texts: list[bytes], defaults: Iterable[tuple[str, int]]) -> None
             said = native.text(default)
             texts[at : at + rows] = [said if text == b"\0" else text for text in texts[at : at + rows]]
         at += rows
-
-
-def _cut(buffer: bytes, at: Places, end: Places) -> list[bytes]:
-    return [buffer[a:b] for a, b in zip(at.tolist(), end.tolist(), strict=True)]

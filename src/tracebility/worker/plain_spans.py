@@ -6,7 +6,7 @@ index, a value of another kind than its column's, or anything else that is not l
 property test holds both ways to the same rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -18,13 +18,12 @@ from tracebility.wire.conventions import DEFAULT_KIND, MODEL_KINDS, READERS, Rul
 from tracebility.wire.limits import LABEL_CHARS, MAX_UNIX_NANO, NAME_CHARS
 from tracebility.wire.otlp_places import ARRAY, BOOL, BYTES, DOUBLE, INT, PAIRS, STRING, Attributes, Places, Spans
 from tracebility.worker.batch import Batch
+from tracebility.worker.otlp_rows import KEPT, STATUSES
 from tracebility.worker.usage import settle
 
 Codes: TypeAlias = npt.NDArray[np.int64]
 Cuts: TypeAlias = tuple[Places, Places]  # where each text begins, at its length, and ends
 
-SPAN_KINDS = ("", "internal", "server", "client", "producer", "consumer")
-STATUSES = ("unset", "ok", "error")
 _UNSET, _ERROR = 0, 2
 _TOOL_KIND, _LLM, _CHAIN = map(native.text, ("tool", "llm", DEFAULT_KIND))
 _MODEL_KINDS = tuple(map(native.text, sorted(MODEL_KINDS)))
@@ -40,8 +39,6 @@ _FIRST_TOKEN = int(Slot.TIME_TO_FIRST_TOKEN)
 _NUMBERS = (*_USAGE, _FIRST_TOKEN)
 _NUMBER_READERS = {slot: READERS[Slot(slot)] for slot in _NUMBERS}
 _SHORT = (*_LABELS, int(Slot.SESSION_ID), int(Slot.USER_ID))
-# Their columns do not say all that the attribute said, so that stays too. As in `otlp_rows`.
-_KEPT = (_KIND, int(Slot.INPUT_COST), int(Slot.OUTPUT_COST))
 
 # What is not a slot: an attribute like any other, and one that only `otlp_rows` reads.
 _OTHER, _RARE = len(Slot), len(Slot) + 1
@@ -59,14 +56,14 @@ def _fitting() -> npt.NDArray[np.bool_]:
     return fits
 
 
-def _are(slots: Sequence[int]) -> npt.NDArray[np.bool_]:
+def _are(slots: Collection[int]) -> npt.NDArray[np.bool_]:
     are = np.zeros(len(Slot) + 2, np.bool_)
     are[list(slots)] = True
     return are
 
 
 _FITS = _fitting()
-_IS_LABEL, _IS_NUMBER, _IS_SHORT, _IS_KEPT = map(_are, (_LABELS, _NUMBERS, _SHORT, _KEPT))
+_IS_LABEL, _IS_NUMBER, _IS_SHORT, _IS_KEPT = map(_are, (_LABELS, _NUMBERS, _SHORT, KEPT))
 _IS_FULL = _are((*_LABELS, *_TEXTS))  # an empty text fills no column: not read here
 _HEX = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)
 
@@ -137,7 +134,7 @@ class Reader:
         self._spans = spans
         self._keys, self._labels = _Keys(batch.table), _Labels()
         attributes = spans.attributes
-        cut = _cut(spans.buffer, attributes.key_at, attributes.key_end)
+        cut = otlp_places.cut(spans.buffer, attributes.key_at, attributes.key_end)
         self._key = np.fromiter(map(self._keys.__getitem__, cut), np.int64, len(cut))
         self._slot = np.array(self._keys.slots, np.int64)[self._key]
         self._rank = np.array(self._keys.ranks, np.int64)[self._key]
@@ -162,7 +159,7 @@ class Reader:
     def _take_labels(self) -> None:
         attributes = self._spans.attributes
         which = np.flatnonzero(_IS_LABEL[self._slot] & self._fits)
-        cut = _cut(self._spans.buffer, attributes.text_at[which], attributes.end[which])
+        cut = otlp_places.cut(self._spans.buffer, attributes.text_at[which], attributes.end[which])
         self._label[which] = np.fromiter(map(self._labels.__getitem__, cut), np.int64, len(cut))
 
     def _take_numbers(self) -> None:
@@ -204,7 +201,7 @@ class Reader:
         is_left[chosen[_TOOL][(tool > 0) & ~is_tool]] = True
         is_left[chosen[_MODEL][(model > 0) & ~has_model]] = True
         model = np.where(has_model, np.where(model > 0, model, request_model), 0)
-        cut = _cut(spans.buffer, spans.name_at, spans.name_end)
+        cut = otlp_places.cut(spans.buffer, spans.name_at, spans.name_end)
         name = np.fromiter(map(labels.__getitem__, cut), np.int64, count)
         is_named = is_tool & (tool > 0)
         is_renamed = is_named & (name != tool) & (name > 0)
@@ -244,10 +241,8 @@ class Reader:
         spans = self._spans
         kept = np.flatnonzero(spans.is_plain[spans.attributes.span])
         numbered = np.cumsum(spans.is_plain) - 1
-        span, key_at, key_end, value_at, form, text_at, end = spans.attributes
-        attributes = Attributes(
-            numbered[span[kept]], key_at[kept], key_end[kept], value_at[kept], form[kept], text_at[kept], end[kept]
-        )
+        span, key_at, key_end, form, text_at, end = spans.attributes
+        attributes = Attributes(numbered[span[kept]], key_at[kept], key_end[kept], form[kept], text_at[kept], end[kept])
         columns: dict[str, Any] = {field: getattr(spans, field)[rows] for field in _BY_SPAN}
         return spans._replace(attributes=attributes, **columns), attributes, kept
 
@@ -300,7 +295,3 @@ def _cuts(spans: Spans, attributes: Attributes, chosen: Codes) -> Cuts:
     empty = len(spans.buffer) - otlp_places.PADDING
     at, end = np.append(attributes.text_at, empty), np.append(attributes.end, empty + 1)
     return at[chosen], end[chosen]
-
-
-def _cut(buffer: bytes, at: Places, end: Places) -> list[bytes]:
-    return [buffer[a:b] for a, b in zip(at.tolist(), end.tolist(), strict=True)]

@@ -19,7 +19,8 @@ from tracebility.wire.conventions import (
     assemble,
 )
 from tracebility.wire.limits import LABEL_CHARS
-from tracebility.worker.otlp_values import put_back, read_any
+from tracebility.wire.otlp_values import read_any
+from tracebility.worker.otlp_values import put_back
 
 _MESSAGE_SLOTS = (Slot.INPUTS, Slot.OUTPUTS)
 _DETAILS_RANKS = {int(slot): SOURCES[slot].index(f"({OPERATION_DETAILS_EVENT})") for slot in _MESSAGE_SLOTS}

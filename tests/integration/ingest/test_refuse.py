@@ -134,6 +134,16 @@ class Connection:
     def send(self, *lines: str) -> None:
         self.writer.write("\r\n".join([*lines, "", ""]).encode())
 
+    def begin(self, key: str, length: int) -> None:
+        """Send the head of a request whose body, of so many bytes, is yet to come."""
+        self.send(
+            "POST /v1/runs HTTP/1.1",
+            "host: x",
+            f"content-length: {length}",
+            f"x-api-key: {key}",
+            f"content-type: {JSON}",
+        )
+
     async def ended(self) -> bool:
         return await self._reader.read() == b""
 
@@ -193,13 +203,7 @@ async def test_a_client_that_goes_on_sending_still_sees_the_answer(edge: Any, te
 
 async def test_a_client_that_leaves_in_the_middle_gives_its_memory_back(edge: Any, tenant: Any) -> None:
     async with Connection(edge.port) as connection:
-        connection.send(
-            "POST /v1/runs HTTP/1.1",
-            "host: x",
-            "content-length: 5000000",
-            f"x-api-key: {tenant.key}",
-            f"content-type: {JSON}",
-        )
+        connection.begin(tenant.key, 5000000)
         connection.writer.write(bytes(1_000_000))
         await connection.writer.drain()
         async with asyncio.timeout(10):
@@ -213,13 +217,7 @@ async def test_a_client_that_leaves_in_the_middle_gives_its_memory_back(edge: An
 async def test_a_client_that_is_too_slow_is_told(edge: Any, tenant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "BODY_SECONDS", 0.05)
     async with Connection(edge.port) as connection:
-        connection.send(
-            "POST /v1/runs HTTP/1.1",
-            "host: x",
-            "content-length: 100",
-            f"x-api-key: {tenant.key}",
-            f"content-type: {JSON}",
-        )
+        connection.begin(tenant.key, 100)
         assert await connection.status() == 400
 
 
@@ -229,13 +227,7 @@ async def test_a_body_that_comes_to_a_halt_is_cut(
 ) -> None:
     monkeypatch.setattr(limits, "STEP_SECONDS", 0.2)
     async with Connection(edge.port) as connection:
-        connection.send(
-            "POST /v1/runs HTTP/1.1",
-            "host: x",
-            "content-length: 1000000",
-            f"x-api-key: {tenant.key}",
-            f"content-type: {JSON}",
-        )
+        connection.begin(tenant.key, 1000000)
         for _ in range(steps):
             connection.writer.write(bytes(limits.STEP_BYTES))
             await connection.writer.drain()

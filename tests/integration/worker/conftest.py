@@ -82,12 +82,16 @@ class Tenant:
         }
         return Envelope(Header(**(given | fields)), body)
 
+    def body(self, spans: Sequence[Span]) -> bytes:
+        """The request that brings ``spans``."""
+        return request(spans)
+
     async def send(self, *bodies: Sequence[Span] | bytes, **fields: Any) -> list[bytes]:
         """An envelope for each body, into the queue; their ids there."""
         envelopes = [
             self.envelope(body, **fields)
             if isinstance(body, bytes)
-            else self.envelope(request(body), items=len(body), **fields)
+            else self.envelope(self.body(body), items=len(body), **fields)
             for body in bodies
         ]
         return await self.put(*envelopes)

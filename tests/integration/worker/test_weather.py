@@ -27,6 +27,23 @@ async def no_dead_letters(tenant: Any) -> None:
     await tenant.queue.delete(DEAD_LETTER_STREAM, [letter.id for letter in letters])
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers take over at once what another holds."""
+    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
+    monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 1)
+
+
+async def delivered_elsewhere(tenant: Any, span: Any, times: int) -> bytes:
+    """The id of an entry that another worker was given so many times."""
+    await tenant.queue.ensure_group([tenant.stream])
+    [entry] = await tenant.send([span])
+    await tenant.queue.read([tenant.stream], GHOST, 1)
+    for _ in range(times - 1):
+        await tenant.queue.read_pending(tenant.stream, GHOST, b"0", 1)
+    return bytes(entry)
+
+
 def reasons(letters: list[Any]) -> list[str]:
     return [letter.fields[b"reason"].decode() for letter in letters]
 
@@ -45,6 +62,23 @@ async def test_an_envelope_that_cannot_be_read_is_set_aside_and_the_others_go_on
     assert [reason.partition(":")[0] for reason in reasons(letters)] == ["cannot be read"] * 4
     assert letters[0].fields[b"b"] == b"\xff no protobuf"
     assert letters[2].fields[b"x"] == b"y"
+
+
+@pytest.mark.usefixtures("no_dead_letters")
+async def test_an_envelope_that_only_mapping_finds_torn_is_set_aside_and_those_mapped_with_it_go_on(
+    tenant: Any, worker: Make, spans: Make
+) -> None:
+    """Its spans are found; what is nested in an attribute of one is not what it says."""
+    whole = spans(1)
+    whole.attributes.add(key="a").value.array_value.values.add(string_value="t")
+    body = tenant.body([whole])
+    await tenant.send([spans(0)], body.replace(b"\x0a\x01t", b"\x0a\x09t"), [spans(2)])
+    async with worker() as running:
+        await running.drained(tenant)
+    assert [row["name"] for row in await tenant.rows("span", "name", "name")] == ["span 0", "span 2"]
+    assert (await tenant.metered())["spans"] == 2
+    [letter] = await tenant.dead()
+    assert reasons([letter])[0].startswith("cannot be read: BadRequest")
 
 
 @pytest.mark.usefixtures("no_dead_letters")
@@ -103,17 +137,11 @@ async def test_dead_letters_are_listed_each_once_by_org_and_up_to_a_limit(
     assert await orgs() == []
 
 
-@pytest.mark.usefixtures("no_dead_letters")
+@pytest.mark.usefixtures("no_dead_letters", "impatient")
 async def test_an_entry_that_ends_its_workers_is_given_up_and_those_behind_it_are_not(
-    tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
+    tenant: Any, worker: Make, spans: Make
 ) -> None:
-    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
-    monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 1)
-    await tenant.queue.ensure_group([tenant.stream])
-    [deadly] = await tenant.send([spans(0)])
-    await tenant.queue.read([tenant.stream], GHOST, 1)
-    for _ in range(MOST_DELIVERIES - 1):
-        await tenant.queue.read_pending(tenant.stream, GHOST, b"0", 1)
+    deadly = await delivered_elsewhere(tenant, spans(0), MOST_DELIVERIES)
     await tenant.send([spans(1)], [spans(2)])
     await tenant.queue.read([tenant.stream], GHOST, 10)
     async with worker() as running:
@@ -125,28 +153,19 @@ async def test_an_entry_that_ends_its_workers_is_given_up_and_those_behind_it_ar
     assert "ended the worker" in reasons([letter])[0]
 
 
-@pytest.mark.usefixtures("no_dead_letters")
-async def test_an_entry_is_tried_as_often_as_is_said(
-    tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
-    monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 1)
-    await tenant.queue.ensure_group([tenant.stream])
-    await tenant.send([spans(0)])
-    await tenant.queue.read([tenant.stream], GHOST, 1)
-    for _ in range(MOST_DELIVERIES - 2):  # the worker's own is the last one
-        await tenant.queue.read_pending(tenant.stream, GHOST, b"0", 1)
+@pytest.mark.usefixtures("no_dead_letters", "impatient")
+async def test_an_entry_is_tried_as_often_as_is_said(tenant: Any, worker: Make, spans: Make) -> None:
+    await delivered_elsewhere(tenant, spans(0), MOST_DELIVERIES - 1)  # the worker's own is the last one
     async with worker() as running:
         await running.drained(tenant)
     assert len(await tenant.rows("span", "span_id")) == 1
     assert await tenant.dead() == []
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_what_ended_its_workers_is_tried_alone(
     tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
-    monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 1)
     written: list[set[bytes]] = []
     write_batch = write.Writer.write
 
@@ -168,12 +187,11 @@ async def test_what_ended_its_workers_is_tried_alone(
     assert set().union(*written) == {suspect, *others}
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_many_that_a_dead_worker_left_are_all_taken(
     tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one look, which is more than one page of them."""
-    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
-    monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 1)
     monkeypatch.setattr("tracebility.worker.claims.CLAIM_COUNT", 2)
     monkeypatch.setattr("tracebility.worker.consume.CLAIM_EVERY_S", 3600.0)
     await tenant.queue.ensure_group([tenant.stream])

@@ -156,13 +156,19 @@ async def test_a_malformed_key_costs_no_look_up_and_an_unknown_one_costs_one(
     assert plane.questions == 2
 
 
-async def test_a_revoked_key_is_refused_within_five_seconds(plane: ControlPlane, resolve: Resolver) -> None:
+async def deleted(plane: ControlPlane, resolve: Resolver) -> keys.NewKey:
+    """A key that was in use, is gone, and is refused."""
     key = plane.add()
     await resolve.resolve("", key.key)
     del plane.records[key.public_id]
     plane.now += 5.0
     with pytest.raises(Unauthenticated):
         await resolve.resolve("", key.key)
+    return key
+
+
+async def test_a_revoked_key_is_refused_within_five_seconds(plane: ControlPlane, resolve: Resolver) -> None:
+    await deleted(plane, resolve)
 
 
 async def test_a_key_in_use_does_not_stay_fresh_by_being_used(plane: ControlPlane, resolve: Resolver) -> None:
@@ -205,12 +211,7 @@ async def test_known_keys_outlive_postgres_for_a_stated_grace(plane: ControlPlan
 
 
 async def test_a_key_that_was_deleted_has_no_grace(plane: ControlPlane, resolve: Resolver) -> None:
-    key = plane.add()
-    await resolve.resolve("", key.key)
-    del plane.records[key.public_id]
-    plane.now += 5.0
-    with pytest.raises(Unauthenticated):
-        await resolve.resolve("", key.key)
+    key = await deleted(plane, resolve)
     plane.is_away = True
     plane.now += resolver.NEGATIVE_TTL_S
     with pytest.raises(Overloaded):
