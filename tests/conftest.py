@@ -17,10 +17,14 @@ import pytest
 from tracebility.api.app import create_app
 from tracebility.api.service import ApiServices, open_services
 from tracebility.config import Settings
+from tracebility.embedded.installation import free_port
+from tracebility.embedded.valkey import Valkey
 from tracebility.ids import OrgId, ProjectId, WorkspaceId, uuid7
-from tracebility.stores import clickhouse, postgres, redis
+from tracebility.stores import clickhouse, hot, postgres, redis
 from tracebility.tenant import keys
 from tracebility.tenant.context import Scope, TenantContext
+
+sys.path.insert(0, str(Path(__file__).parent / "faults"))  # the harness: proxies, installations, load
 
 START_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 20.0
@@ -71,6 +75,14 @@ async def queue(stores: StoresUnderTest) -> AsyncIterator[redis.Queue]:
 
 
 @pytest.fixture(scope="session")
+async def hot_store(stores: StoresUnderTest) -> AsyncIterator[hot.Hot]:
+    """The shared queue's server in its control role."""
+    opened = await hot.connect(stores.redis_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(scope="session")
 async def engine(stores: StoresUnderTest) -> AsyncIterator[clickhouse.Engine]:
     """The engine of the shared stores, as its owner."""
     opened = await clickhouse.connect(stores.clickhouse_url)
@@ -89,7 +101,8 @@ async def reader(stores: StoresUnderTest) -> AsyncIterator[clickhouse.Engine]:
 @pytest.fixture(scope="session")
 async def services(stores: StoresUnderTest) -> AsyncIterator[ApiServices]:
     """What an api over the shared stores holds."""
-    async with open_services(Settings(pg_dsn=stores.pg_dsn, clickhouse_url=stores.clickhouse_reader_url)) as opened:
+    settings = Settings(pg_dsn=stores.pg_dsn, clickhouse_url=stores.clickhouse_reader_url, redis_url=stores.redis_url)
+    async with open_services(settings) as opened:
         yield opened
 
 
@@ -106,6 +119,31 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
     """A whole ``tracebility up``, started once per test run on a free port: the content of its ready file."""
     with running("--port", "0", data_dir=tmp_path_factory.mktemp("installation")) as ready:
         yield ready
+
+
+@pytest.fixture(scope="session")
+async def operator_key(control: postgres.Postgres) -> str:
+    """A key of whoever runs the shared stores: of no org, over all."""
+    key = keys.generate()
+    await control.execute("insert_key", key.public_id, None, None, None, "operator", key.secret_hash, [Scope.OPERATOR])
+    return key.key
+
+
+@pytest.fixture
+def operator(operator_key: str) -> dict[str, str]:
+    """What a client of an operator sends."""
+    return {"authorization": f"Bearer {operator_key}"}
+
+
+@pytest.fixture(scope="session")
+def empty_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of the same kind in which no other test leaves envelopes."""
+    folder = tmp_path_factory.mktemp("valkey")
+    store = Valkey(folder, free_port(), "secret")
+    process = subprocess.Popen(store.program().argv, cwd=folder, stdout=subprocess.DEVNULL)
+    yield store.url
+    process.terminate()
+    process.wait(STOP_DEADLINE_S)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def up(
 
 @app.command()
 def serve(
-    target: Annotated[str, typer.Option("--target", help="ingest-api, ingest-worker, api, or all in one process.")],
+    target: Annotated[str, typer.Option("--target", help="ingest-api, ingest-worker, api, operator, or all at once.")],
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", help="Take DSNs that the environment lacks from this installation.")
     ] = None,
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 # Each a file of tracebility.commands with a function ``register``, in the order in which --help lists them.
-_GROUPS = ("migrate", "demo", "status", "doctor", "dlq")
+_GROUPS = ("migrate", "demo", "status", "doctor", "orgs", "plans", "keys", "quota", "ledger", "dlq", "audit")
 
 
 def _register_groups() -> None:

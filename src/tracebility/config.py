@@ -3,38 +3,44 @@
 A DSN carries its own credentials; there is no second place for a user or a password.
 """
 
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+import msgspec
+from msgspec import Meta as Field
 
 from tracebility.errors import ConfigurationError
 
 DEFAULT_PORT = 7080
+PREFIX = "TRACEBILITY_"
 
 _SCHEMES = {
     "TRACEBILITY_PG_DSN": ("postgresql", "postgres"),
     "TRACEBILITY_CLICKHOUSE_URL": ("http", "https"),
     "TRACEBILITY_REDIS_URL": ("redis", "rediss", "unix"),
+    "TRACEBILITY_REDIS_STREAM_URL": ("redis", "rediss", "unix"),
 }
 _EXAMPLES = {
     "TRACEBILITY_PG_DSN": "postgresql://user:password@host:5432/tracebility",
     "TRACEBILITY_CLICKHOUSE_URL": "http://user:password@host:8123/tracebility",
     "TRACEBILITY_REDIS_URL": "redis://:password@host:6379/0",
+    "TRACEBILITY_REDIS_STREAM_URL": "redis://:password@host:6379/0",
 }
 
 
-class Settings(BaseSettings):
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of every target. Each field is the variable ``TRACEBILITY_<NAME>``; docs/configuration.md has all."""
-
-    model_config = SettingsConfigDict(env_prefix="TRACEBILITY_", extra="ignore")
 
     pg_dsn: Annotated[str, Field(description="PostgreSQL, the control plane")] = ""
     clickhouse_url: Annotated[str, Field(description="ClickHouse's HTTP interface, the data plane")] = ""
-    redis_url: Annotated[str, Field(description="Redis or Valkey, the queue")] = ""
+    redis_url: Annotated[str, Field(description="Redis or Valkey: limits, counters, caches, and the queue")] = ""
+    redis_stream_url: Annotated[
+        str, Field(description="another Redis or Valkey for the queue alone; without it, the one above")
+    ] = ""
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(description="port to listen on", ge=0, le=65535)] = DEFAULT_PORT
@@ -49,10 +55,18 @@ class Settings(BaseSettings):
         str, Field(description="ingest-api: unix socket of the api target, for every route that is not an ingest route")
     ] = ""
     web: Annotated[bool, Field(description="api: serve the pages for browsers beside the API")] = True
+    ingest_dual_read_legacy: Annotated[
+        bool, Field(description="ingest-worker: also drain the stream from before the shards")
+    ] = True
     spool_dir: Annotated[Path, Field(description="ingest-api: the disk buffer's folder")] = Path("spool")
     spool_max_bytes: Annotated[
         int, Field(description="ingest-api: most bytes the disk buffer may hold", ge=1 << 20)
     ] = 4 << 30
+
+    @property
+    def stream_variable(self) -> str:
+        """The variable that names the server of the queue: its own, where it has one."""
+        return "TRACEBILITY_REDIS_STREAM_URL" if self.redis_stream_url else "TRACEBILITY_REDIS_URL"
 
     def dsn(self, variable: str) -> str:
         """The DSN held by ``variable`` (for example ``TRACEBILITY_PG_DSN``).
@@ -60,7 +74,7 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: when it is missing or malformed, naming the variable and the form, never the value.
         """
-        value: str = getattr(self, variable.removeprefix("TRACEBILITY_").lower())
+        value: str = getattr(self, variable.removeprefix(PREFIX).lower())
         if not value:
             raise ConfigurationError(f"{variable} is not set. Set it to a DSN such as {_EXAMPLES[variable]}.")
         try:
@@ -73,20 +87,28 @@ class Settings(BaseSettings):
         return value
 
 
-def load_settings() -> Settings:
+def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """The settings as the environment has them.
 
     Raises:
         ConfigurationError: for the first variable with an unusable value, naming it and what it takes.
     """
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = f"TRACEBILITY_{first['loc'][0]}".upper()
-        raise ConfigurationError(
-            f"{name} is not usable: {first['msg']}. Correct it, or unset it for its default."
-        ) from None
+    given: dict[str, Any] = {}
+    for field in msgspec.structs.fields(Settings):
+        name = f"{PREFIX}{field.name.upper()}"
+        if name not in environment:
+            continue
+        try:
+            given[field.name] = msgspec.convert(environment[name], field.type, strict=False, dec_hook=_of_text)
+        except (msgspec.ValidationError, ValueError) as error:
+            raise ConfigurationError(
+                f"{name} is not usable: {error}. Correct it, or unset it for its default."
+            ) from None
+    return Settings(**given)
+
+
+def _of_text(kind: type, text: str) -> Any:
+    return kind(text)
 
 
 def redact(text: str) -> str:

@@ -4,6 +4,7 @@ HTTP bodies are RFC 9457 problem JSON: ``type`` (a stable code), ``title``, ``st
 ``hint`` (what to do). Every code has its line in ``docs/errors.md``.
 """
 
+from datetime import datetime
 from typing import Any, ClassVar
 
 
@@ -85,6 +86,18 @@ class Forbidden(Problem):
     status, code, title = 403, "forbidden", "The key lacks the scope for this"
 
 
+class Suspended(Problem):
+    """The key is valid, and its org refused at every door until an operator lets it in again."""
+
+    status, code, title = 403, "suspended", "This organisation is suspended"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The organisation of this key is suspended. What it has stored is kept.",
+            hint="Ask whoever runs this installation.",
+        )
+
+
 class NotFound(Problem):
     """Missing, or another tenant's: the same words for both."""
 
@@ -92,6 +105,21 @@ class NotFound(Problem):
 
     def __init__(self) -> None:
         super().__init__("Nothing is stored under this address, or not for this key.")
+
+
+class Taken(Problem):
+    """There is one of this name already; of two that are made at once, one wins."""
+
+    status, code, title = 409, "taken", "There is one of this name already"
+
+
+class KeyEnded(Problem):
+    """A revoked or expired key is not brought back by rotating it."""
+
+    status, code, title = 409, "key-ended", "This key has ended"
+
+    def __init__(self) -> None:
+        super().__init__("This key is revoked or expired, so it cannot be rotated.", hint="Make a new key.")
 
 
 class MethodNotAllowed(Problem):
@@ -127,6 +155,52 @@ class AnswerTooLarge(Problem):
 
 class HeadTooLarge(Problem):
     status, code, title = 431, "head-too-large", "The address and headers are larger than is accepted"
+
+
+class RateLimited(Problem):
+    """Too many requests of the org, or of the key, for now. ``Retry-After`` is 1 to 5 s.
+
+    Headers: draft-ietf-httpapi-ratelimit-headers.
+    """
+
+    status, code, title = 429, "rate-limited", "Too many requests"
+
+    def __init__(self, which: str, requests_per_s: int, burst: int, retry_after_s: int) -> None:
+        whose = "This organisation" if which == "org" else "This key"
+        super().__init__(
+            f"{whose} may send {requests_per_s} requests a second, and {burst} at once after a pause.",
+            hint="Send the same request again after Retry-After seconds; put more spans into each request.",
+            retry_after_s=retry_after_s,
+            limit=requests_per_s,
+            burst=burst,
+        )
+        self._policy = rate_policy(which, requests_per_s, burst)
+        self._state = f'"{which}";r=0;t={retry_after_s}'
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"ratelimit-policy": self._policy, "ratelimit": self._state}
+
+
+def rate_policy(which: str, requests_per_s: int, burst: int) -> str:
+    """``RateLimit-Policy`` of a rate: so many requests, and the seconds in which they come back."""
+    return f'"{which}";q={burst};w={-(-burst // requests_per_s)}'
+
+
+class QuotaExceeded(Problem):
+    """A meter has no room for all of the request, so nothing of it was kept or counted."""
+
+    status, code, title = 402, "quota-exceeded", "The plan's quota does not allow this"
+
+    def __init__(self, meter: str, limit: int, used: int, wanted: int, period: str, resets_at: datetime) -> None:
+        super().__init__(
+            f"The plan allows {limit} {meter} in {period}; {used} are used, and this request has {wanted}.",
+            hint="Ask whoever runs this installation for a larger plan, or wait until resets_at.",
+            meter=meter,
+            limit=limit,
+            used=used,
+            period=period,
+            resets_at=resets_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
 
 
 class Overloaded(Problem):

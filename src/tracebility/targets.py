@@ -21,8 +21,8 @@ from tracebility.errors import ConfigurationError, TracebilityError
 if TYPE_CHECKING:
     from tracebility.config import Settings
 
-TARGETS = ("ingest-api", "ingest-worker", "api", "all")
-NOT_YET = ("operator", "eval-orchestrator")
+TARGETS = ("ingest-api", "ingest-worker", "api", "operator", "all")
+NOT_YET = ("eval-orchestrator",)
 
 CONFIGURATION_EXIT = 2
 BACKLOG = 2048
@@ -55,10 +55,19 @@ def _serving(name: str) -> Callable[["Settings", asyncio.Event], Awaitable[None]
         raise ConfigurationError(f"This version has no target '{name}'. It has {', '.join(TARGETS)}.")
     if name not in TARGETS:
         raise ConfigurationError(f"There is no target '{name}'. Choose one of {', '.join(TARGETS)}.")
-    return {"ingest-api": _ingest_api, "ingest-worker": _ingest_worker, "api": _api, "all": _all}[name]
+    return {
+        "ingest-api": _ingest_api,
+        "ingest-worker": _ingest_worker,
+        "api": _api,
+        "operator": _operator,
+        "all": _all,
+    }[name]
 
 
 def _run(name: str, serve: Callable[["Settings", asyncio.Event], Awaitable[None]]) -> int:
+    # structlog loads it where it finds it, to draw tracebacks on terminals: 3 MB in every target, for nothing.
+    sys.modules["rich"] = None  # type: ignore[assignment]
+
     import uvloop
 
     from tracebility.config import load_settings
@@ -91,7 +100,14 @@ def wait_for_start(settings: "Settings") -> None:
 _EDGE = ("tracebility.ingest.app", "tracebility.ingest.service")
 _API = ("tracebility.api.app", "tracebility.api.service")
 _WORKER = ("tracebility.worker.app", "tracebility.worker.service")
-_MODULES = {"ingest-api": _EDGE, "ingest-worker": _WORKER, "api": _API, "all": _EDGE + _API + _WORKER}
+_OPERATOR = ("tracebility.operator.app", "tracebility.operator.service")
+_MODULES = {
+    "ingest-api": _EDGE,
+    "ingest-worker": _WORKER,
+    "api": _API,
+    "operator": _OPERATOR,
+    "all": _EDGE + _API + _WORKER + _OPERATOR,
+}
 
 
 async def _ingest_api(settings: "Settings", stop: asyncio.Event) -> None:
@@ -121,23 +137,37 @@ async def _ingest_worker(settings: "Settings", stop: asyncio.Event) -> None:
         await draining
 
 
+async def _operator(settings: "Settings", stop: asyncio.Event) -> None:
+    from tracebility.operator.app import create_app
+    from tracebility.operator.service import open_services
+
+    async with open_services(settings) as services:
+        leading = asyncio.create_task(services.lead(stop))
+        leading.add_done_callback(lambda _: stop.set())
+        await _serve_http(create_app(services), settings, stop)
+        await leading
+
+
 async def _all(settings: "Settings", stop: asyncio.Event) -> None:
     from tracebility.api.app import create_app as create_api
     from tracebility.api.service import open_services as open_api
     from tracebility.ingest.app import create_app as create_edge
     from tracebility.ingest.service import open_services as open_edge
+    from tracebility.operator.service import run as run_operator
     from tracebility.worker.service import run as run_worker
 
     # The edge ends first; what it accepted is drained as far as the time allows, the rest stays in the queue.
     edge_ended = asyncio.Event()
     async with open_api(settings) as api, open_edge(settings) as edge:
         worker = asyncio.create_task(run_worker(settings, edge_ended))
-        worker.add_done_callback(lambda _: stop.set())
+        operator = asyncio.create_task(run_operator(settings, stop))
+        for inner in (worker, operator):
+            inner.add_done_callback(lambda _: stop.set())
         try:
             await _serve_http(create_edge(edge, create_api(api)), settings, stop)
         finally:
             edge_ended.set()
-            await worker
+            await asyncio.gather(worker, operator)
 
 
 async def _serve_http(app: App, settings: "Settings", stop: asyncio.Event) -> None:

@@ -1,13 +1,9 @@
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from harness.installation import Installation
 
 ROUNDS_IN_EVERY_TEST_RUN = 4

@@ -98,13 +98,24 @@ def api_routes() -> list[APIRoute]:
     return [route for route in routes() if isinstance(route, APIRoute)]
 
 
+NAMED = {
+    "{org_id}": scope.named_org,
+    "{workspace_id}": scope.named_workspace,
+    "{public_id}": scope.named_key,
+}
+
+
 @pytest.mark.parametrize("route", api_routes(), ids=lambda route: f"{min(route.methods)} {route.path}")
 def test_every_route_goes_through_the_scope(route: APIRoute) -> None:
     asked = list(dependencies(route.dependant))
     if "{project_id}" in route.path:
-        assert scope.tenant_rows in asked or pages.page_rows in asked
+        assert {scope.tenant_rows, pages.page_rows, scope.named_project} & set(asked)
+    for name, named in NAMED.items():
+        if name in route.path:
+            assert named in asked
     if route.path.startswith("/v1/"):
-        assert auth.reader in asked
+        assert {auth.reader, auth.administrator, auth.operator} & set(asked)
+        assert route.body_field is None, "a body is read once the ids are known, or it tells which of them are"
         assert pages.page_principal not in asked, "the cookie is for pages"
     if {"{run_id}", "{span_id}"} & set(re.findall(r"{\w+}", route.path)):
         assert "{project_id}" in route.path

@@ -39,7 +39,7 @@ def test_every_command_has_json_and_examples(name: str) -> None:
     assert f"tracebility {name}" in command.help.partition("Examples:")[2]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("target", ["operator", "eval-orchestrator", "nonsense"])
+@pytest.mark.parametrize("target", ["eval-orchestrator", "nonsense"])
 def test_a_target_that_is_not_there_is_one_clear_line(target: str) -> None:
     done = run("serve", "--target", target)
     assert done.returncode == 2

@@ -5,12 +5,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import typer
 
 from tracebility.config import Settings
 from tracebility.embedded.clickhouse.settings import VARIABLES
 from tracebility.errors import Problem
+from tracebility.tenant.audit import EventType
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -54,10 +56,10 @@ def commands(command: typer.core.TyperGroup | typer.core.TyperCommand, path: str
         yield from commands(sub, f"{path} {name}")
 
 
-@pytest.mark.parametrize("field", sorted(Settings.model_fields))
-def test_every_setting_is_documented(field: str) -> None:
-    assert f"`TRACEBILITY_{field.upper()}`" in page("configuration.md")
-    assert Settings.model_fields[field].description
+@pytest.mark.parametrize("field", msgspec.structs.fields(Settings), ids=lambda field: field.name)
+def test_every_setting_is_documented(field: msgspec.structs.FieldInfo) -> None:
+    assert f"`TRACEBILITY_{field.name.upper()}`" in page("configuration.md")
+    assert any(getattr(said, "description", "") for said in field.type.__metadata__)
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
@@ -72,12 +74,18 @@ def test_every_variable_in_the_source_is_documented() -> None:
 
 def test_a_store_is_reached_by_its_dsn_and_nothing_else() -> None:
     of_stores = {name for name in variables() if re.match(r"TRACEBILITY_(PG|POSTGRES|CLICKHOUSE|REDIS|VALKEY)", name)}
-    assert of_stores == {"TRACEBILITY_PG_DSN", "TRACEBILITY_CLICKHOUSE_URL", "TRACEBILITY_REDIS_URL"}
+    roles = {"TRACEBILITY_REDIS_URL", "TRACEBILITY_REDIS_STREAM_URL"}
+    assert of_stores == {"TRACEBILITY_PG_DSN", "TRACEBILITY_CLICKHOUSE_URL", *roles}
 
 
 @pytest.mark.parametrize("code", sorted({problem.code for problem in problems()}))
 def test_every_error_code_is_documented(code: str) -> None:
     assert f"`{code}`" in page("errors.md")
+
+
+@pytest.mark.parametrize("event", EventType)
+def test_every_audit_event_is_documented(event: EventType) -> None:
+    assert f"| `{event}` |" in page("audit.md")
 
 
 def test_every_metric_is_documented() -> None:

@@ -15,12 +15,12 @@ CursorText = Annotated[str | None, Query(alias="cursor", description="`next_curs
 _encoder = msgspec.json.Encoder()
 
 
-def answer(content: Any) -> Response:
+def answer(content: Any, status: int = 200) -> Response:
     """``content``, a struct of an answer, as JSON."""
-    return Response(_encoder.encode(content), media_type="application/json")
+    return Response(_encoder.encode(content), status, media_type="application/json")
 
 
-def schema_of(kind: type[msgspec.Struct], description: str) -> dict[int | str, dict[str, Any]]:
+def schema_of(kind: type[msgspec.Struct], description: str, status: int = 200) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route that answers a ``kind``; `openapi` adds the schemas that it refers to."""
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
-    return {200: {"description": description, "content": {"application/json": {"schema": schema}}}}
+    return {status: {"description": description, "content": {"application/json": {"schema": schema}}}}

@@ -14,8 +14,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tracebility import __version__
 from tracebility.api import pages, problems
-from tracebility.api.routers import health, projects, runs
+from tracebility.api.routers import audit, health, keys, ledger, orgs, plans, projects, runs, usage, workspaces
 from tracebility.api.service import ApiServices
+from tracebility.control.keys import MadeKey, NewKey, RotatedKey, Rotation
+from tracebility.control.orgs import MadeOrg, NewOrg, Org, OrgChanges
+from tracebility.control.places import MadeProject, MadeWorkspace, NewPlace
+from tracebility.control.plans import Plan, PlanLimits, PlanPage
+from tracebility.control.quotas import Quotas
+from tracebility.stores.ledger import Ledger
 from tracebility.telemetry import RequestMetrics
 from tracebility.wire import openapi as ingest
 
@@ -25,7 +31,13 @@ _HEADERS = {
     "vary": "Authorization",
     "x-content-type-options": "nosniff",
 }
-_ANSWERS = (projects.ProjectPage, runs.RunPage, runs.RunDetail)
+_ANSWERS = (
+    *(projects.ProjectPage, runs.RunPage, runs.RunDetail),
+    *(PlanPage, Plan, orgs.OrgPage, Org, MadeOrg, Quotas, MadeWorkspace, MadeProject),
+    *(keys.KeyPage, MadeKey, RotatedKey),
+    *(Ledger, audit.AuditPage, audit.AuditGapPage, usage.UsageByHour),
+)
+_BODIES = (PlanLimits, NewOrg, OrgChanges, NewPlace, NewKey, Rotation)
 
 
 def create_app(services: ApiServices) -> ASGIApp:
@@ -40,7 +52,7 @@ def openapi_document() -> dict[str, Any]:
     document: dict[str, Any] = get_openapi(
         title="tracebility", version=__version__, routes=routes(), openapi_version="3.1.0"
     )
-    _, schemas = msgspec.json.schema_components(_ANSWERS, ref_template="#/components/schemas/{name}")
+    _, schemas = msgspec.json.schema_components((*_ANSWERS, *_BODIES), ref_template="#/components/schemas/{name}")
     components = document.setdefault("components", {})
     components["schemas"] = schemas | ingest.SCHEMAS
     document["paths"] = ingest.PATHS | document["paths"]
@@ -73,7 +85,7 @@ def _app(*, web: bool) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     problems.install(app)
     # One flat list, so that a test can walk every route there is; include_router would nest them out of sight.
-    for router in (projects.router, runs.router, health.router, *([pages.router] if web else [])):
+    for router in (*_ROUTERS, *([pages.router] if web else [])):
         app.router.routes.extend(router.routes)
     described: list[bytes] = []
 
@@ -86,6 +98,11 @@ def _app(*, web: bool) -> FastAPI:
 
     return app
 
+
+_ROUTERS = (
+    *(projects.router, runs.router, keys.router, workspaces.router, orgs.router, plans.router),
+    *(ledger.router, usage.router, audit.router, health.router),
+)
 
 _PROBLEM: dict[str, Any] = {
     "description": "Problem JSON (RFC 9457). 429 and 503 carry Retry-After.",

@@ -1,12 +1,31 @@
 """Who asks: the key of a request, resolved, and what it may do."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
 from tracebility.api.service import ApiServices
-from tracebility.errors import Forbidden
+from tracebility.errors import Forbidden, Suspended
+from tracebility.ids import OrgId
+from tracebility.tenant.audit import Actor, actor_of
 from tracebility.tenant.context import Scope, TenantContext
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Whoever asks for something of the control plane. An operator is of no org, and may do what its admins may."""
+
+    actor: Actor
+    scopes: frozenset[Scope]
+    org_id: OrgId | None
+
+    def givable(self) -> frozenset[Scope]:
+        """The scopes that this principal may let a key have."""
+        return frozenset(Scope) if Scope.OPERATOR in self.scopes else self.scopes
+
+
+Holder = TypeVar("Holder", TenantContext, Principal)
 
 
 def services_of(request: Request) -> ApiServices:
@@ -15,14 +34,29 @@ def services_of(request: Request) -> ApiServices:
     return services
 
 
-async def principal(request: Request) -> TenantContext:
+async def tenant(request: Request) -> TenantContext:
     """The tenant of the request's key.
 
     Raises:
         Unauthenticated: without a valid key.
+        Suspended: when its org is.
     """
     authorization, api_key = credentials(request)
     return await services_of(request).resolver.resolve(authorization, api_key)
+
+
+async def principal(request: Request) -> Principal:
+    """Whose key the request has, a tenant's or an operator's.
+
+    Raises:
+        Unauthenticated: without a valid key.
+        Suspended: when its org is.
+    """
+    authorization, api_key = credentials(request)
+    record = await services_of(request).resolver.principal(authorization, api_key)
+    if record.suspended:
+        raise Suspended
+    return Principal(actor_of(record.public_id, record.scopes), record.scopes, record.org_id)
 
 
 def credentials(request: Request) -> tuple[str, str]:
@@ -30,21 +64,33 @@ def credentials(request: Request) -> tuple[str, str]:
     return ", ".join(request.headers.getlist("authorization")), ", ".join(request.headers.getlist("x-api-key"))
 
 
-def require(context: TenantContext, scope: Scope) -> TenantContext:
-    """``context``, which has ``scope``.
+def require(holder: Holder, scope: Scope) -> Holder:
+    """``holder``, who has ``scope``.
 
     Raises:
         Forbidden: when it has not, naming the scope.
     """
-    if scope not in context.scopes:
+    if scope not in holder.scopes:
         raise Forbidden(f"This key lacks the scope '{scope}'.", hint=f"Use a key that has the scope '{scope}'.")
-    return context
+    return holder
 
 
-async def reader(context: Annotated[TenantContext, Depends(principal)]) -> TenantContext:
+async def reader(context: Annotated[TenantContext, Depends(tenant)]) -> TenantContext:
     """The tenant of a key that may read."""
     return require(context, Scope.READ)
 
 
+async def operator(holder: Annotated[Principal, Depends(principal)]) -> Principal:
+    """Whoever runs the installation."""
+    return require(holder, Scope.OPERATOR)
+
+
+async def administrator(holder: Annotated[Principal, Depends(principal)]) -> Principal:
+    """An admin, of its org, or an operator, of all: `api.scope` sees to which ids it may name."""
+    return holder if Scope.OPERATOR in holder.scopes else require(holder, Scope.ADMIN)
+
+
 Services = Annotated[ApiServices, Depends(services_of)]
 Reader = Annotated[TenantContext, Depends(reader)]
+Operator = Annotated[Principal, Depends(operator)]
+Administrator = Annotated[Principal, Depends(administrator)]

@@ -5,10 +5,14 @@ keyed by the list and its owner: that catches a cursor that was damaged, edited,
 guards no secret (who forges one reaches only rows that the key may read anyway), so it needs none.
 """
 
+import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 
 from tracebility.errors import BadRequest
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _CHECK_BYTES = 10
 _LONGEST = 4096  # a run id is at most some hundred bytes; nothing longer is worth decoding
@@ -37,12 +41,34 @@ def unseal(text: str, owner: bytes) -> bytes:
     return place
 
 
+def seal_made(created_at: datetime, id_: bytes, owner: bytes) -> str:
+    """The place, in a list in the order of creation, of what was made then and has this id."""
+    return seal(_MOMENT.pack((created_at - EPOCH) // timedelta(microseconds=1)) + id_, owner)
+
+
+def unseal_made(text: str, owner: bytes) -> tuple[datetime, bytes]:
+    """What `seal_made` sealed.
+
+    Raises:
+        BadRequest: when it did not, for this owner.
+    """
+    place = unseal(text, owner)
+    try:
+        (created_us,) = _MOMENT.unpack_from(place)
+        return EPOCH + timedelta(microseconds=created_us), place[_MOMENT.size :]
+    except (struct.error, OverflowError):  # sealed by someone who read how, around no place
+        raise unfit() from None
+
+
 def unfit() -> BadRequest:
     """What a cursor of another list, or of none, is answered with."""
     return BadRequest(
         "cursor: not a cursor of this list.",
         hint="Pass next_cursor of the page before as it came, or leave cursor out to start at the first page.",
     )
+
+
+_MOMENT = struct.Struct(">q")
 
 
 def _check(place: bytes, owner: bytes) -> bytes:

@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
 from tracebility.api import html
 from tracebility.errors import (
@@ -69,12 +70,20 @@ async def _on_framework(request: Request, error: Exception) -> Response:
         case 404:
             problem = NotFound()
         case 405:
-            allowed = (error.headers or {}).get("Allow", "").replace("GET", "GET, HEAD")  # HEAD is answered as GET is
+            allowed = _methods_of(request)
             error.headers = {**(error.headers or {}), "Allow": allowed}
             problem = MethodNotAllowed(f"{request.method} is not for this address.", hint=f"Use {allowed}.")
         case _:
             problem = BadRequest(str(error.detail))
     return respond(problem, request, {name.lower(): value for name, value in (error.headers or {}).items()})
+
+
+def _methods_of(request: Request) -> str:
+    """What the address takes, of all the routes it has. HEAD is answered as GET is."""
+    path = request.url.path
+    routes = [route for route in request.app.routes if isinstance(route, Route) and route.path_regex.match(path)]
+    methods = {method for route in routes for method in route.methods or ()}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 async def _on_validation(request: Request, error: Exception) -> Response:

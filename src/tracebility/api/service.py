@@ -5,12 +5,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from tracebility.config import Settings
 from tracebility.errors import StoreUnavailable
-from tracebility.stores import postgres, scoped
-from tracebility.stores.keys import PostgresKeys
+from tracebility.stores import hot, postgres, redis, scoped
+from tracebility.stores.changes import nudge, resolving
 from tracebility.telemetry import Metrics
+from tracebility.tenant.audit import AuditWriter
 from tracebility.tenant.resolver import Resolver
 
 READY_WAIT_S = 2.0  # a store that takes longer to say "here" is not one to send requests to
@@ -22,10 +24,24 @@ class ApiServices:
 
     control: postgres.Postgres
     engine: scoped.ScopedEngine
+    hot: hot.Hot
+    queue: redis.Queue
     resolver: Resolver
+    audit: AuditWriter = field(default_factory=AuditWriter)
     metrics: Metrics = field(default_factory=Metrics)
     web: bool = True  # whether pages are served beside the API
     now_ns: Callable[[], int] = time.time_ns
+
+    def now(self) -> datetime:
+        """This moment."""
+        return datetime.fromtimestamp(self.now_ns() / 1e9, UTC)
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[postgres.Transaction]:
+        """A transaction that changes what processes remember: once it is committed, they hear of it."""
+        async with self.control.transaction() as transaction:
+            yield transaction
+        await nudge(self.hot)
 
     async def missing_stores(self) -> dict[str, str]:
         """The stores that do not answer, and what they say instead."""
@@ -57,4 +73,10 @@ async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
         stack.push_async_callback(control.close)
         engine = await scoped.connect(settings.dsn("TRACEBILITY_CLICKHOUSE_URL"))
         stack.push_async_callback(engine.close)
-        yield ApiServices(control, engine, Resolver(PostgresKeys(control)), web=settings.web)
+        redis_url = settings.dsn("TRACEBILITY_REDIS_URL")
+        control_role = await hot.connect(redis_url)
+        stack.push_async_callback(control_role.close)
+        resolver = await stack.enter_async_context(resolving(control, control_role, redis_url))
+        queue = await redis.connect(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
+        stack.push_async_callback(queue.close)
+        yield ApiServices(control, engine, control_role, queue, resolver, web=settings.web)

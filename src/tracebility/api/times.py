@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from tracebility.errors import Unprocessable
 from tracebility.wire.limits import MAX_UNIX_NANO
 
 # What the engine's DateTime64(9) holds: 1900 to 2262. Times outside of it cannot be stored, so bounds are cut to just
@@ -43,3 +44,18 @@ def nanoseconds(text: str) -> int:
         raise ValueError("not an RFC 3339 time") from None
     ns = seconds * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
     return min(max(ns, EARLIEST_NS), LATEST_NS + 1)
+
+
+def instant(name: str, text: str) -> int:
+    """The time that the parameter ``name`` says.
+
+    Raises:
+        Unprocessable: when it is not RFC 3339.
+    """
+    try:
+        return nanoseconds(text)
+    except ValueError:
+        raise Unprocessable(
+            f"{name}: not an RFC 3339 time.",
+            hint=f"Write {name} as 2026-03-01T12:00:00Z or 2026-03-01T12:00:00%2B01:00.",
+        ) from None

@@ -18,6 +18,15 @@ DataDir = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
+def log_to_stderr() -> None:
+    """Keep what the program says of its work off standard output, which is for results."""
+    import logging
+
+    from tracebility.telemetry import configure_logging
+
+    configure_logging("command", level=logging.WARNING)
+
+
 def tell(text: str, document: Mapping[str, Any] | list[Any], *, as_json: bool) -> None:
     """Print ``text`` for people, or ``document`` for programs."""
     typer.echo(json.dumps(document, default=str) if as_json else text)

@@ -33,6 +33,7 @@ class Status:
     stores: dict[str, str] = field(default_factory=dict)  # ok, or why not
     shards: list["Shard"] = field(default_factory=list)
     dead_letters: int | None = None
+    legacy: int | None = None  # entries of the stream from before the shards
     queue_bytes: int | None = None
     queue_max_bytes: int | None = None
     spool_bytes: int | None = None
@@ -41,6 +42,7 @@ class Status:
     disk_total_bytes: int | None = None
     accepted_spans: int | None = None
     spans_per_s: float | None = None
+    loops: list["LoopSeen"] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -61,6 +63,18 @@ class Shard:
     length: int
     pending: int
     oldest_s: float | None
+
+
+@dataclass(slots=True)
+class LoopSeen:
+    """One of the operator's loops: how long ago it last succeeded, and why it failed since."""
+
+    name: str
+    last_success: str | None
+    age_s: float | None
+    last_duration_s: float
+    last_error: str
+    fence: int
 
 
 def register(app: typer.Typer) -> None:
@@ -100,7 +114,9 @@ async def look(found: "Located", reached: "Reached") -> Status:
     seen = Status(str(found.ready.get("url", "")))
     seen.services = [look_at_service(name, pid) for name, pid in dict(found.ready.get("pids", {})).items()]
     seen.stores = {store: reached.away.get(store, "ok") for store in ("postgres", "redis", "clickhouse")}
-    await asyncio.gather(_look_at_queue(reached, seen), _look_at_rows(reached, seen), _look_at_edge(seen))
+    await asyncio.gather(
+        _look_at_queue(reached, seen), _look_at_rows(reached, seen), _look_at_loops(reached, seen), _look_at_edge(seen)
+    )
     seen.ok = all(service.alive for service in seen.services) and set(seen.stores.values()) == {"ok"}
     return seen
 
@@ -168,6 +184,8 @@ def render(seen: Status) -> str:
         lines.append(f"Queue memory   {size(seen.queue_bytes)}{bound}")
     if seen.spool_bytes is not None:
         lines.append(f"Disk buffer    {size(seen.spool_bytes) if seen.spool_bytes else 'empty'}")
+    if seen.legacy:
+        lines.append(f"Legacy stream  {seen.legacy:,} envelopes from before the shards")
     if seen.dead_letters is not None:
         advice = "  (tracebility dlq list)" if seen.dead_letters else ""
         lines.append(f"Dead letters   {seen.dead_letters:,}{advice}")
@@ -177,6 +195,10 @@ def render(seen: Status) -> str:
         f"{'Stored' if table == 'span' else '':<14} {found['rows']:,} rows of {table}, {size(found['bytes'])}"
         for table, found in seen.tables.items()
     ]
+    for index, loop in enumerate(seen.loops):
+        since = "never" if loop.age_s is None else f"{loop.age_s:,.0f} s ago"
+        error = f"  FAILED: {loop.last_error}" if loop.last_error else ""
+        lines.append(f"{'' if index else 'Loops':<14} {loop.name:<16} {since:>12}{error}")
     if seen.disk_total_bytes:
         lines.append(f"Disk           {size(seen.disk_free_bytes or 0)} free of {size(seen.disk_total_bytes)}")
     return "\n".join(lines)
@@ -215,12 +237,12 @@ def _exists(pid: int) -> bool:
 
 async def _look_at_queue(reached: "Reached", seen: Status) -> None:
     from tracebility.commands.reach import tried
-    from tracebility.tenant.shards import DEAD_LETTER_STREAM, SHARDS, stream_of
+    from tracebility.tenant.shards import DEAD_LETTER_STREAM, LEGACY_STREAM, SHARDS, stream_of
 
     if reached.queue is None:
         return
     streams = [stream_of(shard) for shard in range(SHARDS)]
-    depths, why = await tried(reached.queue.depths([*streams, DEAD_LETTER_STREAM]))
+    depths, why = await tried(reached.queue.depths([*streams, DEAD_LETTER_STREAM, LEGACY_STREAM]))
     memory, _ = await tried(reached.queue.info_memory())
     if depths is None or memory is None:
         seen.stores["redis"] = why or "no answer"
@@ -231,6 +253,7 @@ async def _look_at_queue(reached: "Reached", seen: Status) -> None:
         oldest_s = None if depth.oldest_ms is None else max(round((now_ms - depth.oldest_ms) / 1000, 3), 0.0)
         seen.shards.append(Shard(shard, depth.length, depth.pending, oldest_s))
     seen.dead_letters = depths[DEAD_LETTER_STREAM].length
+    seen.legacy = depths[LEGACY_STREAM].length
     seen.queue_bytes, seen.queue_max_bytes = memory.used, memory.maximum
 
 
@@ -252,6 +275,30 @@ async def _look_at_rows(reached: "Reached", seen: Status) -> None:
         seen.tables[table] = {name: int(row[name]) for name in ("rows", "bytes", "parts")}
     if disk is not None and disk.rows:
         seen.disk_free_bytes, seen.disk_total_bytes = (int(number) for number in disk.rows[0])
+
+
+async def _look_at_loops(reached: "Reached", seen: Status) -> None:
+    from tracebility.commands.reach import tried
+
+    if reached.control is None:
+        return
+    known, why = await tried(reached.control.fetchval("operator_is_known"))
+    rows, why = await tried(reached.control.fetch("loops")) if known else ((), why)
+    if why:
+        seen.stores["postgres"] = why
+        return
+    for row in rows or ():
+        at, age_s = row["last_success"], row["age_s"]
+        seen.loops.append(
+            LoopSeen(
+                row["name"],
+                None if at is None else f"{at:%Y-%m-%dT%H:%M:%SZ}",
+                None if age_s is None else round(age_s, 1),
+                round(row["last_duration_s"], 3),
+                row["last_error"],
+                row["fence"],
+            )
+        )
 
 
 async def _look_at_edge(seen: Status) -> None:

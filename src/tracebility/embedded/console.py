@@ -15,7 +15,8 @@ from tracebility.embedded.process import LINE_BYTES
 
 NAME_COLUMNS = 13
 _COLOURS = {
-    "postgres": 34, "valkey": 31, "clickhouse": 33, "ingest-api": 32, "ingest-worker": 35, "api": 36, "up": 1,
+    "postgres": 34, "valkey": 31, "clickhouse": 33, "ingest-api": 32, "ingest-worker": 35, "api": 36, "operator": 34,
+    "up": 1,
 }  # fmt: skip
 _STORES = ("postgres", "valkey", "clickhouse")
 

@@ -1,19 +1,22 @@
-"""From a body to what is kept of it and what the client is told: decompress, inspect, stamp, enqueue, answer."""
+"""From a body to what is kept of it and what the client is told: decompress, inspect, stamp, admit, enqueue, answer."""
 
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 
 import msgspec
+import xxhash
 
-from tracebility.errors import PayloadTooLarge
+from tracebility.errors import BadRequest, Overloaded, PayloadTooLarge, rate_policy
 from tracebility.ids import uuid7
 from tracebility.ingest.enqueue import Enqueuer
 from tracebility.ingest.metrics import IngestMetrics
+from tracebility.tenant.admission import Admission, Admitted
 from tracebility.tenant.context import TenantContext
+from tracebility.tenant.quota import BYTES, SPANS, Claim
 from tracebility.wire import limits, native, otlp
 from tracebility.wire.encoding import decompress
 from tracebility.wire.envelope import Envelope, Header
@@ -49,12 +52,14 @@ class Answer:
     status: int
     content_type: bytes
     body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Intake:
     """Keeps what requests bring."""
 
-    def __init__(self, enqueuer: Enqueuer, metrics: IngestMetrics) -> None:
+    def __init__(self, admission: Admission, enqueuer: Enqueuer, metrics: IngestMetrics) -> None:
+        self._admission = admission
         self._enqueuer = enqueuer
         self._metrics = metrics
         self._lanes = [(most_bytes, asyncio.Semaphore(at_once)) for most_bytes, at_once in LANES]
@@ -65,36 +70,57 @@ class Intake:
         Raises:
             BadRequest: when the body cannot be read.
             PayloadTooLarge: when it is beyond a bound.
+            RateLimited: when the tenant sends too often.
+            QuotaExceeded: when it has used up what its plan allows.
             Overloaded: when nothing was kept.
         """
         self._metrics.received_bytes.inc(len(sent.body))
-        size, found = _glance(sent)
-        if found is None:
-            inspection = await self._accept_beside(tenant, sent)
+        try:
+            size, inspection = _glance(sent)
+            if inspection is None:
+                size, inspection = await self._read_beside(sent)
+        except (BadRequest, PayloadTooLarge):
+            await self._admission.count_request(tenant)
+            raise
+        if inspection.items:
+            admitted = await self._keep(tenant, sent, size, inspection)
         else:
-            inspection = found
-            await self._keep(tenant, sent, size, inspection)
-        self._metrics.accepted[sent.source].inc(inspection.items)
+            admitted = None
+            await self._admission.count_request(tenant)
         if inspection.rejected:
             self._metrics.rejected[sent.source].inc(len(inspection.rejected))
-        return _ANSWER[sent.source](sent, inspection)
+        answer = _ANSWER[sent.source](sent, inspection)
+        return answer if admitted is None else _with_room(answer, admitted)
 
-    async def _accept_beside(self, tenant: TenantContext, sent: Sent) -> Inspection:
+    async def _read_beside(self, sent: Sent) -> tuple[int, Inspection]:
         for most_bytes, lane in self._lanes:
             async with lane:
                 try:
-                    size, inspection = await asyncio.to_thread(_read, sent, most_bytes)
+                    return await asyncio.to_thread(_read, sent, most_bytes)
                 except PayloadTooLarge:
                     if most_bytes == limits.INFLATED_BYTES:
                         raise
-                else:
-                    await self._keep(tenant, sent, size, inspection)
-                    return inspection
         raise AssertionError("the last lane takes every size")
 
-    async def _keep(self, tenant: TenantContext, sent: Sent, size: int, inspection: Inspection) -> None:
-        if inspection.items:
-            await self._enqueuer.keep(tenant.org_id, _envelopes(tenant, sent, size, inspection))
+    async def _keep(self, tenant: TenantContext, sent: Sent, size: int, inspection: Inspection) -> Admitted:
+        now_us = time.time_ns() // 1000
+        claim = Claim(
+            now_us, _month_of_day(now_us // _DAY_US), _digest(tenant, sent), {SPANS: inspection.items, BYTES: size}
+        )
+        admitted = await self._admission.admit(tenant, claim)
+        if admitted.is_same:
+            self._metrics.same.inc(inspection.items)
+            return admitted
+        if admitted.is_degraded:
+            self._metrics.degraded.inc()
+        try:
+            await self._enqueuer.keep(tenant.org_id, _envelopes(admitted, sent, size, inspection))
+        except Overloaded:
+            await self._admission.give_back(admitted)
+            raise
+        self._admission.keep(admitted)
+        self._metrics.accepted[sent.source].inc(inspection.items)
+        return admitted
 
 
 def _glance(sent: Sent) -> tuple[int, Inspection | None]:
@@ -115,22 +141,31 @@ def _read(sent: Sent, most_bytes: int) -> tuple[int, Inspection]:
     return len(body), _INSPECT[sent.source](body, sent.content_type)
 
 
-def _envelopes(tenant: TenantContext, sent: Sent, size: int, inspection: Inspection) -> list[Envelope]:
-    now_ns = time.time_ns()
+def _digest(tenant: TenantContext, sent: Sent) -> str:
+    """Names a body and where it goes. An org can only confuse itself with it, so it need not be a secure hash."""
+    where = f"{tenant.project_id}|{sent.source}|{sent.content_type}|{sent.content_encoding}|"
+    said = xxhash.xxh3_128(where.encode())
+    said.update(sent.body)
+    return said.hexdigest()
+
+
+def _envelopes(admitted: Admitted, sent: Sent, size: int, inspection: Inspection) -> list[Envelope]:
+    tenant = admitted.tenant
     common = Header(
         id=uuid7(),
         org_id=tenant.org_id,
         workspace_id=tenant.workspace_id,
         project_id=tenant.project_id,
         key_id=tenant.key_id,
-        accepted_at_us=now_ns // 1000,
-        period=_month_of_day(now_ns // _DAY_NS),
+        accepted_at_us=admitted.claim.accepted_at_us,
+        period=admitted.claim.period,
         source=sent.source,
         content_type=sent.content_type,
         content_encoding=sent.content_encoding,
         items=inspection.items,
         bytes=size,
         rejected=inspection.passed_over,
+        degraded=admitted.is_degraded,
     )
     if not inspection.parts:
         return [Envelope(common, sent.body)]
@@ -150,13 +185,35 @@ def _envelopes(tenant: TenantContext, sent: Sent, size: int, inspection: Inspect
     ]
 
 
-_DAY_NS = 86_400 * 10**9
+_DAY_US = 86_400 * 10**6
 
 
 @lru_cache(maxsize=2)
 def _month_of_day(day: int) -> str:
     """The month of a day counted from 1970, ``YYYY-MM``."""
     return datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m")
+
+
+def _with_room(answer: Answer, admitted: Admitted) -> Answer:
+    """``answer`` with what its tenant may still send, where that is limited."""
+    headers: list[tuple[bytes, bytes]] = []
+    allowance = admitted.tenant.allowance
+    if allowance.rate is not None and admitted.requests_left is not None:
+        headers += (
+            (b"ratelimit-policy", rate_policy("org", *allowance.rate).encode()),
+            (b"ratelimit", b'"org";r=%d' % admitted.requests_left),
+        )
+    for meter, used in admitted.used.items():
+        limit = allowance.meters.get(meter)
+        if limit is not None and limit.hard is not None:
+            name = f"x-quota-{meter}".encode()
+            headers += (
+                (name + b"-limit", b"%d" % limit.hard),
+                (name + b"-remaining", b"%d" % max(limit.hard - used, 0)),
+            )
+    if admitted.is_degraded:
+        headers.append((b"x-degraded", b"rate, quota"))
+    return replace(answer, headers=tuple(headers)) if headers else answer
 
 
 def _otlp_answer(sent: Sent, inspection: Inspection) -> Answer:

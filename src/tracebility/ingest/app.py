@@ -76,7 +76,7 @@ class _Edge:
                 await respond_problem(send, Problem("The request failed, and the cause is in the log."), route)
                 return
             status = answer.status
-            await respond(send, status, answer.content_type, answer.body)
+            await respond(send, status, answer.content_type, answer.body, answer.headers)
         finally:
             requests.answered(route, scope.get("method", ""), status, time.perf_counter() - began)
 

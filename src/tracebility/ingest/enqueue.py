@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 
@@ -16,6 +16,7 @@ from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
 from tracebility.ingest.metrics import IngestMetrics
+from tracebility.tenant.books import Book, book_of
 from tracebility.tenant.shards import shard_of, stream_of
 from tracebility.wire.envelope import Envelope
 
@@ -41,8 +42,8 @@ _log = structlog.get_logger()
 class Streams(Protocol):
     """The verb of the queue that the edge needs."""
 
-    async def append_groups(self, groups: Sequence[Sequence[Entry]]) -> Sequence[Any]:
-        """Append, each group as a whole; for each its ids, or the `StoreUnavailable` that refused it.
+    async def append_groups(self, groups: Sequence[Sequence[Entry]], books: Sequence[Book] = ()) -> Sequence[Any]:
+        """Append, each group as a whole; for each its ids, or the `StoreUnavailable` that refused it. Then enter books.
 
         Raises:
             StoreUnavailable: when it is unknown what was appended.
@@ -80,6 +81,15 @@ class Gate:
         self._gauge.set(0)
 
 
+class _Waiting(NamedTuple):
+    """The envelopes of a request that are on their way to the queue."""
+
+    group: Group
+    books: list[Book]
+    size: int
+    done: asyncio.Future[bool]
+
+
 class Enqueuer:
     """Keeps envelopes: in the queue, else on disk."""
 
@@ -88,7 +98,7 @@ class Enqueuer:
         self._spill = spill
         self._gate = gate
         self._metrics = metrics
-        self._waiting: deque[tuple[Group, int, asyncio.Future[bool]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._sending: set[asyncio.Task[None]] = set()
         self._scheduled = False
 
@@ -101,7 +111,9 @@ class Enqueuer:
         shard = shard_of(org_id)
         fields = [envelope.fields() for envelope in envelopes]
         failpoint("edge_before_enqueue")
-        if not self._gate.is_shut and await self._queued(shard, fields):
+        stream = stream_of(shard)
+        books = [book_of(stream, envelope.header) for envelope in envelopes]
+        if not self._gate.is_shut and await self._queued([(stream, part) for part in fields], books):
             self._metrics.queued.inc(len(fields))
             return
         try:
@@ -117,12 +129,11 @@ class Enqueuer:
             await asyncio.gather(*self._sending, return_exceptions=True)
             await asyncio.sleep(0)
 
-    async def _queued(self, shard: int, fields: list[dict[str, bytes]]) -> bool:
+    async def _queued(self, group: Group, books: list[Book]) -> bool:
         loop = asyncio.get_running_loop()
-        stream = stream_of(shard)
-        size = sum(len(part["b"]) + len(part["h"]) for part in fields)
+        size = sum(len(part["b"]) + len(part["h"]) for _, part in group)
         done: asyncio.Future[bool] = loop.create_future()
-        self._waiting.append(([(stream, part) for part in fields], size, done))
+        self._waiting.append(_Waiting(group, books, size, done))
         if not self._scheduled and len(self._sending) < PIPELINES:
             # After the requests that are ready in this turn of the loop.
             self._scheduled = True
@@ -135,7 +146,7 @@ class Enqueuer:
     def _start(self) -> None:
         self._scheduled = False
         while self._waiting and len(self._sending) < PIPELINES:
-            task = asyncio.get_running_loop().create_task(self._send(*self._next()))
+            task = asyncio.get_running_loop().create_task(self._send(self._next()))
             self._sending.add(task)
             task.add_done_callback(self._sent)
 
@@ -145,34 +156,33 @@ class Enqueuer:
             _log.error("a pipeline failed; what it carried goes to disk", exc_info=task.exception())
         self._start()
 
-    def _next(self) -> tuple[list[Group], list[asyncio.Future[bool]], int]:
-        groups: list[Group] = []
-        waiters: list[asyncio.Future[bool]] = []
+    def _next(self) -> list["_Waiting"]:
+        taken: list[_Waiting] = []
         total = 0
-        while self._waiting and len(groups) < PIPELINE_GROUPS:
-            group, size, done = self._waiting[0]
-            if groups and total + size > PIPELINE_BYTES:
+        while self._waiting and len(taken) < PIPELINE_GROUPS:
+            one = self._waiting[0]
+            if taken and total + one.size > PIPELINE_BYTES:
                 break
-            self._waiting.popleft()
-            groups.append(group)
-            waiters.append(done)
-            total += size
-        return groups, waiters, total
+            taken.append(self._waiting.popleft())
+            total += one.size
+        return taken
 
-    async def _send(self, groups: list[Group], waiters: list[asyncio.Future[bool]], size: int) -> None:
-        kept: Sequence[bool] = [False] * len(groups)
+    async def _send(self, sending: list["_Waiting"]) -> None:
+        kept: Sequence[bool] = [False] * len(sending)
+        size = sum(one.size for one in sending)
         try:
             # Those that waited while a pipeline failed need not fail by themselves.
             if not self._gate.is_shut:
+                books = [book for one in sending for book in one.books]
                 async with asyncio.timeout(DEADLINE_S + size * SECONDS_PER_BYTE):
-                    kept = self._verdicts(await self._streams.append_groups(groups))
+                    kept = self._verdicts(await self._streams.append_groups([one.group for one in sending], books))
         except (StoreUnavailable, TimeoutError) as error:
             # They may be in the queue. They go to disk too, and the identity of rows makes a double harmless.
             self._gate.shut(str(error) or "no answer in time")
         finally:
-            for waiter, is_kept in zip(waiters, kept, strict=True):
-                if not waiter.done():
-                    waiter.set_result(is_kept)
+            for one, is_kept in zip(sending, kept, strict=True):
+                if not one.done.done():
+                    one.done.set_result(is_kept)
 
     def _verdicts(self, results: Sequence[Any]) -> list[bool]:
         refusal = next((result for result in results if isinstance(result, Exception)), None)

@@ -19,6 +19,12 @@ class IngestMetrics:
         )
         self.accepted = {source: items.labels(source, "accepted") for source in ("otlp", "native")}
         self.rejected = {source: items.labels(source, "rejected") for source in ("otlp", "native")}
+        self.same = metrics.counter(
+            "tracebility_ingest_same_items", "Spans and runs of bodies that were kept before, and answered again."
+        )
+        self.degraded = metrics.counter(
+            "tracebility_ingest_degraded_requests", "Requests let in while the usage of their org could not be known."
+        )
         self.received_bytes = metrics.counter("tracebility_ingest_received_bytes", "Bytes of bodies, as sent.")
         kept = metrics.counter(
             "tracebility_ingest_envelopes",

@@ -12,15 +12,18 @@ import msgspec
 from tracebility.config import Settings
 from tracebility.errors import StoreUnavailable
 from tracebility.ingest.accept import Intake
+from tracebility.ingest.beat import Beat
 from tracebility.ingest.body import IN_FLIGHT_BYTES, Budget
 from tracebility.ingest.enqueue import Enqueuer, Gate
 from tracebility.ingest.front import ApiProxy
 from tracebility.ingest.metrics import IngestMetrics
 from tracebility.ingest.spool.buffer import Spool
 from tracebility.ingest.spool.replay import Replayer
-from tracebility.stores import postgres, redis
-from tracebility.stores.keys import PostgresKeys
+from tracebility.stores import hot, postgres, redis
+from tracebility.stores.changes import resolving
+from tracebility.stores.usage import PostgresUsage
 from tracebility.telemetry import Metrics
+from tracebility.tenant.admission import Admission
 from tracebility.tenant.resolver import Resolver
 
 READY_WAIT_S = 2.0  # a store that takes longer to say "here" is not one to send requests to
@@ -61,8 +64,13 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
         stack.push_async_callback(spool.close)
         control = await postgres.connect(pg_dsn)
         stack.push_async_callback(control.close)
-        queue = await redis.connect(redis_url)
+        queue = await redis.connect(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
         stack.push_async_callback(queue.close)
+        control_role = await hot.connect(redis_url)
+        stack.push_async_callback(control_role.close)
+        beat = Beat(control_role)
+        admission = Admission(control_role, PostgresUsage(control), lambda: beat.processes)
+        stack.push_async_callback(_cancelled, asyncio.create_task(beat.run(admission)))
         gate = Gate(metrics)
         replaying = asyncio.create_task(Replayer(spool, queue, gate, metrics).run())
         stack.push_async_callback(_cancelled, replaying)
@@ -81,8 +89,8 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
             return Readiness(not missing, not gate.is_shut or spool.accepts, missing)
 
         yield IngestServices(
-            resolver=Resolver(PostgresKeys(control)),
-            intake=Intake(enqueuer, metrics),
+            resolver=await stack.enter_async_context(resolving(control, control_role, redis_url)),
+            intake=Intake(admission, enqueuer, metrics),
             budget=Budget(IN_FLIGHT_BYTES, metrics.bytes_in_flight),
             metrics=metrics,
             readiness=readiness,

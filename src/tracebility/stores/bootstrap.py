@@ -9,11 +9,13 @@ from argon2 import PasswordHasher
 from tracebility.ids import OrgId, ProjectId, WorkspaceId, uuid7
 from tracebility.stores.postgres import Postgres, Transaction
 from tracebility.tenant import keys
+from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
 from tracebility.tenant.context import Scope
 
 ORG_NAME = WORKSPACE_NAME = PROJECT_NAME = "default"
 PLAN = "internal"  # whoever runs an installation is not limited by it
 ADMIN_EMAIL = "admin@localhost"
+ACTOR = Actor("system", "bootstrap")
 PASSWORD_BYTES = 15  # 120 random bits, 20 characters
 
 _LOCK = int.from_bytes(b"tracefst", "big")
@@ -71,4 +73,18 @@ async def _make(transaction: Transaction) -> FirstTenant:
     await transaction.execute(
         "insert_key", operator_key.public_id, None, None, None, "operator", operator_key.secret_hash, [Scope.OPERATOR]
     )
+    await _record(
+        transaction,
+        Event(EventType.ORG_CREATED, org_id, ACTOR, "org", str(org_id), {"name": ORG_NAME, "plan": PLAN}),
+        Event(EventType.WORKSPACE_CREATED, org_id, ACTOR, "workspace", str(workspace_id)),
+        Event(EventType.PROJECT_CREATED, org_id, ACTOR, "project", str(project_id)),
+        Event(EventType.API_KEY_CREATED, org_id, ACTOR, "api_key", api_key.public_id),
+        Event(EventType.API_KEY_CREATED, None, ACTOR, "api_key", operator_key.public_id),
+    )
     return FirstTenant(org_id, workspace_id, project_id, ADMIN_EMAIL, api_key.key, operator_key.key, password)
+
+
+async def _record(transaction: Transaction, *events: Event) -> None:
+    writer = AuditWriter()
+    for event in events:
+        await writer.record(transaction, event)

@@ -1,9 +1,19 @@
-"""API keys in the control plane: what the resolver looks up."""
+"""API keys: what the resolver looks up, in the control plane and in Redis before it."""
 
+from collections.abc import Callable
+
+import msgspec
+
+from tracebility.errors import StoreUnavailable
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
-from tracebility.stores.postgres import Postgres
-from tracebility.tenant.context import Scope
-from tracebility.tenant.resolver import KeyRecord
+from tracebility.stores.hot import Hot
+from tracebility.stores.postgres import Postgres, Row
+from tracebility.tenant.context import Allowance, MeterLimit, Rate, Scope
+from tracebility.tenant.redis_keys import shared_key
+from tracebility.tenant.resolver import KeyRecord, KeyStore
+
+# Never prolonged by use. What changed is not used whatever is here: the resolver knows by its number.
+LIFE_MS = 60_000
 
 
 class PostgresKeys:
@@ -27,4 +37,49 @@ class PostgresKeys:
             expires_at=row["expires_at"],
             revoked_at=row["revoked_at"],
             secret_hash=row["secret_hash"],
+            suspended=row["suspended"],
+            allowance=_allowance(row),
+            revs=(row["key_rev"], row["org_rev"], row["plan_rev"]),
         )
+
+
+class CachedKeys:
+    """Another `KeyStore` behind Redis. Records hold a hash of a secret, never the secret."""
+
+    def __init__(self, behind: KeyStore, hot: Hot, is_outdated: Callable[[KeyRecord], bool]) -> None:
+        self._behind = behind
+        self._hot = hot
+        self._is_outdated = is_outdated
+
+    async def key_by_public_id(self, public_id: PublicKeyId) -> KeyRecord | None:
+        """The record of ``public_id``, as of less than a minute ago, and of after every change that was heard of."""
+        at = shared_key("api_key", public_id)
+        try:
+            kept = await self._hot.command("GET", at)
+        except StoreUnavailable:
+            kept = None
+        if kept is not None:
+            record = _decode(kept)
+            if record.public_id == public_id and not self._is_outdated(record):
+                return record
+        found = await self._behind.key_by_public_id(public_id)
+        if found is not None:
+            self._hot.put(at, _encode(found), LIFE_MS)
+        return found
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(KeyRecord).decode
+
+
+def _allowance(row: Row) -> Allowance:
+    return Allowance(
+        rate=_rate(row["requests_per_s"], row["burst"]),
+        key_rate=_rate(row["key_requests_per_s"], row["key_burst"]),
+        meters={meter: MeterLimit(hard, soft) for meter, (hard, soft) in row["meters"].items()},
+    )
+
+
+def _rate(requests_per_s: int | None, burst: int | None) -> Rate | None:
+    """Without a burst of its own a rate allows a second's worth at once."""
+    return None if requests_per_s is None else Rate(requests_per_s, burst or requests_per_s)

@@ -15,6 +15,7 @@ DATA_TABLES = (
     "billing_meter",
 )
 AUDIT_TABLES = ("audit_log", "audit_reconciliation_gap")
+BOOK_TABLES = ("envelope_outcome",)
 
 # `_v1` is the way back of migration 0006, `_v2` the table it fills before the swap: both hold rows of every tenant.
 TENANT_TABLES = (
@@ -22,4 +23,5 @@ TENANT_TABLES = (
     *(f"{table}_v1" for table in DATA_TABLES),
     *(f"{table}_v2" for table in DATA_TABLES),
     *AUDIT_TABLES,
+    *BOOK_TABLES,
 )

@@ -8,7 +8,9 @@ caller keeps the envelope elsewhere, and the rows' identity makes the possible d
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, TypeAlias
+from uuid import UUID
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -18,6 +20,8 @@ from redis.backoff import NoBackoff
 from tracebility.config import redact
 from tracebility.errors import ConfigurationError, StoreUnavailable
 from tracebility.stores.start import START_WAIT_S, Refused, until_reachable
+from tracebility.tenant.books import Book, accepted_key, in_flight_key
+from tracebility.tenant.scripts import ENTER, LEAVE, Script
 from tracebility.tenant.shards import DEAD_LETTER_STREAM
 
 VARIABLE = "TRACEBILITY_REDIS_URL"
@@ -26,6 +30,10 @@ GROUP = "ingest-worker"
 CONNECT_TIMEOUT_S = 1.0  # a store on the same network answers in milliseconds; a blackhole must not hold a request
 OPERATION_TIMEOUT_S = 3.0  # above the worst fsync stall of a healthy disk, below the patience of an exporter
 MAX_CONNECTIONS = 32
+
+# A field of entries that may be in the queue, or have been in it, once more: they come from a disk buffer or from the
+# dead letters.
+AGAIN = "again"
 
 StreamId: TypeAlias = bytes
 Fields: TypeAlias = Mapping[str, bytes]
@@ -67,11 +75,37 @@ class Memory:
     maximum: int
 
 
-async def connect(url: str, *, wait_s: float = START_WAIT_S) -> "Queue":
-    """The queue at ``url``, once it has answered.
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Entries of a stream that are done with; and what the books say of their envelopes, each with whether its outcome
+    was known before.
+    """
+
+    stream: str
+    ids: Sequence[StreamId]
+    books: Sequence[tuple[Book, bool]] = ()
+
+
+async def connect(url: str, *, variable: str = VARIABLE, wait_s: float = START_WAIT_S) -> "Queue":
+    """The queue at ``url``, which ``variable`` names, once it has answered.
 
     Raises:
         ConfigurationError: when nothing answers there for ``wait_s``, or it refuses the credentials or the database.
+    """
+    queue = Queue(open_client(url))
+    try:
+        await until_reachable(variable, url, queue.ping, wait_s=wait_s)
+    except BaseException:
+        await queue.close()
+        raise
+    return queue
+
+
+def open_client(url: str) -> "Redis":
+    """A client of the server at ``url``, not connected yet, whose replies are as they are on the wire.
+
+    Raises:
+        ConfigurationError: when ``url`` is malformed.
     """
     try:
         pool = BlockingConnectionPool.from_url(
@@ -79,7 +113,7 @@ async def connect(url: str, *, wait_s: float = START_WAIT_S) -> "Queue":
             max_connections=MAX_CONNECTIONS,
             timeout=OPERATION_TIMEOUT_S,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=None,  # `_pipeline` bounds the whole operation, not each read of it
+            socket_timeout=None,  # `pipelined` bounds the whole operation, not each read of it
             socket_keepalive=True,
             retry=Retry(NoBackoff(), 0),
             protocol=2,
@@ -88,14 +122,8 @@ async def connect(url: str, *, wait_s: float = START_WAIT_S) -> "Queue":
     except ValueError as error:
         raise ConfigurationError(f"{VARIABLE} is malformed. Write it as redis://:password@host:6379/0.") from error
     client = Redis(connection_pool=pool)
-    client.response_callbacks.clear()  # replies as they are on the wire: the same for every version of the client
-    queue = Queue(client)
-    try:
-        await until_reachable(VARIABLE, url, queue.ping, wait_s=wait_s)
-    except BaseException:
-        await queue.close()
-        raise
-    return queue
+    client.response_callbacks.clear()  # the same for every version of the client
+    return client
 
 
 class Queue:
@@ -126,24 +154,35 @@ class Queue:
             for result in await self.append_groups([[entry] for entry in entries])
         ]
 
-    async def append_groups(self, groups: Sequence[Sequence[Append]]) -> list[list[StreamId] | StoreUnavailable]:
-        """As `append`, but the entries of one group get in together or not at all. A group is of one stream."""
+    async def append_groups(
+        self, groups: Sequence[Sequence[Append]], books: Sequence[Book] = ()
+    ) -> list[list[StreamId] | StoreUnavailable]:
+        """As `append`, but the entries of one group get in together or not at all. A group is of one stream.
+
+        ``books`` are entered behind them. Should the connection end between the two, whoever takes the entries out of
+        their stream makes up for it.
+        """
         commands: list[tuple[Any, ...]] = []
         for group in groups:
             if len(group) == 1:
                 commands.append(_xadd(*group[0]))
             else:
                 commands += [("MULTI",), *(_xadd(*entry) for entry in group), ("EXEC",)]
-        replies = iter(await self._pipeline(commands, raise_on_error=False))
+        entering = [_entering(stream, list(some)) for stream, some in groupby(sorted(books), lambda book: book.stream)]
+        replies = await self._pipeline([*commands, *(_by_sha(*one) for one in entering)], raise_on_error=False)
         results: list[list[StreamId] | StoreUnavailable] = []
+        following = iter(replies)
         for group in groups:
             # Of a transaction only EXEC's reply tells; those before it are OK, QUEUED or why EXEC refuses.
-            own = [next(replies) for _ in range(1 if len(group) == 1 else len(group) + 2)]
+            own = [next(following) for _ in range(1 if len(group) == 1 else len(group) + 2)]
             refusal = next(filter(None, map(_refusal, own)), None)
             if refusal is not None:
                 results.append(StoreUnavailable("redis", redact(str(refusal))))
             else:
                 results.append(own if len(group) == 1 else own[-1])
+        unknown = [one for one, reply in zip(entering, following, strict=True) if _is_unknown_script(reply)]
+        if unknown:
+            await self._pipeline([_by_text(*one) for one in unknown])
         return results
 
     # --- the worker ---
@@ -187,45 +226,39 @@ class Queue:
 
     async def ack_and_delete(self, stream: str, ids: Sequence[StreamId]) -> None:
         """Acknowledge and delete: an acknowledgement alone frees no memory."""
-        await self.ack_and_delete_all({stream: ids})
+        await self.leave([Leaving(stream, ids)])
 
-    async def ack_and_delete_all(self, ids_by_stream: Mapping[str, Sequence[StreamId]]) -> None:
-        """As `ack_and_delete` for several streams, one transaction each, in one round trip."""
-        commands: list[tuple[Any, ...]] = []
-        for stream, ids in ids_by_stream.items():
-            if ids:
-                commands += [("MULTI",), ("XACK", stream, GROUP, *ids), ("XDEL", stream, *ids), ("EXEC",)]
-        await self._pipeline(commands)
+    async def leave(self, leaving: Sequence["Leaving"]) -> None:
+        """As `ack_and_delete` for several streams, in one round trip, and out of the books with what is in them."""
+        scripts = [_leaving(one) for one in leaving if one.ids]
+        replies = await self._pipeline([_by_sha(*one) for one in scripts], raise_on_error=False)
+        unknown = [one for one, reply in zip(scripts, replies, strict=True) if _is_unknown_script(reply)]
+        await self._pipeline([_by_text(*one) for one in unknown])
+        refusal = next((reply for reply in map(_refusal, replies) if reply and not _is_unknown_script(reply)), None)
+        if refusal is not None:
+            raise StoreUnavailable("redis", redact(str(refusal))) from refusal
 
-    async def dead_letter(self, stream: str, entry: Entry, *, reason: str, deliveries: int, at_us: int) -> None:
-        """Move ``entry`` from ``stream`` to the dead-letter stream with what happened, in one transaction."""
+    async def dead_letter(self, leaving: "Leaving", entry: Entry, *, reason: str, deliveries: int, at_us: int) -> None:
+        """Move ``entry`` from its stream to the dead-letter stream with what happened, in one transaction."""
         fields = {
             "h": entry.fields.get(b"h", b""),
             "b": entry.fields.get(b"b", b""),
             "reason": reason.encode(),
-            "stream": stream.encode(),
+            "stream": leaving.stream.encode(),
             "entry_id": entry.id,
             "deliveries": str(deliveries).encode(),
             "at": str(at_us).encode(),
         }
         # An envelope of before the shards has one field of its own; it must come back from here as it was.
         fields |= {name.decode(): value for name, value in entry.fields.items() if name not in (b"h", b"b")}
-        await self._pipeline(
-            [
-                ("MULTI",),
-                _xadd(DEAD_LETTER_STREAM, fields),
-                ("XACK", stream, GROUP, entry.id),
-                ("XDEL", stream, entry.id),
-                ("EXEC",),
-            ]
-        )
+        await self._pipeline([("MULTI",), _xadd(DEAD_LETTER_STREAM, fields), _by_text(*_leaving(leaving)), ("EXEC",)])
 
     # --- operators ---
 
     async def replay(self, entry: Entry) -> StreamId:
         """Put a dead letter back at the end of the stream it came from; its id there."""
         lost = {b"reason", b"stream", b"entry_id", b"deliveries", b"at"}
-        fields = {name.decode(): value for name, value in entry.fields.items() if name not in lost}
+        fields = {name.decode(): value for name, value in entry.fields.items() if name not in lost} | {AGAIN: b"1"}
         stream = entry.fields[b"stream"].decode()
         replies = await self._pipeline(
             [("MULTI",), _xadd(stream, fields), ("XDEL", DEAD_LETTER_STREAM, entry.id), ("EXEC",)]
@@ -271,6 +304,20 @@ class Queue:
         """Unix milliseconds of the first entry of ``stream``."""
         return (await self.depths([stream]))[stream].oldest_ms
 
+    async def accepted(self, streams: Sequence[str], org_id: UUID) -> int:
+        """Items of an org that were accepted into ``streams``, ever."""
+        replies = await self._pipeline([("HVALS", accepted_key(stream, org_id)) for stream in streams])
+        return sum(int(items) for reply in replies for items in reply)
+
+    async def in_flight(self, streams: Sequence[str], org_id: UUID) -> dict[UUID, int]:
+        """Envelopes of an org that are in ``streams``, and the items of each."""
+        replies = await self._pipeline([("HGETALL", in_flight_key(stream, org_id)) for stream in streams])
+        return {
+            UUID(bytes(envelope_id).decode()): int(said.rpartition(b"|")[2])
+            for reply in replies
+            for envelope_id, said in zip(reply[::2], reply[1::2], strict=True)
+        }
+
     async def info_memory(self) -> Memory:
         """Memory used and allowed, to stop before the store refuses."""
         [reply] = await self._pipeline([("INFO", "memory")])
@@ -306,28 +353,40 @@ class Queue:
         return found
 
     async def _pipeline(self, commands: Sequence[tuple[Any, ...]], *, raise_on_error: bool = True) -> list[Any]:
-        """Send ``commands`` in one write and return their raw replies, within the operation's time."""
-        if not commands:
-            return []
-        pipeline = self._client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        try:
-            async with asyncio.timeout(OPERATION_TIMEOUT_S):
-                replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        except (*_UNWELCOME, exceptions.ResponseError) as error:
-            # Outside of a pipeline's own replies only the handshake can be answered with an error.
-            raise Refused("redis", redact(str(error))) from error
-        except (TimeoutError, exceptions.TimeoutError) as error:
-            raise StoreUnavailable("redis", f"no answer within {OPERATION_TIMEOUT_S:.0f} s") from error
-        except (exceptions.RedisError, OSError) as error:
-            raise StoreUnavailable("redis", redact(str(error))) from error
-        if raise_on_error:
-            refusal = next(filter(None, map(_refusal, replies)), None)
-            if refusal is not None:
-                kind = Refused if isinstance(refusal, _UNWELCOME) else StoreUnavailable
-                raise kind("redis", redact(str(refusal))) from refusal
-        return replies
+        return await pipelined(self._client, commands, raise_on_error=raise_on_error)
+
+
+async def pipelined(
+    client: "Redis", commands: Sequence[tuple[Any, ...]], *, raise_on_error: bool = True, within_s: float | None = None
+) -> list[Any]:
+    """Send ``commands`` in one write and return their raw replies, within the operation's time.
+
+    Raises:
+        StoreUnavailable: when the store is away, or did not answer in time: any of them may or may not have run.
+        Refused: when it does not take the credentials.
+    """
+    if not commands:
+        return []
+    within_s = OPERATION_TIMEOUT_S if within_s is None else within_s
+    pipeline = client.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    try:
+        async with asyncio.timeout(within_s):
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+    except (*_UNWELCOME, exceptions.ResponseError) as error:
+        # Outside of a pipeline's own replies only the handshake can be answered with an error.
+        raise Refused("redis", redact(str(error))) from error
+    except (TimeoutError, exceptions.TimeoutError) as error:
+        raise StoreUnavailable("redis", f"no answer within {within_s:g} s") from error
+    except (exceptions.RedisError, OSError) as error:
+        raise StoreUnavailable("redis", redact(str(error))) from error
+    if raise_on_error:
+        refusal = next(filter(None, map(_refusal, replies)), None)
+        if refusal is not None:
+            kind = Refused if isinstance(refusal, _UNWELCOME) else StoreUnavailable
+            raise kind("redis", redact(str(refusal))) from refusal
+    return replies
 
 
 _UNWELCOME = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
@@ -344,6 +403,32 @@ def _refusal(reply: Any) -> Exception | None:
 
 def _xadd(stream: str, fields: Fields) -> tuple[Any, ...]:
     return ("XADD", stream, "*", *(part for field in fields.items() for part in field))
+
+
+def _entering(_: str, books: Sequence[Book]) -> tuple[Script, list[str], list[Any]]:
+    keys = [key for book in books for key in book.keys]
+    return ENTER, keys, [part for book in books for part in (book.envelope_id.hex, book.hour, book.items)]
+
+
+def _leaving(leaving: Leaving) -> tuple[Script, list[str], list[Any]]:
+    keys = [leaving.stream, *(key for book, _ in leaving.books for key in book.keys)]
+    said = (
+        part for book, was_known in leaving.books
+        for part in (book.envelope_id.hex, book.hour, book.items, int(was_known))
+    )  # fmt: skip
+    return LEAVE, keys, [GROUP, len(leaving.ids), *leaving.ids, *said]
+
+
+def _by_sha(script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> tuple[Any, ...]:
+    return ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+
+
+def _by_text(script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> tuple[Any, ...]:
+    return ("EVAL", script.text, len(keys), *keys, *arguments)
+
+
+def _is_unknown_script(reply: Any) -> bool:
+    return isinstance(reply, exceptions.NoScriptError)
 
 
 def _entries(reply: list[Any] | None) -> list[Entry]:

@@ -43,6 +43,9 @@ ANSWER_BOUNDS: Mapping[str, Mapping[str, str]] = {
 ANSWER_WAIT_S = 15.0  # answers take milliseconds; nobody waits longer for a page
 
 ReadQuery = Literal["read_runs_newest", "read_runs_versions", "read_run", "read_run_spans"]
+OrgQuery = Literal[
+    "outcomes_of_org", "outcomes_among", "distinct_of_org", "usage_by_hour", "read_trail", "read_trail_gaps"
+]
 READ_QUERIES: frozenset[str] = frozenset(get_args(ReadQuery))
 
 # What a query found: the values of each column, in the order of the rows.
@@ -78,6 +81,39 @@ def sealed_scope(context: TenantContext, workspace_id: WorkspaceId, project_id: 
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrgScope:
+    """Whose books and trail a request may see: an org's. Only `tracebility.api.scope` makes one."""
+
+    org_id: OrgId
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise TypeError("an OrgScope is made by tracebility.api.scope, which checks who asks")
+
+
+def sealed_org_scope(org_id: OrgId) -> OrgScope:
+    """The scope of an org. The caller has checked that who asks may see it."""
+    return OrgScope(org_id=org_id, seal=_SEAL)
+
+
+class OrgClickHouse:
+    """Named queries about an org as a whole, seen through its scope."""
+
+    def __init__(self, engine: clickhouse.Engine, scope: OrgScope) -> None:
+        self._engine = engine
+        self.scope = scope
+
+    async def rows(self, name: OrgQuery, **parameters: object) -> list[dict[str, Any]]:
+        """The rows of the query ``name`` of ``stores/sql``, by column. ``{org}`` of the query is the scope's.
+
+        Raises:
+            AnswerTooLarge, StoreUnavailable: as `ScopedClickHouse.rows`.
+        """
+        return (await _found(self._engine, self.scope.org_id, name, parameters)).dicts()
+
+
 class ScopedClickHouse:
     """Named queries, seen through one scope."""
 
@@ -102,23 +138,29 @@ class ScopedClickHouse:
         return dict(zip(result.columns, zip(*result.rows, strict=True), strict=True)) if result.rows else {}
 
     async def _result(self, name: ReadQuery, parameters: Mapping[str, object]) -> clickhouse.Result:
-        bound = {**parameters, "org": str(self.scope.org_id), "project": str(self.scope.project_id)}
-        settings = {**ANSWER_BOUNDS.get(name, {}), **REQUEST_SETTINGS, TENANT_SETTING: str(self.scope.org_id)}
-        try:
-            return await self._engine.query(query(name), bound, settings)
-        except StoreUnavailable as unavailable:
-            if not _ran_out_of_its_memory(unavailable):
-                raise
-            _log.warning("answer_too_large", query=name, detail=unavailable.detail)
-            raise _too_large() from unavailable
-        except clickhouse.EngineRejected as rejected:
-            if rejected.code == _RESULT_TOO_LARGE:
-                _log.warning("answer_too_large", query=name, detail=rejected.detail)
-                raise _too_large() from rejected
-            if rejected.code not in _NOT_MIGRATED:
-                raise
-            _log.warning("engine_not_ready", query=name, code=rejected.code)
-            raise StoreUnavailable("clickhouse", "the tables are not there yet") from rejected
+        bound = {**parameters, "project": str(self.scope.project_id)}
+        return await _found(self._engine, self.scope.org_id, name, bound)
+
+
+async def _found(
+    engine: clickhouse.Engine, org_id: OrgId, name: str, parameters: Mapping[str, object]
+) -> clickhouse.Result:
+    settings = {**ANSWER_BOUNDS.get(name, {}), **REQUEST_SETTINGS, TENANT_SETTING: str(org_id)}
+    try:
+        return await engine.query(query(name), {**parameters, "org": str(org_id)}, settings)
+    except StoreUnavailable as unavailable:
+        if not _ran_out_of_its_memory(unavailable):
+            raise
+        _log.warning("answer_too_large", query=name, detail=unavailable.detail)
+        raise _too_large() from unavailable
+    except clickhouse.EngineRejected as rejected:
+        if rejected.code == _RESULT_TOO_LARGE:
+            _log.warning("answer_too_large", query=name, detail=rejected.detail)
+            raise _too_large() from rejected
+        if rejected.code not in _NOT_MIGRATED:
+            raise
+        _log.warning("engine_not_ready", query=name, code=rejected.code)
+        raise StoreUnavailable("clickhouse", "the tables are not there yet") from rejected
 
 
 class ScopedEngine:
@@ -130,6 +172,10 @@ class ScopedEngine:
     def within(self, scope: TenantScope) -> ScopedClickHouse:
         """The engine, seen through ``scope``."""
         return ScopedClickHouse(self.__engine, scope)
+
+    def within_org(self, scope: OrgScope) -> OrgClickHouse:
+        """The engine, seen through an org's scope."""
+        return OrgClickHouse(self.__engine, scope)
 
     async def ping(self) -> None:
         """Return when the engine answers.

@@ -1,7 +1,9 @@
 """Who a request is: made once by the resolver, handed on whole. Nothing below the gate takes a bare id."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
 
@@ -15,9 +17,38 @@ class Scope(StrEnum):
     OPERATOR = "operator"
 
 
+TENANT_SCOPES = (Scope.INGEST_WRITE, Scope.READ, Scope.ADMIN)
+
+
+class Rate(NamedTuple):
+    """A sustained rate, and how many requests may come at once after a pause."""
+
+    requests_per_s: int
+    burst: int
+
+
+class MeterLimit(NamedTuple):
+    """What a meter may come to in a period; None is no limit."""
+
+    hard: int | None
+    soft: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What the plan, and the key itself, allow. None, or an absent meter, is unlimited."""
+
+    rate: Rate | None = None
+    key_rate: Rate | None = None
+    meters: Mapping[str, MeterLimit] = field(default_factory=dict, hash=False)
+
+
+UNLIMITED = Allowance()
+
+
 @dataclass(frozen=True, slots=True)
 class TenantContext:
-    """The tenant tuple of a request and the key that proved it."""
+    """The tenant tuple of a request, the key that proved it, and what it may use."""
 
     org_id: OrgId
     workspace_id: WorkspaceId
@@ -25,3 +56,4 @@ class TenantContext:
     plan: str
     scopes: frozenset[Scope]
     key_id: PublicKeyId = field(repr=False)
+    allowance: Allowance = UNLIMITED

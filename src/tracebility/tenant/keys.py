@@ -20,6 +20,8 @@ CHECKSUM_CHARS = 6
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _FORM = re.compile(rf"{PREFIX}_([0-9A-Za-z]{{{PUBLIC_ID_CHARS}}})_([0-9A-Za-z]{{{SECRET_CHARS}}})", re.ASCII)
 
+_PUBLIC_ID = re.compile(rf"[0-9A-Za-z]{{{PUBLIC_ID_CHARS}}}", re.ASCII)
+
 # Compared with when there is no such key, so that its absence takes as long as a wrong secret.
 NO_HASH = bytes(32)
 
@@ -55,6 +57,11 @@ def parse(text: str) -> ParsedKey | None:
     if found is None or _checksum(text[:-CHECKSUM_CHARS]) != text[-CHECKSUM_CHARS:]:
         return None
     return ParsedKey(PublicKeyId(found[1]), _hash(text))
+
+
+def is_public_id(text: str) -> bool:
+    """Whether a key could have this public id."""
+    return _PUBLIC_ID.fullmatch(text) is not None
 
 
 def matches(parsed: ParsedKey, secret_hash: bytes) -> bool:

@@ -1,7 +1,8 @@
-"""From the key of a request to the tenant it speaks for: Postgres behind a bounded cache of this process.
+"""From the key of a request to the tenant it speaks for: a bounded cache of this process, before Redis and Postgres.
 
 Every refusal is the same `Unauthenticated`. A malformed key costs no look-up, an unknown one costs one every few
-seconds, and with Postgres away the keys this process knows go on for a while.
+seconds, and with Postgres away the keys this process knows go on for a while. What changes is told to `changed`; from
+then on no record from before the change is used, wherever it comes from, this cache, Redis or a look-up under way.
 """
 
 import asyncio
@@ -12,12 +13,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
-from tracebility.errors import Forbidden, Overloaded, StoreUnavailable, Unauthenticated
+from tracebility.errors import Forbidden, Overloaded, StoreUnavailable, Suspended, Unauthenticated
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
 from tracebility.tenant import keys
-from tracebility.tenant.context import Scope, TenantContext
+from tracebility.tenant.context import UNLIMITED, Allowance, Scope, TenantContext
 
 # A revoked key is refused after this at the latest; jitter keeps the look-ups of many keys apart.
 TTL_S = 3.5
@@ -56,6 +57,9 @@ class KeyRecord:
     expires_at: datetime | None
     revoked_at: datetime | None
     secret_hash: bytes = field(repr=False)
+    suspended: bool = False
+    allowance: Allowance = UNLIMITED
+    revs: tuple[int, int, int] = (0, 0, 0)  # the latest changes of the key, its org and its plan that this knows of
 
 
 class KeyStore(Protocol):
@@ -67,6 +71,14 @@ class KeyStore(Protocol):
         Raises:
             StoreUnavailable: when the store does not answer.
         """
+
+
+class Change(NamedTuple):
+    """A key, an org or a plan is not what it was. Of two changes of the same one the later has the higher number."""
+
+    rev: int
+    kind: str  # "api_key" | "org" | "plan"
+    id: str
 
 
 @dataclass(slots=True)
@@ -91,6 +103,7 @@ class Resolver:
         self._now = now
         self._known: OrderedDict[PublicKeyId, _Entry] = OrderedDict()
         self._unknown: OrderedDict[PublicKeyId, float] = OrderedDict()
+        self._changes: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
         self._lookups: dict[PublicKeyId, asyncio.Future[KeyRecord | None]] = {}
         self._lookup_slots = asyncio.Semaphore(LOOKUPS)
         self._away_until = 0.0
@@ -122,10 +135,25 @@ class Resolver:
             raise Unauthenticated
         return record
 
-    def forget(self, public_id: PublicKeyId) -> None:
-        """Look ``public_id`` up again at its next use."""
-        self._known.pop(public_id, None)
-        self._unknown.pop(public_id, None)
+    def changed(self, change: Change) -> None:
+        """Use no record of before ``change`` any more."""
+        now = self._clock()
+        at = (change.kind, change.id)
+        if self._changes.get(at, (0, 0.0))[0] < change.rev:
+            self._changes[at] = (change.rev, now)
+            self._changes.move_to_end(at)
+            if change.kind == "api_key":
+                self._unknown.pop(PublicKeyId(change.id), None)
+        # Past the grace nothing of before is used anyway.
+        while self._changes and next(iter(self._changes.values()))[1] < now - GRACE_S:
+            self._changes.popitem(last=False)
+
+    def is_outdated(self, record: KeyRecord) -> bool:
+        """Whether something has changed that ``record`` does not know of."""
+        if not self._changes:
+            return False
+        told = (("api_key", record.public_id), ("org", str(record.org_id)), ("plan", record.plan))
+        return any(self._changes.get(at, (0, 0.0))[0] > rev for at, rev in zip(told, record.revs, strict=True))
 
     def _expired(self, record: KeyRecord) -> bool:
         return record.expires_at is not None and record.expires_at.timestamp() <= self._now()
@@ -133,6 +161,8 @@ class Resolver:
     async def _record(self, public_id: PublicKeyId) -> KeyRecord | None:
         now = self._clock()
         entry = self._known.get(public_id)
+        if entry is not None and self.is_outdated(entry.record):
+            entry = None
         if entry is not None and now < entry.fresh_until:
             self._known.move_to_end(public_id)
             return entry.record
@@ -161,6 +191,8 @@ class Resolver:
         try:
             async with self._lookup_slots, asyncio.timeout(LOOKUP_TIMEOUT_S):
                 record = await self._store.key_by_public_id(public_id)
+                while record is not None and self.is_outdated(record):  # read before it changed, heard of after
+                    record = await self._store.key_by_public_id(public_id)
         except (StoreUnavailable, TimeoutError) as error:
             self._away_until = self._clock() + RETRY_S
             raise StoreUnavailable("postgres", "the key could not be looked up") from error
@@ -168,7 +200,8 @@ class Resolver:
         self._away_until = 0.0
         if record is None:
             self._known.pop(public_id, None)
-            _keep(self._unknown, public_id, now + NEGATIVE_TTL_S, UNKNOWN_KEYS)
+            if ("api_key", public_id) not in self._changes:  # made while it was looked up
+                _keep(self._unknown, public_id, now + NEGATIVE_TTL_S, UNKNOWN_KEYS)
         else:
             fresh_until = now + TTL_S + random.random() * TTL_JITTER_S  # noqa: S311  (spreads load, guards nothing)
             self._unknown.pop(public_id, None)
@@ -207,9 +240,12 @@ def tenant_of(record: KeyRecord) -> TenantContext:
 
     Raises:
         Forbidden: when it is an operator's, or of a whole org: neither names a project.
+        Suspended: when its org is.
     """
     if record.org_id is None or record.workspace_id is None or record.project_id is None:
         raise Forbidden("This key speaks for no project.", hint="Use a key that was made for a project.")
+    if record.suspended:
+        raise Suspended
     return TenantContext(
         org_id=record.org_id,
         workspace_id=record.workspace_id,
@@ -217,6 +253,7 @@ def tenant_of(record: KeyRecord) -> TenantContext:
         plan=record.plan,
         scopes=record.scopes,
         key_id=record.public_id,
+        allowance=record.allowance,
     )
 
 

@@ -39,6 +39,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     items: int  # accepted items in the body, those in `rejected` not counted
     bytes: int  # size of the body after decompression
     rejected: tuple[int, ...] = ()  # positions in the body of items the edge refused; the worker passes over them
+    degraded: bool = False  # let in while its org's usage was unknown
     v: int = VERSION
 
 
@@ -64,12 +65,24 @@ def from_fields(fields: Mapping[bytes, bytes]) -> Envelope:
         MalformedEnvelope: when they hold none, or one of a later version.
     """
     try:
-        header = _decode(fields[b"h"])
+        header = header_of(fields[b"h"])
         body = fields[b"b"]
-    except (KeyError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedEnvelope(f"not an envelope: {error}") from error
+    except KeyError as error:
+        raise MalformedEnvelope(f"not an envelope: it has no field {error}") from error
     if header.v != VERSION:
         raise MalformedEnvelope(f"envelope version {header.v}, this program reads {VERSION}")
     if header.org_id.int == 0 or (header.org_id == SENTINEL):
         raise MalformedEnvelope("envelope without a tenant")
     return Envelope(header, body)
+
+
+def header_of(said: bytes) -> Header:
+    """The header that a field holds.
+
+    Raises:
+        MalformedEnvelope: when it holds none.
+    """
+    try:
+        return _decode(said)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedEnvelope(f"not an envelope: {error}") from error

@@ -97,6 +97,9 @@ class Block(NamedTuple):
     data: bytes
 
 
+MAX_VERSION = (1 << 63) - 1
+
+
 def span_block(batch: Batch) -> Block:
     """The batch's rows for ``span``. A statement's data may be several blocks; the engine makes one part of them."""
     blocks = [chunk.block for chunk in batch.chunks]
@@ -136,7 +139,7 @@ def meter_block(batch: Batch) -> Block:
         Column("event_id", "UUID", native.uuids(ids * 2)),
         Column("qty", _COUNT, native.unsigned(chain(repeat(1, rows), sizes))),
         Column("accepted_at", _MICROS, _accepted(headers) * 2),
-        Column("version", _COUNT, _accepted(headers) * 2),
+        Column("version", _COUNT, _first_accepted_wins(headers) * 2),
     )
     return Block("billing_meter", tuple(column.name for column in columns), 2 * rows, native.block(columns, 2 * rows))
 
@@ -166,6 +169,11 @@ def _tenants(headers: Headers) -> dict[str, native.Pieces]:
 def _accepted(headers: Headers) -> native.Pieces:
     """What was stamped at accept. It is the rows' version too: the newest accept of a span wins."""
     return native.signed(_per_envelope(headers, lambda header: header.accepted_at_us))
+
+
+def _first_accepted_wins(headers: Headers) -> native.Pieces:
+    """What is sent again later stays billed in the hour in which it came first, so a settled hour does not change."""
+    return native.signed(_per_envelope(headers, lambda header: MAX_VERSION - header.accepted_at_us))
 
 
 def _per_envelope(headers: Headers, read: Callable[[Header], Any]) -> list[Any]:

@@ -7,16 +7,19 @@ rows are in the engine, or moved to the dead letters when it never can be stored
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
 from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.stores import consumers
-from tracebility.stores.redis import Entry, Queue
-from tracebility.tenant.shards import SHARDS, stream_of
-from tracebility.wire.envelope import from_fields
+from tracebility.stores.redis import Entry, Leaving, Queue
+from tracebility.tenant.books import DEAD, DROPPED, STORED, Book
+from tracebility.tenant.quota import METERED, metered_member
+from tracebility.tenant.scripts import HotStore
+from tracebility.tenant.shards import LEGACY_STREAM, SHARDS, stream_of
+from tracebility.wire.envelope import Envelope, MalformedEnvelope, from_fields
 from tracebility.worker import rows
 from tracebility.worker.claims import (
     ALONE_FROM,
@@ -28,7 +31,10 @@ from tracebility.worker.claims import (
     leave,
 )
 from tracebility.worker.in_hand import InHand
+from tracebility.worker.legacy import Legacy
 from tracebility.worker.metrics import WorkerMetrics
+from tracebility.worker.outcomes import Outcome
+from tracebility.worker.over_quota import OverQuota
 from tracebility.worker.write import Held, Stopped, Work, Writer, pause
 
 # A batch is closed by whichever comes first. An insert costs the engine 13 ms whatever its size, a microsecond a span
@@ -57,13 +63,27 @@ log = structlog.get_logger()
 class Drain:
     """One worker's turn at the queue, from `run` until its stop event."""
 
-    def __init__(self, queue: Queue, writer: Writer, metrics: WorkerMetrics, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        hot: HotStore,
+        writer: Writer,
+        metrics: WorkerMetrics,
+        stop: asyncio.Event,
+        legacy: Legacy | None = None,
+    ) -> None:
         self._queue = queue
+        self._hot = hot
         self._writer = writer
         self._metrics = metrics
         self._stop = stop
         self._name = consumers.new_name()
-        self._in_hand = InHand(queue, self._name, STREAMS, metrics)
+        self._legacy = legacy
+        self._streams = STREAMS if legacy is None else (*STREAMS, LEGACY_STREAM)
+        self._quota = OverQuota(hot)
+        # What came from before the shards while nobody could say whose it is; still in hand, and tried again.
+        self._nobodys: list[Entry] = []
+        self._in_hand = InHand(queue, self._name, self._streams, metrics)
         self._work = writer.new_work()
         self._writing: deque[asyncio.Task[None]] = deque()
         self._largest_entry = 1 << 16
@@ -88,6 +108,9 @@ class Drain:
     async def _step(self) -> None:
         try:
             await self._claim_when_due()
+            nobodys, self._nobodys = self._nobodys, []
+            for entry in nobodys:
+                await self._take(LEGACY_STREAM, entry, deliveries=1)
             found = await self._read()
         except StoreUnavailable as error:
             self._metrics.waits.labels(error.store).inc()
@@ -98,7 +121,7 @@ class Drain:
             for entry in entries:
                 await self._take(stream, entry, deliveries=1)
         # While the writers are busy the batch grows instead: the more there is to do, the cheaper a span becomes.
-        if self._work.held and self._has_room() and time.monotonic() - self._work.opened_at >= LINGER_S:
+        if self._has_work() and self._has_room() and time.monotonic() - self._work.opened_at >= LINGER_S:
             await self._hand_over()
         if not found:
             await pause(self._stop, IDLE_S)
@@ -107,6 +130,8 @@ class Drain:
         """New entries of all streams, another stream first each turn."""
         self._turn = (self._turn + 1) % SHARDS
         order = STREAMS[self._turn :] + STREAMS[: self._turn]
+        if self._legacy is not None and not self._nobodys:
+            order += (LEGACY_STREAM,)
         count = max(1, min(MOST_ENTRIES_A_STREAM, READ_BYTES // self._largest_entry))
         found = await self._queue.read(order, self._name, count)
         sizes = [self._in_hand.hold(stream, entry) for stream, entries in found for entry in entries]
@@ -121,9 +146,11 @@ class Drain:
         if now < self._claim_at:
             return
         if self._idle_ms is None:
-            await self._queue.ensure_group(STREAMS)
-            self._idle_ms = await idle_to_claim(self._queue, STREAMS)
-        async for stream, entry, deliveries in claimed(self._queue, self._name, STREAMS, self._metrics, self._idle_ms):
+            await self._queue.ensure_group(self._streams)
+            self._idle_ms = await idle_to_claim(self._queue, self._streams)
+        async for stream, entry, deliveries in claimed(
+            self._queue, self._name, self._streams, self._metrics, self._idle_ms
+        ):
             if (stream, entry.id) in self._in_hand:
                 continue  # its heartbeat came late
             self._in_hand.hold(stream, entry)
@@ -140,35 +167,65 @@ class Drain:
                 await self._take(stream, entry, deliveries=deliveries)
         self._idle_ms = CLAIM_IDLE_MS
         if now >= self._forget_at:
-            await forget_the_gone(self._queue, self._name, STREAMS)
+            await forget_the_gone(self._queue, self._name, self._streams)
             self._forget_at = now + FORGET_EVERY_S
         self._claim_at = time.monotonic() + CLAIM_EVERY_S
 
     async def _take(self, stream: str, entry: Entry, *, deliveries: int) -> None:
         """Map an entry into the batch under way, or move it to the dead letters when it cannot be read."""
         try:
-            envelope = from_fields(entry.fields)
+            envelope = await self._envelope(stream, entry)
+        except StoreUnavailable as error:
+            if not self._nobodys:
+                log.warning("it cannot be said whose legacy envelopes are; trying again", reason=str(error))
+            self._nobodys.append(entry)
+            return
+        except MalformedEnvelope as error:
+            await self._cannot_be_read(stream, entry, error, deliveries)
+            return
+        header = envelope.header
+        if header.degraded and await self._quota.is_over(header.org_id, header.period):
+            self._opened()
+            self._work.dropped.append(Outcome(stream, entry, header, DROPPED, "quota exceeded"))
+            self._metrics.dropped.inc()
+            return
+        try:
             with self._metrics.stage_seconds.labels("map").time():
                 rows.add(self._work.batch, envelope)
         except MemoryError:
             raise
-        except Exception as error:
-            # Reading is pure: it would fail the same way each time. A release that can read it replays the letter.
-            log.exception("envelope cannot be read", stream=stream, entry_id=entry.id.decode())
-            await self._bury(stream, entry, f"cannot be read: {type(error).__name__}: {error}", deliveries)
+        except Exception as error:  # noqa: BLE001 - whatever reading it raises is why it cannot be stored
+            await self._cannot_be_read(stream, entry, error, deliveries)
             return
-        if not self._work.held:
-            self._work.opened_at = time.monotonic()
+        self._opened()
         self._work.held.append(Held(stream, entry, envelope))
         if len(self._work.batch) >= BATCH_ROWS or self._work.batch.bytes >= BATCH_BYTES:
             await self._hand_over()
         await asyncio.sleep(0)  # a heartbeat, or the body of an insert, may be waiting for the loop
 
+    async def _envelope(self, stream: str, entry: Entry) -> Envelope:
+        if self._legacy is None or stream != LEGACY_STREAM:
+            return from_fields(entry.fields)
+        self._metrics.legacy.inc()
+        return await self._legacy.envelope(entry.id, entry.fields)
+
+    async def _cannot_be_read(self, stream: str, entry: Entry, error: Exception, deliveries: int) -> None:
+        """Reading is pure: it would fail the same way each time. A release that can read it replays the letter."""
+        log.error("envelope cannot be read", stream=stream, entry_id=entry.id.decode(), exc_info=error)
+        await self._bury(stream, entry, f"cannot be read: {type(error).__name__}: {error}", deliveries)
+
+    def _opened(self) -> None:
+        if not self._has_work():
+            self._work.opened_at = time.monotonic()
+
+    def _has_work(self) -> bool:
+        return bool(self._work.held or self._work.dropped)
+
     async def _hand_over(self) -> None:
         """Begin to write the batch under way as soon as there is room for another."""
         self._writer.seal(self._work)
         await self._written(BATCHES_BEING_WRITTEN - 1)
-        if self._work.held:
+        if self._has_work():
             self._writing.append(asyncio.create_task(self._settle(self._work)))
             self._work = self._writer.new_work()
 
@@ -184,42 +241,57 @@ class Drain:
     async def _settle(self, work: Work) -> None:
         """Write a batch; acknowledge what is stored, bury what never can be."""
         refusals = {(one.held.stream, one.held.entry.id): one.reason for one in await self._writer.write(work)}
-        stored: dict[str, list[bytes]] = {}
-        spans = 0
-        for held in work.held:
-            if (held.stream, held.entry.id) not in refusals:
-                stored.setdefault(held.stream, []).append(held.entry.id)
-                spans += held.envelope.header.items
+        stored = [held for held in work.held if (held.stream, held.entry.id) not in refusals]
+        outcomes = [Outcome(held.stream, held.entry, held.envelope.header, STORED) for held in stored]
+        outcomes += work.dropped
+        leaving = _leaving(outcomes, await self._writer.settle(outcomes))
+        failpoint("worker_after_outcomes_before_ack")
+        await self._say_metered(work)
         with self._metrics.stage_seconds.labels("ack").time():
-            await self._insist(lambda: self._queue.ack_and_delete_all(stored))
+            await self._insist(lambda: self._queue.leave(leaving))
         failpoint("worker_after_ack")
         now_us = time.time_ns() // 1000
-        for stream, ids in stored.items():
-            self._in_hand.release(stream, ids)
-            self._metrics.envelopes.inc(len(ids))
+        for one in leaving:
+            self._in_hand.release(one.stream, one.ids)
+            self._metrics.envelopes.inc(len(one.ids))
         for held in work.held:
             reason = refusals.get((held.stream, held.entry.id))
             if reason is not None:
                 await self._bury(held.stream, held.entry, reason, 1)
             self._metrics.lag_seconds.observe(max(now_us - held.envelope.header.accepted_at_us, 0) / 1e6)
-        self._metrics.spans.inc(spans)
+        self._metrics.spans.inc(sum(held.envelope.header.items for held in stored))
         self._metrics.batches.inc()
+
+    async def _say_metered(self, work: Work) -> None:
+        """Have the reconciler look at whose usage has changed, before the queue forgets that it has."""
+        headers = (held.envelope.header for held in work.held)
+        members = sorted({metered_member(header.org_id, header.period) for header in headers})
+        if members:
+            now_ms = time.time_ns() // 1_000_000
+            said = [part for member in members for part in (now_ms, member)]
+            await self._insist(lambda: self._hot.command("ZADD", METERED, *said))
 
     async def _bury(self, stream: str, entry: Entry, reason: str, deliveries: int) -> None:
         log.error("dead letter", stream=stream, entry_id=entry.id.decode(), reason=reason[:REASON_CHARS])
+        try:
+            outcomes = [Outcome(stream, entry, from_fields(entry.fields).header, DEAD, reason)]
+        except MalformedEnvelope:
+            outcomes = []  # Whose it was cannot be told, so it is in nobody's books.
+        leaving = Leaving(stream, [entry.id], await self._writer.settle(outcomes))
         await self._insist(
             lambda: self._queue.dead_letter(
-                stream, entry, reason=reason[:REASON_CHARS], deliveries=deliveries, at_us=time.time_ns() // 1000
+                leaving, entry, reason=reason[:REASON_CHARS], deliveries=deliveries, at_us=time.time_ns() // 1000
             )
         )
         self._metrics.dead.inc()
         self._in_hand.release(stream, [entry.id])
 
-    async def _insist(self, call: Callable[[], Awaitable[None]]) -> None:
-        """Do what must be done to the queue, however long it is away."""
+    async def _insist(self, call: Callable[[], Awaitable[object]]) -> None:
+        """Do what must be done to the queue, or beside it, however long it is away."""
         while True:
             try:
-                return await call()
+                await call()
+                return
             except StoreUnavailable as error:
                 self._metrics.waits.labels(error.store).inc()
                 log.warning("queue does not answer; trying again", reason=str(error))
@@ -232,6 +304,17 @@ class Drain:
             async with asyncio.timeout(LEAVE_S):
                 await self._hand_over()
                 await self._written()
-                await leave(self._queue, self._name, STREAMS)
+                await leave(self._queue, self._name, self._streams)
         except (TimeoutError, StoreUnavailable):
             log.info("ended before everything was written; the rest stays in the queue")
+
+
+def _leaving(outcomes: Sequence[Outcome], departures: Sequence[tuple[Book, bool]]) -> list[Leaving]:
+    """By stream: the entries that are done with, and how their envelopes leave the books."""
+    ids: dict[str, list[bytes]] = {}
+    for one in outcomes:
+        ids.setdefault(one.stream, []).append(one.entry.id)
+    return [
+        Leaving(stream, some, [(book, known) for book, known in departures if book.stream == stream])
+        for stream, some in ids.items()
+    ]

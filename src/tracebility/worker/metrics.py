@@ -15,6 +15,17 @@ class WorkerMetrics:
         self.envelopes = metrics.counter("tracebility_worker_envelopes", "Envelopes written and acknowledged.")
         self.batches = metrics.counter("tracebility_worker_batches", "Batches written.")
         self.dead = metrics.counter("tracebility_worker_dead_letters", "Envelopes moved to the dead letters.")
+        self.dropped = metrics.counter(
+            "tracebility_worker_dropped_envelopes",
+            "Envelopes dropped after their accept: legacy or degraded ones of an org that was over its quota.",
+        )
+        self.legacy = metrics.counter(
+            "tracebility_worker_legacy_envelopes", "Envelopes read from the stream from before the shards."
+        )
+        self.legacy_unknown = metrics.counter(
+            "tracebility_worker_legacy_unknown_envelopes",
+            "Of those, envelopes of a project that nobody knows; they are kept under the sentinel tenant.",
+        )
         self.reclaimed = metrics.counter(
             "tracebility_worker_reclaimed_envelopes", "Envelopes taken over from a worker that fell silent."
         )

@@ -10,10 +10,12 @@ import structlog
 
 from tracebility.config import Settings
 from tracebility.errors import StoreUnavailable
-from tracebility.stores import clickhouse, redis
+from tracebility.stores import clickhouse, hot, redis
+from tracebility.stores.owners import LazyOwners
 from tracebility.telemetry import Metrics
 from tracebility.worker import memory
 from tracebility.worker.consume import STREAMS, Drain
+from tracebility.worker.legacy import Legacy, Owners
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.write import Writer, pause
 
@@ -29,7 +31,9 @@ class WorkerServices:
 
     queue: redis.Queue
     engine: clickhouse.Engine
+    hot: hot.Hot
     metrics: WorkerMetrics
+    owners: Owners | None = None  # where envelopes from before the shards find whose they are; None: nobody reads them
 
     async def drain(self, stop: asyncio.Event) -> None:
         """Store what is in the queue until ``stop``."""
@@ -37,7 +41,9 @@ class WorkerServices:
         memory.keep_freed_pages()
         watching = asyncio.create_task(self._watch(stop))
         try:
-            await Drain(self.queue, Writer(self.engine, self.metrics, stop), self.metrics, stop).run()
+            writer = Writer(self.engine, self.metrics, stop)
+            legacy = None if self.owners is None else Legacy(self.owners, self.metrics)
+            await Drain(self.queue, self.hot, writer, self.metrics, stop, legacy).run()
         finally:
             watching.cancel()
 
@@ -79,11 +85,17 @@ async def open_services(settings: Settings) -> AsyncIterator[WorkerServices]:
         ConfigurationError: when a DSN is missing, malformed or refused, or nothing answers there.
     """
     async with AsyncExitStack() as stack:
-        queue = await redis.connect(settings.dsn("TRACEBILITY_REDIS_URL"))
+        queue = await redis.connect(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
         stack.push_async_callback(queue.close)
+        control_role = await hot.connect(settings.dsn("TRACEBILITY_REDIS_URL"))
+        stack.push_async_callback(control_role.close)
         engine = await clickhouse.connect(settings.dsn("TRACEBILITY_CLICKHOUSE_URL"))
         stack.push_async_callback(engine.close)
-        yield WorkerServices(queue, engine, WorkerMetrics(Metrics()))
+        owners = None
+        if settings.ingest_dual_read_legacy and settings.pg_dsn:
+            owners = LazyOwners(settings.dsn("TRACEBILITY_PG_DSN"))
+            stack.push_async_callback(owners.close)
+        yield WorkerServices(queue, engine, control_role, WorkerMetrics(Metrics()), owners)
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:

@@ -18,6 +18,7 @@ from tracebility.failpoints import failpoint
 from tracebility.stores.clickhouse import BAD_DATA, Engine, EngineRejected
 from tracebility.stores.queries import query
 from tracebility.stores.redis import Entry
+from tracebility.tenant.books import Book
 from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Envelope
 from tracebility.wire.pricing import PriceTable
@@ -25,6 +26,7 @@ from tracebility.worker import rows
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import Block, meter_block, span_block
 from tracebility.worker.metrics import WorkerMetrics
+from tracebility.worker.outcomes import Outcome, departures, known_before, outcome_block
 from tracebility.worker.plain_columns import map_waiting
 
 FIRST_WAIT_S = 0.1
@@ -66,6 +68,7 @@ class Work:
 
     batch: Batch
     held: list[Held] = field(default_factory=list)
+    dropped: list[Outcome] = field(default_factory=list)  # entries that are not to be stored
     opened_at: float = field(default_factory=time.monotonic)
     refused: list[tuple[UUID, Exception]] = field(default_factory=list)  # envelopes that cannot be read
     sealed: "Sealed | None" = None
@@ -142,6 +145,18 @@ class Writer:
             return refusals + await self._write_halves(held, f"ClickHouse refused its rows: {_brief(error)}")
         failpoint("worker_after_meter_insert_before_ack")
         return refusals
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> list[tuple[Book, bool]]:
+        """Write what became of envelopes; how they leave the books.
+
+        Raises:
+            Stopped: as `write`.
+        """
+        if not outcomes:
+            return []
+        known = await self._until_answered(lambda: known_before(self._engine, outcomes))
+        await self._insert("outcomes", outcome_block(outcomes))
+        return departures(outcomes, known)
 
     async def _write_halves(self, held: Sequence[Held], reason: str) -> list[Refusal]:
         if len(held) == 1:

@@ -23,7 +23,7 @@ STOP_DEADLINE_S = 20.0
 RECOVERY_DEADLINE_S = 60.0
 POLL_S = 0.05
 
-TARGETS = ("ingest-api", "ingest-worker", "api")
+TARGETS = ("ingest-api", "ingest-worker", "api", "operator")
 STORES = ("postgres", "valkey", "clickhouse")
 
 

@@ -67,6 +67,9 @@ async def run(installation: Installation, count: int, seed: int, say: Callable[[
         verdict = await auditor.audit(load.ledger, org_id=ready["org_id"], tenant=TENANT)
         done.append(Round(seed + number, killed, recovery_s, verdict))
         say(f"round {number + 1:>3} of {count}  {done[-1]}  ({time.monotonic() - began:.1f} s)")
+        books = await asyncio.to_thread(installation.get, f"/v1/admin/orgs/{ready['org_id']}/ledger")
+        if not books["balanced"] or books["in_flight"] or books["stored"] < verdict.acknowledged:
+            raise Failed(f"the books: {books}\n{done[-1]}\nrepeat with seed {seed}\n{installation.last_lines()}")
         if verdict.problems:
             raise Failed(f"{done[-1]}\nrepeat with seed {seed}\n{installation.last_lines()}")
     say(f"total: {count} rounds, {load.ledger}, {done[-1].verdict}" if done else "no rounds")

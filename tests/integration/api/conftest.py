@@ -1,10 +1,12 @@
 """The api over real stores, in this process, and rows for it to read."""
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -80,3 +82,50 @@ def key_with(control: postgres.Postgres) -> Any:
         return {"x-api-key": key.key}
 
     return make
+
+
+@dataclass(frozen=True)
+class Trail:
+    """The audit events that are in Postgres."""
+
+    control: postgres.Postgres
+
+    async def of(self, org_id: Any, *types: str) -> list[Any]:
+        """An org's events of these types, the oldest first."""
+        return list(
+            await self.control.fetch(
+                "SELECT * FROM audit_log WHERE org_id IS NOT DISTINCT FROM $1 AND event_type = ANY ($2) ORDER BY seq",
+                org_id,
+                list(types),
+            )
+        )
+
+    async def length(self) -> int:
+        """How many events there are, of whichever org."""
+        counted: int = await self.control.fetchval("SELECT count(*) FROM audit_log")
+        return counted
+
+
+@pytest.fixture
+def trail(control: postgres.Postgres) -> Trail:
+    """What was written of what was done."""
+    return Trail(control)
+
+
+@pytest.fixture
+def plan_name() -> str:
+    """A plan of one test's own."""
+    return f"p-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def within_a_second() -> Any:
+    """Asks again and again; fails when the answer is not yes a second from now."""
+
+    async def wait(ask: Callable[[], Awaitable[bool]]) -> None:
+        deadline = time.monotonic() + 1.0
+        while not await ask():
+            assert time.monotonic() < deadline, "a second has passed"
+            await asyncio.sleep(0.01)
+
+    return wait

@@ -232,6 +232,43 @@ async def test_every_answer_is_as_the_description_says(api: httpx.AsyncClient, t
         assert_fits(answer.json(), described, document)
 
 
+async def test_the_control_planes_bodies_and_answers_are_described(
+    api: httpx.AsyncClient, operator: Any, two_orgs: Any, plan_name: str
+) -> None:
+    document = (await api.get("/openapi.json")).json()
+    mine, _ = two_orgs
+    ids = {"org_id": mine.org_id, "workspace_id": mine.workspace_id, "project_id": mine.project_id, "name": plan_name}
+    bodies: dict[tuple[str, str], Any] = {
+        ("put", "/v1/admin/plans/{name}"): {"meters": {"spans": {"hard": 5}}},
+        ("get", "/v1/admin/plans"): None,
+        ("post", "/v1/admin/orgs"): {"name": "described"},
+        ("get", "/v1/admin/orgs"): None,
+        ("get", "/v1/admin/orgs/{org_id}"): None,
+        ("patch", "/v1/admin/orgs/{org_id}"): {"retention_days": 5},
+        ("get", "/v1/admin/orgs/{org_id}/quotas"): None,
+        ("post", "/v1/orgs/{org_id}/workspaces"): {"name": "described"},
+        ("post", "/v1/workspaces/{workspace_id}/projects"): {"name": "described"},
+        ("get", "/v1/projects/{project_id}/keys"): None,
+        ("post", "/v1/projects/{project_id}/keys"): {"name": "described", "scopes": ["read"]},
+        ("post", "/v1/projects/{project_id}/keys/{public_id}/rotate"): {"overlap_s": 5},
+    }
+    for (method, path), body in bodies.items():
+        operation = document["paths"][path][method]
+        if body is not None:
+            taken = operation["requestBody"]["content"]["application/json"]["schema"]
+            schema = document["components"]["schemas"][taken["$ref"].rpartition("/")[2]]
+            assert set(body) <= set(schema["properties"])
+            assert schema["additionalProperties"] is False
+        answer = await api.request(
+            method, path.format(**ids, public_id=mine.context.key_id), headers=operator,
+            **({} if body is None else {"json": body}),
+        )  # fmt: skip
+        [status] = [status for status in operation["responses"] if status != "default"]
+        assert (status, answer.status_code) == (str(answer.status_code), answer.status_code), answer.text
+        described = operation["responses"][status]["content"]["application/json"]["schema"]
+        assert_fits(answer.json(), described, document)
+
+
 def assert_fits(value: Any, schema: dict[str, Any], document: dict[str, Any]) -> None:
     """Objects have exactly the described members, and lists hold what is described."""
     if "$ref" in schema:

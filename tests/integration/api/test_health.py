@@ -35,7 +35,7 @@ async def test_with_a_store_away_the_answer_is_503_and_readyz_names_it(stores: A
     async with (
         wire(stores.clickhouse_reader_url) as (clickhouse_url, cut_engine),
         wire(stores.pg_dsn) as (pg_dsn, cut_pg),
-        open_services(Settings(pg_dsn=pg_dsn, clickhouse_url=clickhouse_url)) as services,
+        open_services(Settings(pg_dsn=pg_dsn, clickhouse_url=clickhouse_url, redis_url=stores.redis_url)) as services,
         httpx.AsyncClient(transport=httpx.ASGITransport(create_app(services)), base_url="http://api") as api,
     ):
         runs = f"/v1/projects/{tenant.project_id}/runs"

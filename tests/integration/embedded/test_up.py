@@ -22,7 +22,7 @@ TRACEBILITY = Path(sys.executable).parent / "tracebility"
 DEADLINE_S = 60.0
 STOP_BOUND_S = 10.0  # what the contract promises
 STORES = ("postgres", "valkey", "clickhouse")
-TARGETS = ("ingest-api", "ingest-worker", "api")
+TARGETS = ("ingest-api", "ingest-worker", "api", "operator")
 
 T = TypeVar("T")
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from tracebility.tenant import keys
 from tracebility.tenant.context import Scope
 from tracebility.tenant.shards import shard_of, stream_of
 from tracebility.wire.envelope import Envelope, from_fields
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "faults"))
 
 
 @dataclass

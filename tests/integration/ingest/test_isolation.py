@@ -29,7 +29,6 @@ async def test_nothing_in_a_request_leads_into_another_org(edge: Any, two_orgs: 
         "project_id": str(victim.project_id),
         "session_name": str(victim.project_id),
     }
-    body = json.dumps(RUN | claims | {"metadata": claims})
     headers = {
         "content-type": "application/json",
         "x-org-id": str(victim.org_id),
@@ -46,6 +45,7 @@ async def test_nothing_in_a_request_leads_into_another_org(edge: Any, two_orgs: 
         ({"authorization": f"Basic {mixed}"}, 401),
         ({"x-api-key": f"{attacker.key}, {victim.key}"}, 401),
     ]:
+        body = json.dumps(RUN | claims | {"metadata": claims | {"sent with": str(credentials)}})
         answer = await edge.client.post(
             f"/v1/runs?project_id={victim.project_id}&api_key={victim.key}", content=body, headers=headers | credentials
         )

@@ -35,7 +35,7 @@ async def test_a_read_takes_its_count_from_each_stream(queue: Queue, stream: str
     await queue.append([(name, {"b": b"%d" % n}) for n in range(5) for name in (stream, other)])
     found = await queue.read([stream, other], "one", 3)
     assert [(name, len(entries)) for name, entries in found] == [(stream, 3), (other, 3)]
-    await queue.ack_and_delete_all({name: [entry.id for entry in entries] for name, entries in found})
+    await queue.leave([redis.Leaving(name, [entry.id for entry in entries]) for name, entries in found])
     assert {name: depth.length for name, depth in (await queue.depths([stream, other])).items()} == {
         stream: 2,
         other: 2,
@@ -100,7 +100,9 @@ async def test_a_stream_without_its_group_gets_one_and_loses_nothing(queue: Queu
 async def test_a_dead_letter_says_what_happened_and_goes_back_as_it_was(queue: Queue, stream: str) -> None:
     await queue.append([(stream, {"h": b"head", "b": b"body"})])
     [(_, [entry])] = await queue.read([stream], "one", 1)
-    await queue.dead_letter(stream, entry, reason="cannot be decoded", deliveries=5, at_us=17)
+    await queue.dead_letter(
+        redis.Leaving(stream, [entry.id]), entry, reason="cannot be decoded", deliveries=5, at_us=17
+    )
     assert (await queue.depths([stream]))[stream] == redis.Depth(0, 0, None)
     [dead] = [
         letter
@@ -117,7 +119,7 @@ async def test_a_dead_letter_says_what_happened_and_goes_back_as_it_was(queue: Q
         b"at": b"17",
     }
     again = await queue.replay(dead)
-    assert await queue.range(stream) == [Entry(again, {b"h": b"head", b"b": b"body"})]
+    assert await queue.range(stream) == [Entry(again, {b"h": b"head", b"b": b"body", b"again": b"1"})]
     assert dead.id not in {letter.id for letter in await queue.range(DEAD_LETTER_STREAM, count=10_000)}
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,7 +16,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from tracebility.ids import uuid7
-from tracebility.stores import clickhouse, redis
+from tracebility.stores import clickhouse, hot, redis
+from tracebility.stores.owners import LazyOwners
 from tracebility.telemetry import Metrics
 from tracebility.tenant.shards import DEAD_LETTER_STREAM, shard_of, stream_of
 from tracebility.wire.envelope import Envelope, Header
@@ -127,9 +128,11 @@ def tenant(queue: redis.Queue, engine: clickhouse.Engine) -> Tenant:
 class Worker:
     """A worker in this process, draining until the block ends."""
 
-    def __init__(self, queue: redis.Queue, engine: clickhouse.Engine) -> None:
+    def __init__(
+        self, queue: redis.Queue, engine: clickhouse.Engine, store: hot.Hot, owners: LazyOwners | None = None
+    ) -> None:
         self.metrics = WorkerMetrics(Metrics())
-        self._services = WorkerServices(queue, engine, self.metrics)
+        self._services = WorkerServices(queue, engine, store, self.metrics, owners)
         self._stop = asyncio.Event()
 
     async def __aenter__(self) -> "Worker":
@@ -167,8 +170,24 @@ async def until(done: Callable[[], Any], going: Callable[[], bool] = lambda: Tru
 
 
 @pytest.fixture
-def worker(queue: redis.Queue, engine: clickhouse.Engine) -> Callable[[], Worker]:
-    return lambda: Worker(queue, engine)
+def worker(queue: redis.Queue, engine: clickhouse.Engine, hot_store: hot.Hot) -> Callable[[], Worker]:
+    return lambda: Worker(queue, engine, hot_store)
+
+
+@pytest.fixture
+async def legacy_worker(
+    queue: redis.Queue, engine: clickhouse.Engine, hot_store: hot.Hot
+) -> AsyncIterator[Callable[[str], Worker]]:
+    """Makes workers that read the stream from before the shards too, and ask this control plane whose it is."""
+    opened: list[LazyOwners] = []
+
+    def make(pg_dsn: str) -> Worker:
+        opened.append(LazyOwners(pg_dsn))
+        return Worker(queue, engine, hot_store, opened[-1])
+
+    yield make
+    for owners in opened:
+        await owners.close()
 
 
 class Process:
@@ -206,8 +225,8 @@ def _spans() -> Callable[..., Span]:
 
 
 @pytest.fixture
-def worker_of() -> Callable[[redis.Queue, clickhouse.Engine], Worker]:
-    return Worker
+def worker_of(hot_store: hot.Hot) -> Callable[[redis.Queue, clickhouse.Engine], Worker]:
+    return lambda queue, engine: Worker(queue, engine, hot_store)
 
 
 @pytest.fixture(scope="session", name="until")

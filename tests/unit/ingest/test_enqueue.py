@@ -30,7 +30,7 @@ class Queue:
         self.answers.set()
         self.asked = asyncio.Event()
 
-    async def append_groups(self, groups: Sequence[Sequence[Entry]]) -> list[Any]:
+    async def append_groups(self, groups: Sequence[Sequence[Entry]], books: Sequence[Any] = ()) -> list[Any]:
         self.trips.append([list(group) for group in groups])
         self.asked.set()
         await self.answers.wait()

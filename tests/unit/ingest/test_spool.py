@@ -35,7 +35,7 @@ class Queue:
         self.takes = True
         self.changed = asyncio.Event()
 
-    async def append_groups(self, groups: Sequence[Sequence[Entry]]) -> list[Any]:
+    async def append_groups(self, groups: Sequence[Sequence[Entry]], books: Sequence[Any] = ()) -> list[Any]:
         self.changed.set()
         if not self.takes:
             raise StoreUnavailable("redis", "away")

@@ -1,7 +1,6 @@
 """Projects: which ones a key may see."""
 
-import struct
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import msgspec
@@ -67,9 +66,7 @@ async def visible_projects(
     return [own] if own is not None and (own["created_at"], own["project_id"]) > after else []
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-FIRST_PLACE = (_EPOCH, UUID(int=0))
-_PLACE = struct.Struct(">q16s")
+FIRST_PLACE = (cursor.EPOCH, UUID(int=0))
 
 
 def _shape(row: Row, context: TenantContext) -> Project:
@@ -84,15 +81,14 @@ def _shape(row: Row, context: TenantContext) -> Project:
 
 
 def _pack(last: Row, context: TenantContext) -> str:
-    return cursor.seal(_PLACE.pack(_microseconds(last["created_at"]), last["project_id"].bytes), _owner(context))
+    return cursor.seal_made(last["created_at"], last["project_id"].bytes, _owner(context))
 
 
 def _unpack(text: str, context: TenantContext) -> tuple[datetime, UUID]:
-    place = cursor.unseal(text, _owner(context))
+    created_at, project = cursor.unseal_made(text, _owner(context))
     try:
-        created_us, project = _PLACE.unpack(place)
-        return _EPOCH + timedelta(microseconds=created_us), UUID(bytes=project)
-    except (struct.error, OverflowError):  # sealed by someone who read how, around no place
+        return created_at, UUID(bytes=project)
+    except ValueError:
         raise cursor.unfit() from None
 
 
@@ -101,4 +97,4 @@ def _owner(context: TenantContext) -> bytes:
 
 
 def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return (moment - cursor.EPOCH) // timedelta(microseconds=1)

@@ -14,7 +14,7 @@ from tracebility.api import cursor, tree
 from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, schema_of
 from tracebility.api.run_reads import Row, Window, newest_runs, one_run
 from tracebility.api.scope import TenantRows
-from tracebility.api.times import EARLIEST_NS, LATEST_NS, nanoseconds, rfc3339
+from tracebility.api.times import EARLIEST_NS, LATEST_NS, instant, rfc3339
 from tracebility.errors import BadRequest, Unprocessable
 from tracebility.stores.scoped import Columns, TenantScope
 from tracebility.wire.jsontext import is_deeper
@@ -270,8 +270,8 @@ def _list_of(text: str) -> str | msgspec.Raw | list[Any]:
 
 def window_of(cursor_text: str | None, from_text: str | None, to_text: str | None, scope: TenantScope) -> Window:
     """What the parameters ask for. A cursor brings the times of its first page; they may be repeated, not changed."""
-    from_ns = EARLIEST_NS if from_text is None else _time("from", from_text)
-    last_ns = LATEST_NS if to_text is None else _time("to", to_text) - 1
+    from_ns = EARLIEST_NS if from_text is None else instant("from", from_text)
+    last_ns = LATEST_NS if to_text is None else instant("to", to_text) - 1
     if cursor_text is None:
         if from_ns > last_ns + 1 and to_text is not None:
             raise Unprocessable("from: is after 'to'.", hint="Give a 'from' that is earlier than 'to'.")
@@ -296,13 +296,3 @@ def seal_place(window: Window, last: Row, scope: TenantScope) -> str:
 
 def _owner(scope: TenantScope) -> bytes:
     return b"runs" + scope.org_id.bytes + scope.project_id.bytes
-
-
-def _time(name: str, text: str) -> int:
-    try:
-        return nanoseconds(text)
-    except ValueError:
-        raise Unprocessable(
-            f"{name}: not an RFC 3339 time.",
-            hint=f"Write {name} as 2026-03-01T12:00:00Z or 2026-03-01T12:00:00%2B01:00.",
-        ) from None

@@ -14,12 +14,15 @@ import structlog
 
 from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
-from tracebility.ingest.enqueue import Entry, Gate, Streams
+from tracebility.ingest.enqueue import Gate, Streams
 from tracebility.ingest.metrics import IngestMetrics
 from tracebility.ingest.spool import records
 from tracebility.ingest.spool.buffer import Spool
 from tracebility.ingest.spool.segments import ChainKey, Segment
+from tracebility.stores.redis import AGAIN
+from tracebility.tenant.books import Book, book_of
 from tracebility.tenant.shards import stream_of
+from tracebility.wire.envelope import MalformedEnvelope, header_of
 
 # New requests share the queue and the disk with the replay: this leaves them most of either.
 REPLAY_BYTES_PER_S = 64 << 20
@@ -92,7 +95,7 @@ class Replayer:
             _log.error("an unreadable file of the disk buffer is set aside", file=segment.path.name, error=str(error))
             await self._spool.set_aside(segment)
             return 0
-        await self._append([(stream_of(segment.shard), record.fields) for record in found.records])
+        await self._append(stream_of(segment.shard), [record.fields for record in found.records])
         if found.damaged:
             await self._spool.quarantine(segment, found.damaged)
             self._metrics.spool_damaged.inc(sum(end - start for start, end in found.damaged))
@@ -106,9 +109,11 @@ class Replayer:
             await self._spool.delete(segment)
         return found.next_offset - offset
 
-    async def _append(self, entries: Sequence[Entry]) -> None:
+    async def _append(self, stream: str, records: Sequence[dict[str, bytes]]) -> None:
+        """Any of them may be in the queue already: the answer to the first try may have been lost."""
+        books = [book for record in records if (book := _book(stream, record)) is not None]
         async with asyncio.timeout(APPEND_S):
-            results = await self._queue.append_groups([[entry] for entry in entries])
+            results = await self._queue.append_groups([[(stream, {**one, AGAIN: b"1"})] for one in records], books)
         for result in results:
             if isinstance(result, StoreUnavailable):
                 raise result
@@ -136,6 +141,14 @@ class ProbedStreams(Streams, Protocol):
         Raises:
             StoreUnavailable: when it does not.
         """
+
+
+def _book(stream: str, record: dict[str, bytes]) -> Book | None:
+    """What the books say of a record; of one that nobody can read, nothing."""
+    try:
+        return book_of(stream, header_of(record["h"]))
+    except (KeyError, MalformedEnvelope):
+        return None
 
 
 def _read(segment: Segment, offset: int) -> records.Read:

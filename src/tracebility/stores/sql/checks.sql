@@ -34,6 +34,7 @@ UNION ALL SELECT 'dataset_item' AS table, count() AS rows FROM dataset_item
 UNION ALL SELECT 'billing_meter' AS table, count() AS rows FROM billing_meter
 UNION ALL SELECT 'audit_log' AS table, count() AS rows FROM audit_log
 UNION ALL SELECT 'audit_reconciliation_gap' AS table, count() AS rows FROM audit_reconciliation_gap
+UNION ALL SELECT 'envelope_outcome' AS table, count() AS rows FROM envelope_outcome
 )
 WHERE rows > 0
 

@@ -10,11 +10,75 @@ SELECT
     api_key.scopes,
     api_key.secret_hash,
     api_key.expires_at,
-    api_key.revoked_at
+    api_key.revoked_at,
+    org.suspended_at IS NOT NULL AS suspended,
+    plan.requests_per_s,
+    plan.burst,
+    api_key.requests_per_s AS key_requests_per_s,
+    api_key.burst AS key_burst,
+    (
+        SELECT coalesce(jsonb_object_agg(meter, jsonb_build_array(hard_limit, soft_limit)), '{}')
+        FROM plan_meter_limit
+        WHERE plan_meter_limit.plan = org.plan
+    ) AS meters,
+    api_key.rev AS key_rev,
+    coalesce(org.rev, 0) AS org_rev,
+    coalesce(plan.rev, 0) AS plan_rev
 FROM api_key
 LEFT JOIN org ON org.id = api_key.org_id
+LEFT JOIN plan ON plan.name = org.plan
 WHERE api_key.public_id = $1
 
 -- name: insert_key
 INSERT INTO api_key (public_id, org_id, workspace_id, project_id, name, secret_hash, scopes)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
+
+-- name: tenant_changes
+-- What changed in the last $1 seconds, the latest of each: a few rows, whatever has ever changed.
+SELECT max(rev) AS rev, kind, id
+FROM tenant_change
+WHERE at > clock_timestamp() - $1 * interval '1 second'
+GROUP BY kind, id
+
+-- name: insert_key_of_project
+INSERT INTO api_key (
+    public_id, org_id, workspace_id, project_id, name, secret_hash, scopes, expires_at, requests_per_s, burst
+)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+
+-- name: insert_successor_key
+-- A key that may what $1 may, for as long and as fast.
+INSERT INTO api_key (
+    public_id, org_id, workspace_id, project_id, name, secret_hash, scopes, expires_at, requests_per_s, burst
+)
+SELECT $2, org_id, workspace_id, project_id, name, $3, scopes, expires_at, requests_per_s, burst
+FROM api_key
+WHERE public_id = $1
+
+-- name: lock_key
+SELECT org_id, project_id, name, scopes, expires_at, revoked_at, requests_per_s, burst
+FROM api_key
+WHERE public_id = $1
+FOR NO KEY UPDATE
+
+-- name: moment
+SELECT clock_timestamp()
+
+-- name: expire_key
+UPDATE api_key SET expires_at = $2 WHERE public_id = $1
+
+-- name: revoke_key
+-- A row when it was not revoked before.
+UPDATE api_key SET revoked_at = clock_timestamp() WHERE public_id = $1 AND revoked_at IS NULL
+RETURNING org_id, project_id, name
+
+-- name: key_is_of_project
+SELECT EXISTS (SELECT FROM api_key WHERE public_id = $1 AND project_id = $2)
+
+-- name: read_keys_of_project
+-- A page of a project's keys in the order of their creation, after ($2, $3). api_key_project serves it.
+SELECT public_id, name, scopes, created_at, expires_at, revoked_at, last_used_at, requests_per_s, burst
+FROM api_key
+WHERE project_id = $1 AND (created_at, public_id) > ($2, $3)
+ORDER BY created_at, public_id
+LIMIT $4

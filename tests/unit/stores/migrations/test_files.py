@@ -79,7 +79,7 @@ def test_a_directive_that_is_not_understood_is_an_error(text: str) -> None:
 
 def test_both_stores_have_their_migrations_in_order() -> None:
     postgres, clickhouse = discover("postgres"), discover("clickhouse")
-    assert [migration.number for migration in clickhouse] == list(range(1, 8))
+    assert [migration.number for migration in clickhouse] == list(range(1, 10))
     assert {migration.name for migration in postgres} >= {"0005_audit_log.sql", "0024_multitenancy_seam.sql"}
     assert {"0006_tenant_columns.sql", "0007_audit_log.sql"} <= {migration.name for migration in clickhouse}
     assert [migration.number for migration in postgres] == sorted({migration.number for migration in postgres})

@@ -1,0 +1,126 @@
+"""The audit trail of an org, and what its reconciliations found missing or changed."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from tracebility.api import cursor
+from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, schema_of
+from tracebility.api.auth import Services
+from tracebility.api.scope import OrgRows
+from tracebility.api.times import instant
+from tracebility.ids import OrgId
+from tracebility.stores import trail
+
+router = APIRouter(tags=["admin"])
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class AuditEvent(msgspec.Struct, kw_only=True):
+    """What was done, by whom, to what."""
+
+    event_id: str
+    event_time: str
+    event_type: str
+    org_id: str
+    actor_type: str
+    actor_id: str
+    target_type: str
+    target_id: str
+    details: Any
+
+
+class AuditPage(msgspec.Struct, kw_only=True):
+    """A page of events, the newest first."""
+
+    items: list[AuditEvent]
+    next_cursor: str | None
+
+
+class AuditGap(msgspec.Struct, kw_only=True):
+    """What a reconciliation found: an event that was missing or not as it should be, and when it was put right."""
+
+    detection_run_id: str
+    detected_at: str
+    org_id: str
+    event_id: str | None
+    event_time: str
+    event_type: str
+    target_type: str
+    target_id: str
+    kind: str
+    found: Any
+    repaired_at: str | None
+
+
+class AuditGapPage(msgspec.Struct, kw_only=True):
+    """A page of gaps, the newest first."""
+
+    items: list[AuditGap]
+    next_cursor: str | None
+
+
+def _rows_of(rows: OrgRows) -> trail.EngineRows:
+    async def found(name: trail.TrailQuery, parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        return await rows.rows(name, **parameters)
+
+    return found
+
+
+@router.get(
+    "/v1/admin/orgs/{org_id}/audit",
+    summary="What was done in an org",
+    responses=schema_of(AuditPage, "A page of events, the newest first."),
+)
+async def list_events(
+    rows: OrgRows,
+    services: Services,
+    actor: Annotated[str, Query(max_length=200, description="Only what this actor did.")] = "",
+    target: Annotated[str, Query(max_length=200, description="Only what was done to this.")] = "",
+    type_: Annotated[str, Query(alias="type", max_length=200, description="Only events of this name.")] = "",
+    since: Annotated[str | None, Query(alias="from", description="From this time on (RFC 3339).")] = None,
+    until: Annotated[str | None, Query(alias="to", description="Before this time (RFC 3339).")] = None,
+    limit: Limit = LIMIT_DEFAULT,
+    cursor_text: CursorText = None,
+) -> Response:
+    """Both stores united, without doubles."""
+    filters = trail.Filters(actor, target, type_, _moment("from", since), _moment("to", until))
+    org_id = rows.scope.org_id
+    before = _before(cursor_text, b"audit", org_id)
+    page = await trail.events(services.control, _rows_of(rows), org_id, filters, before, limit)
+    return answer({"items": page.items, "next_cursor": _next(page, b"audit", org_id)})
+
+
+@router.get(
+    "/v1/admin/orgs/{org_id}/audit/gaps",
+    summary="What was missing from the trail of an org",
+    responses=schema_of(AuditGapPage, "A page of gaps, the newest first."),
+)
+async def list_gaps(rows: OrgRows, limit: Limit = LIMIT_DEFAULT, cursor_text: CursorText = None) -> Response:
+    """Each with the reconciliation that found it, what it found instead, and when it was repaired."""
+    org_id = rows.scope.org_id
+    page = await trail.gaps(_rows_of(rows), org_id, _before(cursor_text, b"gaps", org_id), limit)
+    return answer({"items": page.items, "next_cursor": _next(page, b"gaps", org_id)})
+
+
+def _moment(name: str, text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromtimestamp(instant(name, text) / 1e9, UTC)
+
+
+def _before(text: str | None, of_list: bytes, org_id: OrgId) -> trail.Position | None:
+    if text is None:
+        return None
+    at, place = cursor.unseal_made(text, of_list + org_id.bytes)
+    return trail.Position((at - cursor.EPOCH) // _MICROSECOND, place.decode(errors="replace"))
+
+
+def _next(page: trail.Page, of_list: bytes, org_id: OrgId) -> str | None:
+    if page.next is None:
+        return None
+    at = cursor.EPOCH + page.next.at_us * _MICROSECOND
+    return cursor.seal_made(at, page.next.id.encode(), of_list + org_id.bytes)

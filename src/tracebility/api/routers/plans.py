@@ -1,0 +1,31 @@
+"""Plans: what operators sell."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from tracebility.api.answers import answer, schema_of
+from tracebility.api.auth import Operator, Services
+from tracebility.api.bodies import body_of, takes
+from tracebility.control.plans import Plan, PlanLimits, PlanPage, every_plan, put_plan
+
+router = APIRouter(tags=["admin"])
+
+
+@router.get("/v1/admin/plans", summary="Every plan", responses=schema_of(PlanPage, "Every plan, by name."))
+async def list_plans(holder: Operator, services: Services) -> Response:
+    """Each as it is put, and its name."""
+    return answer(await every_plan(services.control))
+
+
+@router.put(
+    "/v1/admin/plans/{name}",
+    summary="Make or replace a plan",
+    responses=schema_of(Plan, "The plan."),
+    openapi_extra=takes(PlanLimits),
+)
+async def replace_plan(name: str, request: Request, holder: Operator, services: Services) -> Response:
+    """The whole plan: what is absent, or null, is unlimited; `hard: 0` refuses everything."""
+    limits = await body_of(request, PlanLimits)
+    async with services.changing() as transaction:
+        plan = await put_plan(transaction, holder.actor, name, limits)
+    return answer(plan)

@@ -1,0 +1,55 @@
+"""Workspaces of an org, and projects in them."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from tracebility.api.answers import answer, schema_of
+from tracebility.api.auth import Administrator, Services
+from tracebility.api.bodies import body_of, takes
+from tracebility.api.scope import NamedOrg, NamedWorkspace
+from tracebility.control.places import MadeProject, MadeWorkspace, NewPlace, create_project, create_workspace
+
+router = APIRouter(tags=["workspaces"])
+
+
+@router.post(
+    "/v1/orgs/{org_id}/workspaces",
+    summary="Make a workspace",
+    status_code=201,
+    responses=schema_of(MadeWorkspace, "The workspace.", 201),
+    openapi_extra=takes(NewPlace),
+)
+async def make_workspace(request: Request, holder: Administrator, org: NamedOrg, services: Services) -> Response:
+    """Its name is there once in the org."""
+    new = await body_of(request, NewPlace)
+    async with services.changing() as transaction:
+        made = await create_workspace(transaction, holder.actor, org, new)
+    return answer(
+        MadeWorkspace(id=made.workspace_id, workspace_id=made.workspace_id, org_id=made.org_id, name=new.name), 201
+    )
+
+
+@router.post(
+    "/v1/workspaces/{workspace_id}/projects",
+    summary="Make a project",
+    status_code=201,
+    responses=schema_of(MadeProject, "The project.", 201),
+    openapi_extra=takes(NewPlace),
+)
+async def make_project(
+    request: Request, holder: Administrator, workspace: NamedWorkspace, services: Services
+) -> Response:
+    """Its name is there once in the workspace."""
+    new = await body_of(request, NewPlace)
+    async with services.changing() as transaction:
+        made = await create_project(transaction, holder.actor, workspace, new)
+    return answer(
+        MadeProject(
+            id=made.project_id,
+            project_id=made.project_id,
+            workspace_id=made.workspace_id,
+            org_id=made.org_id,
+            name=new.name,
+        ),
+        201,
+    )

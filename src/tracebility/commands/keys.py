@@ -1,0 +1,175 @@
+"""``tracebility keys``: the keys of a project, for whoever runs the installation."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tracebility.commands.changes import ProjectArgument, changing, document, now, reading
+from tracebility.commands.options import AsJson, DataDir, tell
+from tracebility.errors import TracebilityError
+
+if TYPE_CHECKING:
+    from tracebility.control.keys import MadeKey, RotatedKey, ShownKey
+    from tracebility.control.places import ProjectPlace
+    from tracebility.ids import PublicKeyId
+    from tracebility.stores.postgres import Postgres, Statements, Transaction
+    from tracebility.tenant.audit import Actor
+
+PublicId = Annotated[
+    str, typer.Argument(help="The key's public id: what stands between tb_ and the secret.", metavar="PUBLIC_ID")
+]
+
+group = typer.Typer(no_args_is_help=True, help="List, make, rotate or revoke the keys of a project.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(group, name="keys")
+
+
+@group.command("list")
+def list_keys(
+    project_id: ProjectArgument,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, oldest first.")] = 1000,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List a project's keys, oldest first, revoked and expired ones too; never their secrets.
+
+    Examples:
+
+      tracebility keys list 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a
+    """
+
+    async def read(control: "Postgres") -> "list[ShownKey]":
+        from datetime import UTC, datetime
+
+        from tracebility.control.keys import shape_key
+
+        place = await _place(control, project_id)
+        first = datetime(1970, 1, 1, tzinfo=UTC)
+        rows = await control.fetch("read_keys_of_project", place.project_id, first, "", limit)
+        return [shape_key(row) for row in rows]
+
+    found = reading(data_dir, read)
+    text = "\n".join(_line(key) for key in found) or "The project has no keys."
+    tell(text, {"items": document(found)}, as_json=as_json)
+
+
+@group.command("create")
+def create_key(
+    project_id: ProjectArgument,
+    name: Annotated[str, typer.Option("--name", help="What it is for.")],
+    scopes: Annotated[list[str], typer.Option("--scope", help="ingest:write, read or admin; as often as need be.")],
+    expires_at: Annotated[
+        str | None, typer.Option("--expires-at", help="RFC 3339 with a zone.", show_default="never")
+    ] = None,
+    requests_per_s: Annotated[
+        int | None, typer.Option("--requests-per-s", help="A lower rate than its org's.", show_default=False)
+    ] = None,
+    burst: Annotated[
+        int | None, typer.Option("--burst", help="Requests at once after a pause.", show_default="a second's worth")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key for a project; it is shown this once.
+
+    Examples:
+
+      tracebility keys create 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a --name ci --scope ingest:write --scope read
+
+      tracebility keys create 0192f0c1-... --name trial --scope read --expires-at 2027-01-01T00:00:00Z
+    """
+    if burst is not None and requests_per_s is None:
+        raise TracebilityError("--burst needs --requests-per-s.")
+    rate = None if requests_per_s is None else {"requests_per_s": requests_per_s, "burst": burst}
+
+    async def make(transaction: "Transaction", actor: "Actor") -> "MadeKey":
+        from tracebility.control import keys
+        from tracebility.control.documents import checked
+
+        new = checked(keys.NewKey, {"name": name, "scopes": scopes, "expires_at": expires_at, "rate": rate})
+        return await keys.create_key(transaction, actor, await _place(transaction, project_id), new, now())
+
+    made = changing(data_dir, make)
+    tell(f"{made.key}\nThe key is not shown again.", document(made), as_json=as_json)
+
+
+@group.command("rotate")
+def rotate_key(
+    public_id: PublicId,
+    overlap_s: Annotated[
+        int, typer.Option("--overlap-s", help="The old key goes on for so long; 0 ends it now.")
+    ] = 3600,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key in the place of another, which goes on beside it for a while.
+
+    Examples:
+
+      tracebility keys rotate 4fQz0aBcD1eF
+
+      tracebility keys rotate 4fQz0aBcD1eF --overlap-s 0
+    """
+
+    async def rotate(transaction: "Transaction", actor: "Actor") -> "RotatedKey":
+        from tracebility.control import keys
+        from tracebility.control.documents import checked
+
+        rotation = checked(keys.Rotation, {"overlap_s": overlap_s})
+        return await keys.rotate_key(transaction, actor, _known_form(public_id), rotation)
+
+    made = changing(data_dir, rotate)
+    text = f"{made.key}\nThe key is not shown again. The old one ends at {made.old_expires_at}."
+    tell(text, document(made), as_json=as_json)
+
+
+@group.command("revoke")
+def revoke_key(public_id: PublicId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """End a key for good. Every process refuses it within a second.
+
+    Examples:
+
+      tracebility keys revoke 4fQz0aBcD1eF
+    """
+
+    async def revoke(transaction: "Transaction", actor: "Actor") -> bool:
+        from tracebility.control import keys
+
+        known = _known_form(public_id)
+        if await transaction.fetchrow("lock_key", known) is None:
+            raise _no_key(public_id)
+        return await keys.revoke_key(transaction, actor, known)
+
+    revoked = changing(data_dir, revoke)
+    text = "Revoked." if revoked else "It was revoked before."
+    tell(text, {"public_id": public_id, "revoked": True, "changed": revoked}, as_json=as_json)
+
+
+async def _place(control: "Statements", project_id: object) -> "ProjectPlace":
+    from tracebility.control.places import ProjectPlace
+
+    row = await control.fetchrow("named_project", project_id, None)
+    if row is None:
+        raise TracebilityError(f"There is no project {project_id}.")
+    return ProjectPlace(row["org_id"], row["workspace_id"], row["project_id"])
+
+
+def _known_form(public_id: str) -> "PublicKeyId":
+    from tracebility.ids import PublicKeyId
+    from tracebility.tenant.keys import is_public_id
+
+    if not is_public_id(public_id):
+        raise _no_key(public_id)
+    return PublicKeyId(public_id)
+
+
+def _no_key(public_id: str) -> TracebilityError:
+    return TracebilityError(f"There is no key {public_id}. 'tracebility keys list PROJECT' shows those of a project.")
+
+
+def _line(key: "ShownKey") -> str:
+    state = f"revoked {key.revoked_at}" if key.revoked_at else f"expires {key.expires_at}" if key.expires_at else ""
+    return f"{key.public_id}  {key.created_at}  {','.join(key.scopes):<23}  {key.name}  {state}".rstrip()

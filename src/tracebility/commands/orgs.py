@@ -1,0 +1,157 @@
+"""``tracebility orgs``: the organisations of an installation, for whoever runs it."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tracebility.commands.changes import OrgArgument, changing, document, now, reading
+from tracebility.commands.options import AsJson, DataDir, tell
+from tracebility.errors import TracebilityError
+
+if TYPE_CHECKING:
+    from tracebility.control.orgs import MadeOrg, Org
+    from tracebility.stores.postgres import Postgres, Transaction
+    from tracebility.tenant.audit import Actor
+
+# The word that gives an org its plan's retention back.
+AS_THE_PLAN = "plan"
+
+group = typer.Typer(no_args_is_help=True, help="List, show, make or change organisations.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(group, name="orgs")
+
+
+@group.command("list")
+def list_orgs(
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, oldest first.")] = 1000,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List organisations, oldest first, with their plans.
+
+    Examples:
+
+      tracebility orgs list
+
+      tracebility orgs list --json
+    """
+
+    async def read(control: "Postgres") -> "list[Org]":
+        from datetime import UTC, datetime
+        from uuid import UUID
+
+        from tracebility.control.orgs import shape_org
+
+        first = datetime(1970, 1, 1, tzinfo=UTC)
+        return [shape_org(row) for row in await control.fetch("read_orgs", first, UUID(int=0), limit)]
+
+    found = reading(data_dir, read)
+    text = "\n".join(_line(org) for org in found) or "There are no organisations."
+    tell(text, {"items": document(found)}, as_json=as_json)
+
+
+@group.command("show")
+def show_org(org_id: OrgArgument, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Show one organisation.
+
+    Examples:
+
+      tracebility orgs show 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a
+    """
+
+    async def read(control: "Postgres") -> "Org":
+        from tracebility.control.orgs import read_org
+        from tracebility.ids import OrgId
+
+        return await read_org(control, OrgId(org_id))
+
+    found = reading(data_dir, read)
+    tell(_line(found), document(found), as_json=as_json)
+
+
+@group.command("create")
+def create_org(
+    name: Annotated[str, typer.Argument(help="What it is called.")],
+    plan: Annotated[str, typer.Option("--plan", help="The plan it is on.")] = "free",
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make an organisation with a workspace, a project and a key, which is shown this once.
+
+    Examples:
+
+      tracebility orgs create "Acme Ltd" --plan team
+    """
+
+    async def make(transaction: "Transaction", actor: "Actor") -> "MadeOrg":
+        from tracebility.control import orgs
+        from tracebility.control.documents import checked
+
+        return await orgs.create_org(transaction, actor, checked(orgs.NewOrg, {"name": name, "plan": plan}), now())
+
+    made = changing(data_dir, make)
+    text = (
+        f"org        {made.org_id}\nworkspace  {made.workspace_id}\nproject    {made.project_id}\n"
+        f"key        {made.api_key}\nThe key is not shown again."
+    )
+    tell(text, document(made), as_json=as_json)
+
+
+@group.command("set")
+def set_org(
+    org_id: OrgArgument,
+    plan: Annotated[str | None, typer.Option("--plan", help="Put it on this plan.", show_default=False)] = None,
+    suspended: Annotated[
+        bool | None,
+        typer.Option("--suspend/--resume", help="Refuse its keys everywhere, or let them in again; its data stays."),
+    ] = None,
+    retention_days: Annotated[
+        str | None,
+        typer.Option("--retention-days", help="Days, or 'plan' for what its plan has.", show_default=False),
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change an organisation; what is not named stays. Every process knows within a second.
+
+    Examples:
+
+      tracebility orgs set 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a --plan team --retention-days 30
+
+      tracebility orgs set 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a --suspend
+    """
+    named: dict[str, object] = {}
+    if plan is not None:
+        named["plan"] = plan
+    if suspended is not None:
+        named["suspended"] = suspended
+    if retention_days is not None:
+        named["retention_days"] = _days(retention_days)
+    if not named:
+        raise TracebilityError("Name what to change: --plan, --suspend, --resume or --retention-days.")
+
+    async def change(transaction: "Transaction", actor: "Actor") -> "Org":
+        from tracebility.control import orgs
+        from tracebility.control.documents import checked
+        from tracebility.ids import OrgId
+
+        return await orgs.change_org(transaction, actor, OrgId(org_id), checked(orgs.OrgChanges, named), now())
+
+    changed = changing(data_dir, change)
+    tell(_line(changed), document(changed), as_json=as_json)
+
+
+def _days(text: str) -> int | None:
+    if text == AS_THE_PLAN:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise TracebilityError(f"--retention-days takes a number of days, or '{AS_THE_PLAN}'.")
+    return int(text)
+
+
+def _line(org: "Org") -> str:
+    retention = f"{org.retention_days} days" if org.retention_days else "as the plan"
+    return f"{org.id}  {org.plan:<12} {'SUSPENDED' if org.suspended else 'active':<9}  {retention:<11}  {org.name}"

@@ -1,0 +1,68 @@
+"""``tracebility plans``: what organisations may be sold."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tracebility.commands.changes import changing, document, reading
+from tracebility.commands.options import AsJson, DataDir, tell
+
+if TYPE_CHECKING:
+    from tracebility.control.plans import Plan
+    from tracebility.stores.postgres import Transaction
+    from tracebility.tenant.audit import Actor
+
+group = typer.Typer(no_args_is_help=True, help="List plans, make or replace one.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(group, name="plans")
+
+
+@group.command("list")
+def list_plans(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """List every plan with its limits. Null is unlimited.
+
+    Examples:
+
+      tracebility plans list
+
+      tracebility plans list --json
+    """
+    from tracebility.control.plans import every_plan
+
+    plans = reading(data_dir, every_plan)
+    tell("\n".join(_line(plan) for plan in plans.items), document(plans), as_json=as_json)
+
+
+@group.command("set")
+def set_plan(
+    name: Annotated[str, typer.Argument(help="The plan's name.")],
+    limits: Annotated[typer.FileBinaryRead, typer.Argument(help="A file of JSON, or - for standard input.")],
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make or replace a plan, all of it: what the JSON does not name is unlimited. It takes what the API takes.
+
+    Examples:
+
+      tracebility plans set team team.json
+
+      echo '{"meters": {"spans": {"hard": 5000000}}}' | tracebility plans set team -
+    """
+
+    async def put(transaction: "Transaction", actor: "Actor") -> "Plan":
+        from tracebility.control import plans
+        from tracebility.control.documents import read
+
+        return await plans.put_plan(transaction, actor, name, read(limits.read(), plans.PlanLimits))
+
+    plan = changing(data_dir, put)
+    tell(_line(plan), document(plan), as_json=as_json)
+
+
+def _line(plan: "Plan") -> str:
+    limits = {name: value for name, value in document(plan).items() if name != "name" and value is not None}
+    return f"{plan.name:<12} {json.dumps(limits) if limits else 'unlimited'}"

@@ -1,0 +1,46 @@
+"""What an ingest process says every other second: that it is there, and whose requests it let in since."""
+
+import asyncio
+import time
+from contextlib import suppress
+from uuid import uuid4
+
+from tracebility.errors import StoreUnavailable
+from tracebility.tenant.admission import Admission
+from tracebility.tenant.quota import EDGES, METERED
+from tracebility.tenant.scripts import HotStore
+
+BEAT_S = 2.0
+# Who has been silent for so long is gone.
+SILENT_MS = 10_000
+
+
+class Beat:
+    """The beat of one process, and how many there are by the last one that was heard."""
+
+    def __init__(self, hot: HotStore) -> None:
+        self._hot = hot
+        self._name = uuid4().hex
+        self.processes = 1
+
+    async def run(self, admission: Admission) -> None:
+        """Beat for ever. Cancel it to end."""
+        while True:
+            with suppress(StoreUnavailable):
+                await self.once(admission)
+            await asyncio.sleep(BEAT_S)
+
+    async def once(self, admission: Admission) -> None:
+        """One beat.
+
+        Raises:
+            StoreUnavailable: when Redis is away; what was to be said is said with the next.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        touched = sorted(admission.touched)
+        if touched:
+            await self._hot.command("ZADD", METERED, *(part for member in touched for part in (now_ms, member)))
+            admission.touched.difference_update(touched)
+        await self._hot.command("ZADD", EDGES, now_ms, self._name)
+        await self._hot.command("ZREMRANGEBYSCORE", EDGES, "-inf", now_ms - SILENT_MS)
+        self.processes = int(await self._hot.command("ZCARD", EDGES))

@@ -1,0 +1,112 @@
+"""The operator's loops: what is done again and again by whoever leads. A tick that fails ends no loop.
+
+How each loop does is kept in the control plane, by the current leader only. From there a loop knows when it is due, so
+that what is done once a day is done once a day however often the operator is started.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from tracebility.config import redact
+from tracebility.errors import StoreUnavailable
+from tracebility.operator.metrics import OperatorMetrics
+from tracebility.stores.leader import Lease
+from tracebility.stores.postgres import Postgres
+
+# What has failed is tried again after its period, but not as late as a day.
+RETRY_AT_MOST_S = 300.0
+# A loop that ticks every second is noted less often: what is noted is written to disk.
+NOTE_EVERY_S = 5.0
+ERROR_CHARS = 500
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Something to do every ``period_s`` seconds. ``tick`` is given the leader's fencing number."""
+
+    name: str
+    period_s: float
+    tick: Callable[[int], Awaitable[object]]
+
+
+async def run(loops: Sequence[Loop], lease: Lease, control: Postgres, metrics: OperatorMetrics) -> None:
+    """Run ``loops`` side by side until the lease is lost. Cancel it to end."""
+    running = [asyncio.create_task(_keep(loop, lease, control, metrics), name=loop.name) for loop in loops]
+    try:
+        await lease.lost.wait()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def run_once(loop: Loop, control: Postgres) -> object:
+    """One tick now, as a command does it, and what it gives. When it succeeds, the loop is due a period later."""
+    began = time.monotonic()
+    fence: int = await control.fetchval("fence_now")
+    given = await loop.tick(fence)
+    await control.execute("note_loop", loop.name, time.monotonic() - began, "", fence)
+    return given
+
+
+async def _keep(loop: Loop, lease: Lease, control: Postgres, metrics: OperatorMetrics) -> None:
+    wait_s = await _first_wait(loop, control)
+    metrics.failures.labels(loop.name)
+    noted_at, noted = float("-inf"), ""
+    while True:
+        await asyncio.sleep(wait_s)
+        began = time.monotonic()
+        error = await _tick(loop, lease, metrics)
+        now = time.monotonic()
+        metrics.seconds.labels(loop.name).set(now - began)
+        if error:
+            metrics.failures.labels(loop.name).inc()
+        else:
+            metrics.last_success.labels(loop.name).set_to_current_time()
+        if error != noted or now - noted_at >= NOTE_EVERY_S:
+            noted_at, noted = now, error
+            await _note(loop, lease, control, now - began, error)
+        wait_s = min(loop.period_s, RETRY_AT_MOST_S) if error else loop.period_s
+        wait_s = max(wait_s - (now - began), 0)
+
+
+async def _tick(loop: Loop, lease: Lease, metrics: OperatorMetrics) -> str:
+    """Why it failed; nothing when it did not."""
+    try:
+        await loop.tick(lease.fence)
+    except StoreUnavailable as away:
+        error = str(away)
+        log.warning("loop failed; it is tried again", loop=loop.name, reason=redact(error))
+    except Exception as failure:
+        error = f"{type(failure).__name__}: {failure}"
+        log.error("loop failed; it is tried again", loop=loop.name, exc_info=True)
+    else:
+        return ""
+    return redact(error)[:ERROR_CHARS]
+
+
+async def _note(loop: Loop, lease: Lease, control: Postgres, duration_s: float, error: str) -> None:
+    try:
+        tag = await control.execute("note_loop", loop.name, duration_s, error, lease.fence)
+    except Exception as failure:  # noqa: BLE001 - what is only noted must not end what is noted
+        log.warning("loop cannot be noted", loop=loop.name, reason=redact(str(failure)))
+        return
+    if tag.endswith(" 0"):
+        log.warning("another operator leads", loop=loop.name, fence=lease.fence)
+        lease.lost.set()
+
+
+async def _first_wait(loop: Loop, control: Postgres) -> float:
+    """Seconds until it is due; none when nobody knows when it last succeeded."""
+    try:
+        age_s: float | None = await control.fetchval("age_of_loop", loop.name)
+    except Exception as failure:  # noqa: BLE001 - then it is due now
+        log.warning("loop's last time is not known", loop=loop.name, reason=redact(str(failure)))
+        age_s = None
+    return 0.0 if age_s is None else min(max(loop.period_s - age_s, 0.0), loop.period_s)

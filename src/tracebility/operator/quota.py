@@ -1,0 +1,183 @@
+"""The quota reconciler: what the data plane has metered becomes the truth of quotas, and corrects the hot counters.
+
+A tick takes the watermark, the last slot of which nothing is under way any more; sums what was accepted up to it;
+writes that to the control plane and, in place of the slots up to it, to the hot counter. Both only move forward, so a
+tick that comes late, twice, or from an operator that no longer leads changes nothing. A store that is away ends the
+tick before anything is written: a sum that is not known is never a zero.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from tracebility.failpoints import failpoint
+from tracebility.ids import OrgId
+from tracebility.stores.clickhouse import Engine
+from tracebility.stores.hot import Hot
+from tracebility.stores.postgres import Postgres
+from tracebility.stores.queries import query
+from tracebility.stores.redis import Queue
+from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
+from tracebility.tenant.context import MeterLimit
+from tracebility.tenant.quota import METERED, METERS, SLOT_US, QuotaMeter, Usage
+from tracebility.tenant.redis_keys import over_flag
+from tracebility.tenant.shards import LEGACY_STREAM, SHARDS, stream_of
+
+PERIOD_S = 60.0
+# From a stamp at the edge to its entry in the queue: above the edge's deadlines.
+SKEW_US = 4_000_000
+# Orgs summed in one statement.
+ORGS_A_SUM = 500
+OVER_FLAG_LIFE_MS = 180_000
+
+_STREAMS = (LEGACY_STREAM, *map(stream_of, range(SHARDS)))
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What a tick did. ``watermark`` is RFC 3339: what was accepted before it is settled."""
+
+    watermark: str
+    orgs: int
+    advanced: int
+    corrected: int
+
+    def document(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    by_org: dict[OrgId, dict[str, MeterLimit]]
+
+    def hard(self, org_id: OrgId, meter: str) -> int | None:
+        limit = self.by_org[org_id].get(meter)
+        return None if limit is None else limit.hard
+
+    def soft(self, org_id: OrgId, meter: str) -> int | None:
+        limit = self.by_org[org_id].get(meter)
+        return None if limit is None else limit.soft
+
+
+class QuotaReconciler:
+    """One operator's reconciler; any number of them do no harm."""
+
+    def __init__(
+        self,
+        control: Postgres,
+        engine: Engine,
+        queue: Queue,
+        hot: Hot,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        self._control = control
+        self._engine = engine
+        self._queue = queue
+        self._hot = hot
+        self._meter = QuotaMeter(hot)
+        self._audit = AuditWriter()
+        self._now_us = now_us
+
+    async def tick(self) -> Tick:
+        """Settle everyone whose usage has changed.
+
+        Raises:
+            StoreUnavailable: when a store is away. What is settled by then is right; the rest is as it was.
+        """
+        watermark = await self.watermark()
+        end_us = (watermark + 1) * SLOT_US
+        changed = await self._changed()
+        advanced = corrected = 0
+        for period in sorted({period for _, period in changed}):
+            orgs = sorted(org for org, said in changed if said == period)
+            for start in range(0, len(orgs), ORGS_A_SUM):
+                some = orgs[start : start + ORGS_A_SUM]
+                for org_id, usage in (await self._sums(some, period, watermark)).items():
+                    failpoint("quota_after_sum_before_settle")
+                    advanced += await self._settle(org_id, period, usage)
+                    corrected += await self._meter.settle(org_id, period, usage)
+        await self._control.execute("settle_everyone", watermark)
+        # What was said before the watermark is settled; who said something since is looked at again.
+        await self._hot.command("ZREMRANGEBYSCORE", METERED, "-inf", f"({end_us // 1000}")
+        return Tick(_rfc3339(end_us), len({org for org, _ in changed}), advanced, corrected)
+
+    async def watermark(self) -> int:
+        """The last slot, since 1970, of which nothing is in the queue any more.
+
+        What a disk buffer still holds comes late: its org is marked again when it is stored, and summed again.
+        """
+        depths = await self._queue.depths(_STREAMS)
+        oldest = [depth.oldest_ms * 1000 for depth in depths.values() if depth.oldest_ms is not None]
+        return (min((*oldest, self._now_us())) - SKEW_US) // SLOT_US - 1
+
+    async def _changed(self) -> list[tuple[UUID, str]]:
+        members = await self._hot.command("ZRANGE", METERED, 0, -1)
+        pairs = (member.decode().partition("|") for member in members)
+        return [(UUID(org), period) for org, _, period in pairs]
+
+    async def _sums(self, orgs: list[UUID], period: str, watermark: int) -> dict[OrgId, Usage]:
+        """What each org that there is has used; nothing, where nothing of it is metered."""
+        self._limits = _limits(await self._control.fetch("limits_of_orgs", orgs))
+        known = list(self._limits.by_org)
+        end_us = (watermark + 1) * SLOT_US
+        result = await self._engine.query(
+            query("metered_usage"), {"orgs": list(map(str, known)), "period": period, "end_us": end_us}
+        )
+        used: dict[OrgId, dict[str, int]] = {org_id: dict.fromkeys(METERS, 0) for org_id in known}
+        for org_id, meter, quantity in result.rows:
+            used[OrgId(UUID(str(org_id)))][meter] = int(quantity)
+        return {org_id: Usage(watermark, meters) for org_id, meters in used.items()}
+
+    async def _settle(self, org_id: OrgId, period: str, usage: Usage) -> bool:
+        """Write usage to the control plane, and tell of what it passes; False when somebody was further already."""
+        moved = False
+        async with self._control.transaction() as transaction:
+            for meter in METERS:
+                used = usage.used[meter]
+                tag = await transaction.execute("settle_usage", org_id, period, meter, used, usage.watermark)
+                moved |= tag.endswith(" 1")
+                soft = self._limits.soft(org_id, meter)
+                if soft is None or used < soft:
+                    continue
+                if await transaction.fetchrow("tell_soft_limit", org_id, period, meter) is None:
+                    continue
+                details = {"period": period, "used": used, "soft_limit": soft}
+                log.warning("soft limit reached", org_id=str(org_id), meter=meter, **details)
+                event = Event(EventType.QUOTA_SOFT_LIMIT_REACHED, org_id, SYSTEM, "meter", meter, details)
+                await self._audit.record(transaction, event)
+        if moved:
+            await self._keep_flag(org_id, period, usage)
+        return moved
+
+    async def _keep_flag(self, org_id: OrgId, period: str, usage: Usage) -> None:
+        over = [
+            meter
+            for meter in METERS
+            if (hard := self._limits.hard(org_id, meter)) is not None and usage.used[meter] >= hard
+        ]
+        at = over_flag(org_id, period)
+        if over:
+            await self._hot.command("SET", at, over[0], "PX", OVER_FLAG_LIFE_MS)
+        else:
+            await self._hot.command("DEL", at)
+
+
+def _limits(rows: Iterable[Any]) -> _Limits:
+    by_org: dict[OrgId, dict[str, MeterLimit]] = {}
+    for row in rows:
+        meters = by_org.setdefault(OrgId(row["org_id"]), {})
+        if row["meter"] is not None:
+            meters[row["meter"]] = MeterLimit(row["hard_limit"], row["soft_limit"])
+    return _Limits(by_org)
+
+
+def _rfc3339(us: int) -> str:
+    return datetime.fromtimestamp(us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,126 @@
+"""The operator as a target: its stores, its loops, and the wait for its turn to lead."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import structlog
+
+from tracebility.config import Settings
+from tracebility.errors import StoreUnavailable
+from tracebility.operator import loops, prune, quota, reconcile, relay
+from tracebility.operator.loops import Loop
+from tracebility.operator.metrics import OperatorMetrics
+from tracebility.operator.prune import prune_tenant_changes
+from tracebility.operator.quota import QuotaReconciler
+from tracebility.operator.reconcile import AuditReconciler
+from tracebility.operator.relay import AuditRelay
+from tracebility.stores import clickhouse, hot, leader, postgres, redis
+from tracebility.telemetry import Metrics
+
+READY_WAIT_S = 2.0
+RETRY_S = 1.0
+AUDIT_RECONCILE = "audit-reconcile"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorServices:
+    """Everything the operator holds while it runs."""
+
+    control: postgres.Postgres
+    engine: clickhouse.Engine
+    queue: redis.Queue
+    hot: hot.Hot
+    metrics: OperatorMetrics
+    pg_dsn: str
+
+    def loops(self) -> Sequence[Loop]:
+        """All there are."""
+        quotas = QuotaReconciler(self.control, self.engine, self.queue, self.hot)
+        relayed = AuditRelay(self.control, self.engine, self.metrics)
+        return (
+            Loop("quota-reconcile", quota.PERIOD_S, lambda fence: quotas.tick()),
+            Loop("audit-relay", relay.PERIOD_S, lambda fence: relayed.tick()),
+            Loop(AUDIT_RECONCILE, reconcile.PERIOD_S, lambda fence: self._reconcile_audit()),
+            Loop("prune", prune.PERIOD_S, lambda fence: prune_tenant_changes(self.control)),
+        )
+
+    async def lead(self, stop: asyncio.Event) -> None:
+        """Run the loops whenever this operator leads, until ``stop``."""
+        leading = asyncio.create_task(self._lead_for_ever())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((leading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        leading.cancel()
+        with suppress(asyncio.CancelledError):
+            await leading
+
+    async def missing_stores(self) -> dict[str, str]:
+        """The stores that do not answer, and what they say instead."""
+        missing: dict[str, str] = {}
+        probes = (("postgres", self.control.ping), ("redis", self.queue.ping), ("clickhouse", self.engine.ping))
+        for store, ping in probes:
+            try:
+                async with asyncio.timeout(READY_WAIT_S):
+                    await ping()
+            except TimeoutError:
+                missing[store] = f"no answer within {READY_WAIT_S:.0f} s"
+            except StoreUnavailable:
+                missing[store] = "no usable answer"
+        return missing
+
+    async def _reconcile_audit(self) -> None:
+        run = await AuditReconciler(self.control, self.engine, self.metrics).tick()
+        if run.gaps:
+            log.error("the audit trail had gaps", **run.document())
+
+    async def _lead_for_ever(self) -> None:
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        while True:
+            try:
+                async with leader.leading(self.pg_dsn, name) as lease:
+                    log.info("leads", fence=lease.fence)
+                    self.metrics.leads.set(1)
+                    await loops.run(self.loops(), lease, self.control, self.metrics)
+                    log.warning("leads no longer", fence=lease.fence)
+            except StoreUnavailable as error:
+                log.warning("control plane does not answer; trying again", reason=str(error))
+            finally:
+                self.metrics.leads.set(0)
+            await asyncio.sleep(RETRY_S)
+
+
+def audit_reconcile(control: postgres.Postgres, engine: clickhouse.Engine, metrics: OperatorMetrics) -> Loop:
+    """The audit reconciler for the command that runs it now, and tells what it found."""
+    return Loop(AUDIT_RECONCILE, reconcile.PERIOD_S, lambda fence: AuditReconciler(control, engine, metrics).tick())
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[OperatorServices]:
+    """The services of one process, closed at the end of the block.
+
+    Raises:
+        ConfigurationError: when a DSN is missing, malformed or refused, or nothing answers there.
+    """
+    pg_dsn, redis_url = settings.dsn("TRACEBILITY_PG_DSN"), settings.dsn("TRACEBILITY_REDIS_URL")
+    async with AsyncExitStack() as stack:
+        control = await postgres.connect(pg_dsn)
+        stack.push_async_callback(control.close)
+        queue = await redis.connect(settings.dsn(settings.stream_variable))
+        stack.push_async_callback(queue.close)
+        control_role = await hot.connect(redis_url)
+        stack.push_async_callback(control_role.close)
+        engine = await clickhouse.connect(settings.dsn("TRACEBILITY_CLICKHOUSE_URL"))
+        stack.push_async_callback(engine.close)
+        yield OperatorServices(control, engine, queue, control_role, OperatorMetrics(Metrics()), pg_dsn)
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Run an operator until ``stop``."""
+    async with open_services(settings) as services:
+        await services.lead(stop)

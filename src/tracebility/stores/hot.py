@@ -1,0 +1,124 @@
+"""Redis in its control role: scripts and marks of many concurrent requests, each turn of the loop in one round trip."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from redis import exceptions
+
+from tracebility.config import redact
+from tracebility.errors import StoreUnavailable
+from tracebility.stores.redis import VARIABLE, open_client, pipelined
+from tracebility.stores.start import START_WAIT_S, until_reachable
+from tracebility.tenant.scripts import Script
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+# A gate that takes longer is away: a request goes on without it (`tenant.admission`), and clients wait for neither.
+DEADLINE_S = 0.5
+# After it failed, nobody waits for it; one call in this long finds out whether it is back.
+RETRY_S = 1.0
+# Marks that wait while the store is away are of no use to anyone.
+MOST_WAITING = 10_000
+
+
+async def connect(url: str, *, wait_s: float = START_WAIT_S) -> "Hot":
+    """The control role at ``url``, once it has answered.
+
+    Raises:
+        ConfigurationError: when nothing answers there for ``wait_s``, or it refuses the credentials or the database.
+    """
+    hot = Hot(open_client(url))
+    try:
+        await until_reachable(VARIABLE, url, hot.ping, wait_s=wait_s)
+    except BaseException:
+        await hot.close()
+        raise
+    return hot
+
+
+class Hot:
+    """The resolver's, limiter's and meter's store. One pipeline is on its way at a time, so calls keep their order."""
+
+    def __init__(self, client: "Redis") -> None:
+        self._client = client
+        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any] | None]] = []
+        self._sending: asyncio.Task[None] | None = None
+        self._away_until = 0.0
+
+    async def close(self) -> None:
+        """Send what waits, and close."""
+        if self._sending is not None:
+            with suppress(StoreUnavailable):
+                await self._sending
+        await self._client.aclose()
+        await self._client.connection_pool.disconnect()
+
+    async def ping(self) -> None:
+        """Return when the store answers."""
+        await pipelined(self._client, [("PING",)])
+
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
+        """What ``script`` answers.
+
+        Raises:
+            StoreUnavailable: when it is unknown whether it ran.
+        """
+        answer = await self._asked(("EVALSHA", script.sha, len(keys), *keys, *arguments))
+        if isinstance(answer, exceptions.NoScriptError):
+            answer = await self._asked(("EVAL", script.text, len(keys), *keys, *arguments))
+        return _checked(answer)
+
+    async def command(self, *command: Any) -> Any:
+        """What a single command answers, raw.
+
+        Raises:
+            StoreUnavailable: when it is unknown whether it ran.
+        """
+        return _checked(await self._asked(command))
+
+    def put(self, key: str, value: str | bytes, life_ms: int) -> None:
+        """Set ``key`` for a while, without waiting for it; where the store is away, not at all."""
+        if len(self._waiting) < MOST_WAITING:
+            self._send_later(("SET", key, value, "PX", life_ms), None)
+
+    async def _asked(self, command: tuple[Any, ...]) -> Any:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._away_until:
+            raise StoreUnavailable("redis", "did not answer a moment ago")
+        answer: asyncio.Future[Any] = loop.create_future()
+        self._send_later(command, answer)
+        return await answer
+
+    def _send_later(self, command: tuple[Any, ...], answer: "asyncio.Future[Any] | None") -> None:
+        self._waiting.append((command, answer))
+        if self._sending is None:
+            self._sending = asyncio.get_running_loop().create_task(self._send())
+
+    async def _send(self) -> None:
+        try:
+            while self._waiting:
+                waiting, self._waiting = self._waiting, []
+                try:
+                    answers: Sequence[Any] = await pipelined(
+                        self._client, [command for command, _ in waiting], raise_on_error=False, within_s=DEADLINE_S
+                    )
+                    self._away_until = 0.0
+                except StoreUnavailable as error:
+                    answers = [error] * len(waiting)
+                    self._away_until = asyncio.get_running_loop().time() + RETRY_S
+                for (_, answer), said in zip(waiting, answers, strict=True):
+                    if answer is not None and not answer.done():
+                        answer.set_result(said)
+        finally:
+            self._sending = None
+
+
+def _checked(answer: Any) -> Any:
+    if isinstance(answer, StoreUnavailable):
+        raise answer
+    if isinstance(answer, Exception):
+        raise StoreUnavailable("redis", redact(str(answer))) from answer
+    return answer

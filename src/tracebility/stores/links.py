@@ -1,0 +1,207 @@
+"""The audit trail as each store has it, a page at a time: for what relays it and what proves it.
+
+The control plane has it first, and holds the chain. The data plane's rows say what the chain said when they came.
+"""
+
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from tracebility.ids import SENTINEL
+from tracebility.stores.clickhouse import Engine
+from tracebility.stores.postgres import Row, Statements
+from tracebility.stores.queries import query
+from tracebility.tenant.audit_chain import Link
+
+PAGE = 1000
+NIL = UUID(int=0)
+# The data plane keeps an event for 730 days. Nobody looks there for one that is about to go.
+ENGINE_HOLDS_US = 729 * 86_400 * 10**6
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_COLUMNS = (
+    "event_id",
+    "event_time",
+    "event_type",
+    "org_id",
+    "actor_type",
+    "actor_user_id",
+    "target_type",
+    "target_id",
+    "details",
+    "seq",
+    "hash",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An event of the control plane. ``waiting``: it is not relayed yet; ``settled``: it is older than that takes."""
+
+    link: Link
+    waiting: bool
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A row of the data plane. ``fingerprint`` is of all that it says."""
+
+    link: Link
+    fingerprint: str
+
+
+def horizon_us() -> int:
+    """Events from before this are not looked for in the data plane."""
+    return time.time_ns() // 1000 - ENGINE_HOLDS_US
+
+
+async def chains(control: Statements) -> AsyncIterator[UUID]:
+    """Every chain of the control plane."""
+    after: UUID | None = NIL
+    while (after := await control.fetchval("next_chain", after)) is not None:
+        yield after
+
+
+async def written(control: Statements, chain: UUID) -> AsyncIterator[list[Written]]:
+    """A chain, page by page, as its numbers say."""
+    seq, event_id = -(1 << 62), NIL
+    while True:
+        rows = await control.fetch("links_of_chain", chain, seq, event_id, PAGE)
+        if not rows:
+            return
+        page = [Written(_of_control(row), row["waiting"], row["settled"]) for row in rows]
+        seq, event_id = page[-1].link.seq, page[-1].link.event_id
+        yield page
+        if len(page) < PAGE:
+            return
+
+
+async def written_of(control: Statements, events: Iterable[UUID]) -> dict[UUID, Link]:
+    """What the control plane has of these events."""
+    return {row["event_id"]: _of_control(row) for row in await control.fetch("links_of_events", list(events))}
+
+
+async def waiting(control: Statements, limit: int) -> tuple[list[UUID], list[Link]]:
+    """The oldest ids of the outbox, and the events of those that are in the trail."""
+    rows = await control.fetch("relay_batch", limit)
+    return (
+        [row["waiting_id"] for row in rows],
+        [_of_control(row) for row in rows if row["event_id"] is not None],
+    )
+
+
+async def engine_chains(engine: Engine) -> AsyncIterator[UUID]:
+    """Every org that has rows in the data plane."""
+    after, first = NIL, True
+    while True:
+        result = await engine.query(query("engine_chains"), {"after": str(after), "first": first, "limit": PAGE})
+        for (org_id,) in result.rows:
+            after, first = UUID(str(org_id)), False
+            yield after
+        if len(result.rows) < PAGE:
+            return
+
+
+async def copies(engine: Engine, chain: UUID) -> AsyncIterator[list[Copy]]:
+    """The rows of an org in the data plane, page by page as time goes, since the horizon."""
+    after_us, after_print = horizon_us(), ""
+    while True:
+        parameters = {"org": str(chain), "after_us": after_us, "after_print": after_print, "limit": PAGE}
+        rows = (await engine.query(query("engine_links"), parameters)).dicts()
+        page = [Copy(_of_engine(row), row["print"]) for row in rows]
+        if not page:
+            return
+        after_us, after_print = page[-1].link.event_time_us, page[-1].fingerprint
+        yield page
+        if len(page) < PAGE:
+            return
+
+
+async def copies_near(
+    engine: Engine, chain: UUID, stretch: range, events: Iterable[UUID] = (), seqs: Iterable[int] = ()
+) -> list[Link]:
+    """The rows of a stretch of a chain, of other numbers in it, and of events wherever they are in it."""
+    parameters = {
+        "org": str(chain),
+        "from_seq": max(stretch.start, 0),
+        "to_seq": max(stretch.stop - 1, 0),
+        "seqs": list(seqs),
+        "events": list(map(str, events)),
+    }
+    return [_of_engine(row) for row in (await engine.query(query("engine_links_near"), parameters)).dicts()]
+
+
+async def copies_anywhere(engine: Engine, events: Iterable[UUID]) -> list[Link]:
+    """What the data plane says of events, of whatever org. Reads its ids as a whole."""
+    result = await engine.query(query("engine_links_anywhere"), {"events": list(map(str, events))})
+    return [_of_engine(row) for row in result.dicts()]
+
+
+async def insert(engine: Engine, links: Sequence[Link]) -> None:
+    """Write events to the data plane."""
+    await engine.insert_rows("audit_log", _COLUMNS, [_row(link) for link in links])
+
+
+def moment(us: int) -> datetime:
+    """Microseconds since 1970 as a time."""
+    return _EPOCH + timedelta(microseconds=us)
+
+
+def microseconds(at: datetime) -> int:
+    """A time in microseconds since 1970."""
+    return (at - _EPOCH) // timedelta(microseconds=1)
+
+
+def engine_moment(us: int) -> str:
+    """A time as the engine reads it."""
+    return moment(us).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+
+def engine_now() -> str:
+    """This moment, as the engine reads it."""
+    return engine_moment(time.time_ns() // 1000)
+
+
+def _row(link: Link) -> tuple[Any, ...]:
+    return (
+        str(link.event_id),
+        engine_moment(link.event_time_us),
+        link.event_type,
+        str(link.chain),
+        link.actor_type,
+        link.actor_id,
+        link.target_type,
+        link.target_id,
+        link.details,
+        link.seq,
+        link.hash,
+    )
+
+
+def _of_control(row: Row) -> Link:
+    return _link(row, row["org_id"])
+
+
+def _of_engine(row: Any) -> Link:
+    org_id = UUID(str(row["org_id"]))
+    return _link(row, None if org_id == SENTINEL else org_id)
+
+
+def _link(row: Any, org_id: UUID | None) -> Link:
+    return Link(
+        UUID(str(row["event_id"])),
+        row["event_time_us"],
+        row["event_type"],
+        org_id,
+        row["actor_type"],
+        row["actor_id"],
+        row["target_type"],
+        row["target_id"],
+        row["details"],
+        row["seq"],
+        row["hash"],
+    )

@@ -1,0 +1,36 @@
+"""Whose a project is, for what names a project and no tenant. The control plane is asked only when there is such."""
+
+import asyncio
+from uuid import UUID
+
+from tracebility.errors import ConfigurationError, StoreUnavailable
+from tracebility.stores import postgres
+
+
+class LazyOwners:
+    """A connection to the control plane that is opened when it is first needed."""
+
+    def __init__(self, pg_dsn: str) -> None:
+        self._pg_dsn = pg_dsn
+        self._opened: postgres.Postgres | None = None
+        self._opening = asyncio.Lock()
+
+    async def owner_of(self, project_id: UUID) -> tuple[UUID, UUID] | None:
+        """Org and workspace of the project; None when there is no such project.
+
+        Raises:
+            StoreUnavailable: when the control plane does not answer.
+        """
+        async with self._opening:
+            if self._opened is None:
+                try:
+                    self._opened = await postgres.connect(self._pg_dsn, wait_s=0)
+                except ConfigurationError as error:
+                    raise StoreUnavailable("postgres", str(error)) from error
+        row = await self._opened.fetchrow("owner_of_legacy_project", project_id)
+        return None if row is None else (row["org_id"], row["workspace_id"])
+
+    async def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._opened is not None:
+            await self._opened.close()

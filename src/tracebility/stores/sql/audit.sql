@@ -1,0 +1,5 @@
+-- The audit trail. Time, number and hash of an event are the schema's to give (0026_audit_chain.sql).
+
+-- name: insert_audit_event
+INSERT INTO audit_log (event_id, event_type, org_id, actor_type, actor_id, target_type, target_id, details)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)

@@ -1,0 +1,47 @@
+-- The operator: who leads, how its loops do, and what it sweeps. All of one row, or by primary key.
+
+-- name: try_lead
+SELECT pg_try_advisory_lock($1)
+
+-- name: begin_to_lead
+UPDATE operator_leader SET fence = fence + 1, since = clock_timestamp(), name = $1 RETURNING fence
+
+-- name: fence_now
+SELECT fence FROM operator_leader
+
+-- name: note_loop
+-- No row for a leader that is none any more. The lock keeps the next one from beginning in the middle of it.
+INSERT INTO operator_loop (name, last_success, last_duration_s, last_error, fence)
+SELECT $1, CASE WHEN $3 = '' THEN clock_timestamp() END, $2, $3, fence FROM operator_leader WHERE fence = $4 FOR SHARE
+ON CONFLICT (name) DO UPDATE
+SET
+    last_success = coalesce(excluded.last_success, operator_loop.last_success),
+    last_duration_s = excluded.last_duration_s,
+    last_error = excluded.last_error,
+    fence = excluded.fence
+
+-- name: age_of_loop
+-- Seconds since it last succeeded.
+SELECT extract(epoch FROM clock_timestamp() - last_success)::double precision FROM operator_loop WHERE name = $1
+
+-- name: operator_is_known
+-- Whether the schema is new enough to ask.
+SELECT to_regclass('operator_loop') IS NOT NULL
+
+-- name: loops
+SELECT
+    name,
+    last_success,
+    extract(epoch FROM clock_timestamp() - last_success)::double precision AS age_s,
+    last_duration_s,
+    last_error,
+    fence
+FROM operator_loop
+ORDER BY name
+
+-- name: prune_tenant_changes
+-- By the index on `at`; so many at a time that no statement runs long.
+DELETE FROM tenant_change
+WHERE rev IN (
+    SELECT rev FROM tenant_change WHERE at < clock_timestamp() - $1 * interval '1 second' ORDER BY at LIMIT $2
+)

@@ -1,0 +1,313 @@
+-- The audit trail as both stores have it: what relays, proves and shows it. Chains are orgs; of no org, the sentinel's.
+-- A time that the data plane cannot hold reads as 0: the schema gives none, so its event does not fit its hash.
+
+-- name: relay_batch
+-- The oldest events that the data plane does not have, as ids go, each org's in the order of its chain. Of an event that
+-- is not in the trail any more, only its id.
+SELECT
+    waiting.event_id AS waiting_id,
+    (
+        CASE
+            WHEN event_time BETWEEN '1900-01-01Z' AND '2299-12-31Z' THEN extract(epoch FROM event_time) * 1000000
+            ELSE 0
+        END
+    )::bigint AS event_time_us,
+    audit_log.event_id,
+    event_type,
+    org_id,
+    actor_type,
+    actor_id,
+    target_type,
+    target_id,
+    details::text AS details,
+    seq,
+    encode(hash, 'hex') AS hash
+FROM (SELECT event_id FROM audit_outbox ORDER BY event_id LIMIT $1) AS waiting
+LEFT JOIN audit_log USING (event_id)
+ORDER BY org_id, seq
+
+-- name: relayed
+DELETE FROM audit_outbox WHERE event_id = ANY ($1::uuid[])
+
+-- name: links_of_chain
+-- A page of a chain behind ($2, $3), in its order: the unique index on chain and seq. `waiting`: not relayed yet.
+SELECT
+    (
+        CASE
+            WHEN event_time BETWEEN '1900-01-01Z' AND '2299-12-31Z' THEN extract(epoch FROM event_time) * 1000000
+            ELSE 0
+        END
+    )::bigint AS event_time_us,
+    event_id,
+    event_type,
+    org_id,
+    actor_type,
+    actor_id,
+    target_type,
+    target_id,
+    details::text AS details,
+    seq,
+    encode(hash, 'hex') AS hash,
+    EXISTS (SELECT FROM audit_outbox WHERE audit_outbox.event_id = audit_log.event_id) AS waiting,
+    event_time < clock_timestamp() - interval '60 seconds' AS settled
+FROM audit_log
+WHERE coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid) = $1 AND seq >= $2 AND (seq, event_id) > ($2, $3)
+ORDER BY seq, event_id
+LIMIT $4
+
+-- name: links_of_events
+-- By primary key.
+SELECT
+    (
+        CASE
+            WHEN event_time BETWEEN '1900-01-01Z' AND '2299-12-31Z' THEN extract(epoch FROM event_time) * 1000000
+            ELSE 0
+        END
+    )::bigint AS event_time_us,
+    event_id,
+    event_type,
+    org_id,
+    actor_type,
+    actor_id,
+    target_type,
+    target_id,
+    details::text AS details,
+    seq,
+    encode(hash, 'hex') AS hash
+FROM audit_log
+WHERE event_id = ANY ($1::uuid[])
+
+-- name: next_chain
+-- The first chain behind $1, of those with a head or an event: two index look-ups.
+SELECT chain
+FROM (
+    (SELECT org_id AS chain FROM audit_head WHERE org_id > $1 ORDER BY org_id LIMIT 1)
+    UNION ALL
+    (
+        SELECT coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+        FROM audit_log
+        WHERE coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid) > $1
+        ORDER BY coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+        LIMIT 1
+    )
+) AS chains
+ORDER BY chain
+LIMIT 1
+
+-- name: chain_head
+SELECT seq, encode(hash, 'hex') AS hash FROM audit_head WHERE org_id = $1
+
+-- name: one_snapshot
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY
+
+-- name: try_reconcile_audit
+SELECT pg_try_advisory_xact_lock($1)
+
+-- name: chained_since
+-- When the chain came to be: of what was made before, nobody promises an event.
+SELECT applied_at FROM schema_migration WHERE number = 26
+
+-- name: keys_without_event
+-- Keys behind $1 that were made or revoked since $2 and have no event that says so; a rotation names the key it makes
+-- among its details, and so may what makes an org with its first key. By primary key; events by their target.
+SELECT public_id, coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid) AS chain, missing, at
+FROM (
+    SELECT public_id, org_id, 'api_key.created' AS missing, created_at AS at
+    FROM api_key
+    WHERE created_at >= $2
+        AND NOT EXISTS (
+            SELECT FROM audit_log
+            WHERE target_id = public_id AND event_type IN ('api_key.created', 'api_key.rotated')
+        )
+        AND NOT EXISTS (
+            SELECT FROM audit_log
+            WHERE audit_log.org_id IS NOT DISTINCT FROM api_key.org_id
+                AND event_type IN ('api_key.rotated', 'org.created')
+                AND position('"' || public_id || '"' IN details::text) > 0
+        )
+    UNION ALL
+    SELECT public_id, org_id, 'api_key.revoked', revoked_at
+    FROM api_key
+    WHERE revoked_at >= $2
+        AND NOT EXISTS (
+            SELECT FROM audit_log WHERE target_id = public_id AND event_type = 'api_key.revoked'
+        )
+) AS found
+WHERE (public_id, missing) > ($1, $4)
+ORDER BY public_id, missing
+LIMIT $3
+
+-- name: orgs_without_event
+SELECT id, 'org.created' AS missing, created_at AS at
+FROM org
+WHERE id > $1 AND created_at >= $2
+    AND NOT EXISTS (SELECT FROM audit_log WHERE target_id = id::text AND event_type = 'org.created')
+ORDER BY id
+LIMIT $3
+
+-- name: engine_chains
+-- Orgs with events in the data plane, in the engine's own order of ids.
+SELECT DISTINCT org_id
+FROM audit_log
+WHERE org_id > {after:UUID} OR {first:Bool}
+ORDER BY org_id
+LIMIT {limit:UInt32}
+
+-- name: engine_links
+-- A page of an org's rows by time, read in the order of the primary key. What was inserted twice is one row.
+SELECT DISTINCT
+    event_id,
+    toUnixTimestamp64Micro(event_time) AS event_time_us,
+    event_type,
+    org_id,
+    actor_type,
+    actor_user_id AS actor_id,
+    target_type,
+    target_id,
+    details,
+    seq,
+    hash,
+    lower(hex(sipHash128(
+        event_id, event_time, event_type, org_id, actor_type, actor_user_id, target_type, target_id, details, seq, hash
+    ))) AS print
+FROM audit_log
+WHERE org_id = {org:UUID}
+    AND event_time >= fromUnixTimestamp64Micro({after_us:Int64}, 'UTC')
+    AND (event_time_us, print) > ({after_us:Int64}, {after_print:String})
+ORDER BY event_time, print
+LIMIT {limit:UInt32}
+
+-- name: engine_links_near
+-- What the data plane says of some places and events of a chain.
+SELECT DISTINCT
+    event_id,
+    toUnixTimestamp64Micro(event_time) AS event_time_us,
+    event_type,
+    org_id,
+    actor_type,
+    actor_user_id AS actor_id,
+    target_type,
+    target_id,
+    details,
+    seq,
+    hash
+FROM audit_log
+WHERE org_id = {org:UUID}
+    AND (
+        seq BETWEEN {from_seq:UInt64} AND {to_seq:UInt64}
+        OR seq IN {seqs:Array(UInt64)}
+        OR event_id IN {events:Array(UUID)}
+    )
+
+-- name: engine_events
+-- Which of these events are there, where they belong.
+SELECT DISTINCT event_id
+FROM audit_log
+WHERE org_id = {org:UUID}
+    AND event_time BETWEEN fromUnixTimestamp64Micro({from_us:Int64}, 'UTC')
+        AND fromUnixTimestamp64Micro({to_us:Int64}, 'UTC')
+    AND event_id IN {events:Array(UUID)}
+
+-- name: engine_links_anywhere
+-- What it says of these events under any org: reads the column of ids as a whole, for the few that are not in their own.
+SELECT DISTINCT
+    event_id,
+    toUnixTimestamp64Micro(event_time) AS event_time_us,
+    event_type,
+    org_id,
+    actor_type,
+    actor_user_id AS actor_id,
+    target_type,
+    target_id,
+    details,
+    seq,
+    hash
+FROM audit_log
+WHERE event_id IN {events:Array(UUID)}
+
+-- name: remove_from_engine
+-- Rows that are to go, by what they say.
+ALTER TABLE audit_log
+DELETE WHERE org_id = {org:UUID} AND event_id IN {events:Array(UUID)}
+    AND lower(hex(sipHash128(
+        event_id, event_time, event_type, org_id, actor_type, actor_user_id, target_type, target_id, details, seq, hash
+    ))) IN {prints:Array(String)}
+SETTINGS mutations_sync = 2
+
+-- name: repaired_gaps
+ALTER TABLE audit_reconciliation_gap
+UPDATE repaired_at = now64(6, 'UTC')
+WHERE detection_run_id = {run:UUID} AND event_id IN {events:Array(UUID)} AND repaired_at IS NULL
+SETTINGS mutations_sync = 2
+
+-- name: known_without_event
+-- What was found to have no event by an earlier run.
+SELECT DISTINCT target_id, event_type
+FROM audit_reconciliation_gap
+WHERE kind = 'no_event' AND target_id IN {targets:Array(String)}
+
+-- name: trail_of_control_plane
+-- A page of an org's events, newest first, by the index on org and time. Null is no filter.
+SELECT
+    event_id,
+    (extract(epoch FROM event_time) * 1000000)::bigint AS event_time_us,
+    event_type,
+    actor_type,
+    actor_id,
+    target_type,
+    target_id,
+    details::text AS details
+FROM audit_log
+WHERE org_id = $1
+    AND ($2::text IS NULL OR actor_id = $2)
+    AND ($3::text IS NULL OR target_id = $3)
+    AND ($4::text IS NULL OR event_type = $4)
+    AND ($5::timestamptz IS NULL OR event_time >= $5)
+    AND ($6::timestamptz IS NULL OR event_time < $6)
+    AND ($7::timestamptz IS NULL OR (event_time, event_id) < ($7, $8::uuid))
+ORDER BY event_time DESC, event_id DESC
+LIMIT $9
+
+-- name: read_trail
+-- The same of the data plane. Ids are compared as text: the engine orders its UUIDs by their second half.
+SELECT
+    event_id,
+    toUnixTimestamp64Micro(event_time) AS event_time_us,
+    event_type,
+    actor_type,
+    actor_user_id AS actor_id,
+    target_type,
+    target_id,
+    details
+FROM audit_log
+WHERE org_id = {org:UUID}
+    AND ({actor:String} = '' OR actor_user_id = {actor:String})
+    AND ({target:String} = '' OR target_id = {target:String})
+    AND ({type:String} = '' OR event_type = {type:String})
+    AND event_time >= fromUnixTimestamp64Micro({from_us:Int64}, 'UTC')
+    AND event_time < fromUnixTimestamp64Micro({to_us:Int64}, 'UTC')
+    AND event_time <= fromUnixTimestamp64Micro({before_us:Int64}, 'UTC')
+    AND (event_time_us, toString(event_id)) < ({before_us:Int64}, {before_id:String})
+ORDER BY event_time DESC, toString(event_id) DESC
+LIMIT 1 BY event_time, event_id
+LIMIT {limit:UInt32}
+
+-- name: read_trail_gaps
+-- What reconciliations found of an org, newest first, by the primary key.
+SELECT
+    detection_run_id,
+    toUnixTimestamp64Micro(detected_at) AS detected_us,
+    event_id,
+    toUnixTimestamp64Micro(event_time) AS event_time_us,
+    event_type,
+    target_type,
+    target_id,
+    kind,
+    found,
+    if(isNull(repaired_at), 0, toUnixTimestamp64Micro(assumeNotNull(repaired_at))) AS repaired_us
+FROM audit_reconciliation_gap
+WHERE org_id = {org:UUID}
+    AND detected_at <= fromUnixTimestamp64Micro({before_us:Int64}, 'UTC')
+    AND (detected_us, concat(toString(event_id), target_id, kind)) < ({before_us:Int64}, {before_id:String})
+ORDER BY detected_at DESC, concat(toString(event_id), target_id, kind) DESC
+LIMIT {limit:UInt32}

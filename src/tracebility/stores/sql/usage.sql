@@ -1,0 +1,60 @@
+-- What orgs have used in a period. What is stamped before the watermark is in the amount; a slot is five seconds.
+
+-- name: usage_of_period
+SELECT
+    meter,
+    used_amount,
+    CASE WHEN isfinite(watermark) THEN (extract(epoch FROM watermark) / 5)::bigint - 1 ELSE 0 END AS watermark
+FROM quota_period
+WHERE org_id = $1 AND period = $2
+
+-- name: limits_of_orgs
+-- What the plans of these orgs allow of each meter; orgs that are not there have no row.
+SELECT org.id AS org_id, plan_meter_limit.meter, plan_meter_limit.hard_limit, plan_meter_limit.soft_limit
+FROM org
+LEFT JOIN plan_meter_limit ON plan_meter_limit.plan = org.plan
+WHERE org.id = ANY ($1::uuid[])
+
+-- name: settle_usage
+-- Only forward: whoever comes late, or again, changes nothing.
+INSERT INTO quota_period (org_id, period, meter, used_amount, watermark)
+VALUES ($1, $2, $3, $4, to_timestamp(($5::bigint + 1) * 5))
+ON CONFLICT (org_id, period, meter) DO UPDATE
+SET used_amount = excluded.used_amount, watermark = excluded.watermark, updated_at = clock_timestamp()
+WHERE quota_period.watermark < excluded.watermark
+
+-- name: tell_soft_limit
+-- A row when nobody has been told yet.
+UPDATE quota_period
+SET soft_told_at = clock_timestamp()
+WHERE org_id = $1 AND period = $2 AND meter = $3 AND soft_told_at IS NULL
+RETURNING org_id
+
+-- name: settled_hour
+-- Hours since 1970 before this one are settled.
+SELECT floor(extract(epoch FROM watermark) / 3600)::bigint FROM quota_watermark
+
+-- name: settle_everyone
+INSERT INTO quota_watermark (watermark)
+VALUES (to_timestamp(($1::bigint + 1) * 5))
+ON CONFLICT (one) DO UPDATE SET watermark = greatest(quota_watermark.watermark, excluded.watermark)
+
+-- name: usage_by_hour
+SELECT intDiv(toUnixTimestamp(accepted_at), 3600) AS hour, meter, sum(qty) AS quantity
+FROM billing_meter FINAL
+WHERE org_id = {org:UUID}
+    AND accepted_at >= toDateTime({first:UInt64} * 3600, 'UTC')
+    AND accepted_at < toDateTime({end:UInt64} * 3600, 'UTC')
+GROUP BY hour, meter
+ORDER BY hour, meter
+SETTINGS do_not_merge_across_partitions_select_final = 0;
+
+-- name: metered_usage
+-- What is billed to these orgs in a period, of all that was accepted up to a watermark. By identity: FINAL, and of what
+-- was sent twice the copy that was accepted first.
+SELECT org_id, meter, sum(qty) AS used
+FROM billing_meter FINAL
+WHERE org_id IN {orgs:Array(UUID)} AND period = {period:String}
+    AND accepted_at < fromUnixTimestamp64Micro({end_us:Int64}, 'UTC')
+GROUP BY org_id, meter
+SETTINGS do_not_merge_across_partitions_select_final = 0;

@@ -1,0 +1,11 @@
+-- Write envelopes that were just added to a stream into the books; one that is in them stays as it is. O(envelopes).
+--
+-- KEYS  of each envelope: accepted, in flight
+-- ARGV  of each envelope: id, hour, items
+for at = 1, #ARGV, 3 do
+    local accepted, in_flight = KEYS[(at - 1) / 3 * 2 + 1], KEYS[(at - 1) / 3 * 2 + 2]
+    if redis.call('HSETNX', in_flight, ARGV[at], ARGV[at + 1] .. '|' .. ARGV[at + 2]) == 1 then
+        redis.call('HINCRBY', accepted, ARGV[at + 1], ARGV[at + 2])
+    end
+end
+return 1

@@ -1,0 +1,36 @@
+"""Who is over the quota, for what was let in without asking: the flag of an org and period, asked for once a second."""
+
+import time
+from uuid import UUID
+
+from tracebility.errors import StoreUnavailable
+from tracebility.ids import OrgId
+from tracebility.tenant.redis_keys import over_flag
+from tracebility.tenant.scripts import HotStore
+
+KNOWN_FOR_S = 1.0
+# Answers that are remembered; all are forgotten when there are more.
+MOST_KNOWN = 10_000
+
+
+class OverQuota:
+    """The safety net behind the edge's own reservation. A flag that cannot be read stands for nobody."""
+
+    def __init__(self, hot: HotStore) -> None:
+        self._hot = hot
+        self._known: dict[tuple[UUID, str], tuple[float, bool]] = {}
+
+    async def is_over(self, org_id: UUID, period: str) -> bool:
+        """Whether envelopes of this org and period that nobody reserved are to be dropped."""
+        at = (org_id, period)
+        asked_at, is_over = self._known.get(at, (-KNOWN_FOR_S, False))
+        if time.monotonic() - asked_at < KNOWN_FOR_S:
+            return is_over
+        try:
+            is_over = bool(await self._hot.command("EXISTS", over_flag(OrgId(org_id), period)))
+        except StoreUnavailable:
+            return False
+        if len(self._known) > MOST_KNOWN:
+            self._known.clear()
+        self._known[at] = (time.monotonic(), is_over)
+        return is_over

@@ -1,0 +1,124 @@
+"""The books, the usage by hour and the trail of an org, as an admin and an operator read them."""
+
+import csv
+import io
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from tracebility.stores.clickhouse import Engine
+from tracebility.tenant.books import book_of
+from tracebility.tenant.shards import shard_of, stream_of
+from tracebility.wire.envelope import Header
+from tracebility.worker.columns import MAX_VERSION
+
+HOUR = timedelta(hours=1)
+
+
+async def meter(engine: Engine, org_id: UUID, event_id: UUID, at: datetime, size: int = 100) -> None:
+    for name, quantity in (("spans", 1), ("bytes", size)):
+        at_us = int(at.timestamp() * 1e6)
+        await engine.execute(
+            "INSERT INTO billing_meter (org_id, workspace_id, project_id, period, meter, event_id, qty, accepted_at, "
+            "version) SELECT {org:UUID}, {org:UUID}, {org:UUID}, '2026-03', {meter:String}, {event:UUID}, "
+            "{qty:UInt64}, fromUnixTimestamp64Micro({at:Int64}), {version:UInt64}",
+            {"org": str(org_id), "meter": name, "event": str(event_id), "qty": quantity, "at": at_us,
+             "version": MAX_VERSION - at_us},
+        )  # fmt: skip
+
+
+@pytest.fixture
+def first_hour() -> datetime:
+    return datetime(2026, 3, 1, 10, tzinfo=UTC)
+
+
+async def test_usage_is_by_the_hour_in_which_it_came_first(
+    api: Any, engine: Engine, two_orgs: Any, first_hour: datetime
+) -> None:
+    org, other = two_orgs
+    twice = uuid4()
+    for event, at in ((twice, first_hour), (uuid4(), first_hour + HOUR), (twice, first_hour + HOUR)):
+        await meter(engine, org.org_id, event, at)
+    await meter(engine, other.org_id, uuid4(), first_hour, 7)
+    address = f"/v1/admin/orgs/{org.org_id}/usage?from=2026-03-01T10:00:00Z&to=2026-03-01T12:00:00Z"
+    items = (await api.get(address, headers=org.headers())).json()["items"]
+    assert [(item["hour"], item["meter"], item["quantity"]) for item in items] == [
+        ("2026-03-01T10:00:00Z", "bytes", 100),
+        ("2026-03-01T10:00:00Z", "spans", 1),
+        ("2026-03-01T11:00:00Z", "bytes", 100),
+        ("2026-03-01T11:00:00Z", "spans", 1),
+    ]
+    answer = await api.get(f"{address}&format=csv", headers=org.headers())
+    assert answer.headers["content-type"].startswith("text/csv")
+    lines = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [(line["id"], line["quantity"]) for line in lines] == [(item["id"], str(item["quantity"])) for item in items]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        "from=x&to=2026-03-01T12:00:00Z",
+        "from=2026-03-02T00:00:00Z&to=2026-03-01T00:00:00Z",
+        "to=2026-03-01T12:00:00Z",
+        "from=1999-01-01T00:00:00Z&to=2026-03-01T00:00:00Z",
+    ],
+)
+async def test_times_that_make_no_sense_are_named(api: Any, two_orgs: Any, times: str) -> None:
+    answer = await api.get(f"/v1/admin/orgs/{two_orgs[0].org_id}/usage?{times}", headers=two_orgs[0].headers())
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith(("from", "to", "The query parameter 'from'", "the query parameter"))
+
+
+async def test_what_is_in_flight_is_in_the_books_of_its_org_alone(api: Any, queue: Any, two_orgs: Any) -> None:
+    org, other = two_orgs
+    header = Header(
+        id=uuid4(), org_id=org.org_id, workspace_id=org.workspace_id, project_id=org.project_id, key_id="k",
+        accepted_at_us=1_795_000_000_000_000, period="2026-11", source="native", content_type="json",
+        content_encoding="identity", items=4, bytes=2,
+    )  # fmt: skip
+    stream = stream_of(shard_of(org.org_id))
+    await queue.append_groups([], [book_of(stream, header)])
+    books = (await api.get(f"/v1/admin/orgs/{org.org_id}/ledger", headers=org.headers())).json()
+    assert books == {
+        "accepted": 4, "stored": 0, "dropped": [], "dead": 0, "in_flight": 4, "distinct": 0, "balanced": True
+    }  # fmt: skip
+    books = (await api.get(f"/v1/admin/orgs/{other.org_id}/ledger", headers=other.headers())).json()
+    assert (books["accepted"], books["in_flight"]) == (0, 0)
+
+
+async def test_the_trail_is_read_page_by_page_and_by_what_is_asked_for(
+    api: Any, two_orgs: Any, operator_key: str
+) -> None:
+    org, _ = two_orgs
+    address = f"/v1/admin/orgs/{org.org_id}/audit"
+    made = []
+    for name in ("one", "two", "three"):
+        body = {"name": name, "scopes": ["read"]}
+        answer = await api.post(f"/v1/projects/{org.project_id}/keys", json=body, headers=org.headers())
+        made.append(answer.json()["public_id"])
+    everything = (await api.get(address, headers=org.headers())).json()["items"]
+    assert [item["target_id"] for item in everything] == made[::-1]
+    paged, cursor = [], ""
+    while cursor is not None:
+        page = (await api.get(f"{address}?limit=1{cursor and f'&cursor={cursor}'}", headers=org.headers())).json()
+        paged += page["items"]
+        cursor = page["next_cursor"]
+    assert paged == everything
+    for filters, found in (
+        (f"target={made[1]}", [made[1]]),
+        (f"actor={org.context.key_id}", made[::-1]),
+        ("actor=nobody", []),
+        ("type=api_key.created", made[::-1]),
+        ("type=api_key.revoked", []),
+        (f"from={everything[1]['event_time']}", made[:0:-1]),
+        (f"to={everything[1]['event_time']}", made[:1]),
+    ):
+        items = (await api.get(f"{address}?{filters}", headers=org.headers())).json()["items"]
+        assert [item["target_id"] for item in items] == found, filters
+    operators = {"authorization": f"Bearer {operator_key}"}
+    assert (await api.get(address, headers=operators)).json()["items"] == everything
+    assert (await api.get(f"{address}/gaps", headers=org.headers())).json() == {"items": [], "next_cursor": None}
+    assert (await api.get(f"{address}?from=yesterday", headers=org.headers())).status_code == 422
+    assert (await api.get(f"{address}?cursor=zzz", headers=org.headers())).status_code == 400

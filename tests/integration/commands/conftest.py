@@ -1,0 +1,42 @@
+"""Commands on the shared stores, run in this process."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tracebility.cli import app
+from tracebility.errors import TracebilityError
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Runs commands on the installation in ``data_dir``."""
+
+    data_dir: Path
+
+    def run(self, *arguments: str, text: str | None = None) -> Any:
+        """What came of it. ``text`` is its standard input."""
+        return CliRunner().invoke(app, [*arguments, "--data-dir", str(self.data_dir)], input=text)
+
+    def answer(self, *arguments: str, text: str | None = None) -> Any:
+        """The document that it prints for programs."""
+        result = self.run(*arguments, "--json", text=text)
+        assert result.exit_code == 0, (result.output, result.exception)
+        return json.loads(result.stdout)
+
+    def refusal(self, *arguments: str, text: str | None = None) -> str:
+        """What it says instead of doing anything."""
+        result = self.run(*arguments, text=text)
+        assert result.exit_code != 0
+        assert isinstance(result.exception, TracebilityError | SystemExit), result.exception
+        return str(result.exception) + result.output
+
+
+@pytest.fixture
+def commands(stores: Any) -> Commands:
+    """Commands on the shared stores."""
+    return Commands(stores.data_dir)

@@ -1,0 +1,215 @@
+"""The reconciler over the real stores: exact, forward only, and silent while it does not know."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from harness.proxy import Proxy, Road
+
+from tracebility.errors import StoreUnavailable
+from tracebility.ids import OrgId
+from tracebility.operator.quota import QuotaReconciler
+from tracebility.stores import clickhouse, hot, postgres, redis
+from tracebility.stores.clickhouse import Engine
+from tracebility.tenant.quota import BYTES, METERED, SLOT_US, SPANS, metered_member, usage_key
+from tracebility.worker.columns import MAX_VERSION
+
+PERIOD = "2026-11"
+A_DAY_US = 86_400 * 10**6
+
+
+@dataclass
+class Clock:
+    """A clock of the test's own, a day behind: what it stamps is of the past for everyone."""
+
+    now_us: int = field(default_factory=lambda: time.time_ns() // 1000 - A_DAY_US)
+
+    def __call__(self) -> int:
+        return self.now_us
+
+
+@dataclass
+class Books:
+    """An org, and the stores that know of it."""
+
+    org_id: OrgId
+    control: postgres.Postgres
+    engine: Engine
+    store: hot.Hot
+    clock: Clock
+
+    async def meter(self, *spans: tuple[UUID, int]) -> None:
+        """Store meter rows of spans, accepted so many microseconds ago, and say so."""
+        for event_id, ago_us in spans:
+            accepted = self.clock.now_us - ago_us
+            for meter, quantity in ((SPANS, 1), (BYTES, 100)):
+                await self.engine.execute(
+                    "INSERT INTO billing_meter (org_id, workspace_id, project_id, period, meter, event_id, qty, "
+                    "accepted_at, version) SELECT {org:UUID}, {org:UUID}, {org:UUID}, {period:String}, {meter:String}, "
+                    "{event:UUID}, {qty:UInt64}, fromUnixTimestamp64Micro({at:Int64}), {version:UInt64}",
+                    {
+                        "org": str(self.org_id), "period": PERIOD, "meter": meter, "event": str(event_id),
+                        "qty": quantity, "at": accepted, "version": MAX_VERSION - accepted,
+                    },
+                )  # fmt: skip
+        await self.say()
+
+    async def say(self) -> None:
+        await self.store.command("ZADD", METERED, self.clock.now_us // 1000, metered_member(self.org_id, PERIOD))
+
+    async def settled(self) -> dict[str, int]:
+        rows = await self.control.fetch("usage_of_period", self.org_id, PERIOD)
+        return {row["meter"]: row["used_amount"] for row in rows}
+
+    async def counted(self) -> int:
+        return int(await self.store.command("HGET", usage_key(self.org_id, PERIOD), SPANS) or 0)
+
+    async def flag(self) -> bytes | None:
+        said: bytes | None = await self.store.command("GET", f"quota:over:{self.org_id}:{PERIOD}")
+        return said
+
+    async def limit(self, hard: int, soft: int) -> None:
+        name = f"p{uuid4().hex[:12]}"
+        await self.control.execute("INSERT INTO plan (name) VALUES ($1)", name)
+        await self.control.execute("INSERT INTO plan_meter_limit VALUES ($1, 'spans', $2, $3)", name, hard, soft)
+        await self.control.execute("UPDATE org SET plan = $2 WHERE id = $1", self.org_id, name)
+
+
+@pytest.fixture
+async def store(empty_redis_url: str) -> AsyncIterator[hot.Hot]:
+    opened = await hot.connect(empty_redis_url)
+    await opened.command("DEL", METERED)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def streams(empty_redis_url: str) -> AsyncIterator[redis.Queue]:
+    opened = await redis.connect(empty_redis_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def books(control: postgres.Postgres, engine: Engine, store: hot.Hot) -> Books:
+    org_id = OrgId(uuid4())
+    await control.execute("insert_org", org_id, "org", "internal")
+    return Books(org_id, control, engine, store, Clock())
+
+
+@pytest.fixture
+def reconciler(books: Books, streams: redis.Queue) -> QuotaReconciler:
+    return QuotaReconciler(books.control, books.engine, streams, books.store, books.clock)
+
+
+async def test_what_was_metered_twice_is_used_once(books: Books, reconciler: QuotaReconciler) -> None:
+    again = uuid4()
+    await books.meter((again, 600_000_000), (uuid4(), 500_000_000), (again, 60_000_000))
+    tick = await reconciler.tick()
+    assert (tick.orgs, tick.advanced, tick.corrected) == (1, 1, 1)
+    assert await books.settled() == {SPANS: 2, BYTES: 200}
+    assert await books.counted() == 2
+
+
+async def test_what_is_after_the_watermark_is_settled_when_the_watermark_has_passed_it(
+    books: Books, reconciler: QuotaReconciler
+) -> None:
+    await books.meter((uuid4(), 600_000_000), (uuid4(), 0))
+    await reconciler.tick()
+    assert await books.settled() == {SPANS: 1, BYTES: 100}
+    books.clock.now_us += 4 * SLOT_US
+    await reconciler.tick()
+    assert await books.settled() == {SPANS: 2, BYTES: 200}
+    books.clock.now_us += 4 * SLOT_US
+    assert (await reconciler.tick()).orgs == 0, "nothing has changed, so nobody is summed"
+
+
+async def test_what_is_under_way_holds_the_watermark(
+    books: Books, reconciler: QuotaReconciler, streams: redis.Queue
+) -> None:
+    before = await reconciler.watermark()
+    oldest_ms = books.clock.now_us // 1000 - 300_000
+    stream = "tracebility:ingest:v1:3"
+    await books.store.command("XADD", stream, f"{oldest_ms}-0", "h", "", "b", "")
+    assert await reconciler.watermark() <= (oldest_ms * 1000) // SLOT_US < before
+    await books.store.command("DEL", stream)
+    assert await reconciler.watermark() == before
+
+
+async def test_what_comes_late_is_summed_when_it_comes(books: Books, reconciler: QuotaReconciler) -> None:
+    await books.meter((uuid4(), 600_000_000))
+    await reconciler.tick()
+    books.clock.now_us += 12 * SLOT_US
+    await books.meter((uuid4(), 3_000_000_000))
+    await reconciler.tick()
+    assert (await books.settled())[SPANS] == 2
+
+
+async def test_a_reconciler_that_was_stopped_for_long_changes_nothing(
+    books: Books, reconciler: QuotaReconciler
+) -> None:
+    await books.meter((uuid4(), 600_000_000))
+    stale = await reconciler._sums([books.org_id], PERIOD, await reconciler.watermark())
+    await books.meter((uuid4(), 500_000_000))
+    books.clock.now_us += SLOT_US
+    await reconciler.tick()
+    [(org_id, usage)] = stale.items()
+    assert usage.used[SPANS] == 1
+    assert not await reconciler._settle(org_id, PERIOD, usage)
+    assert not await reconciler._meter.settle(org_id, PERIOD, usage)
+    assert (await books.settled())[SPANS] == await books.counted() == 2
+
+
+@pytest.mark.parametrize("weather", [Road.CLOSED, Road.HALF_OPEN])
+async def test_with_the_data_plane_away_nothing_is_written(
+    books: Books, streams: redis.Queue, stores: Any, weather: Road
+) -> None:
+    await books.meter((uuid4(), 600_000_000))
+    async with Proxy.before(stores.clickhouse_url) as road:
+        engine = await clickhouse.connect(road.through(stores.clickhouse_url), operation_timeout_s=1.0)
+        reconciler = QuotaReconciler(books.control, engine, streams, books.store, books.clock)
+        await reconciler.tick()
+        books.clock.now_us += 12 * SLOT_US
+        await books.meter((uuid4(), 1_000_000))
+        road.road = weather
+        road.reset()
+        with pytest.raises(StoreUnavailable):
+            await reconciler.tick()
+        assert (await books.settled())[SPANS] == await books.counted() == 1
+        road.road = Road.CLEAR
+        road.reset()
+        books.clock.now_us += 12 * SLOT_US
+        await reconciler.tick()
+        assert (await books.settled())[SPANS] == await books.counted() == 2
+        await engine.close()
+
+
+async def test_the_flag_stands_while_the_org_is_over_its_limit(books: Books, reconciler: QuotaReconciler) -> None:
+    await books.limit(2, 1)
+    await books.meter((uuid4(), 600_000_000), (uuid4(), 500_000_000))
+    await reconciler.tick()
+    assert await books.flag() == SPANS.encode()
+    await books.limit(3, 1)
+    books.clock.now_us += 12 * SLOT_US
+    await books.say()
+    await reconciler.tick()
+    assert await books.flag() is None
+
+
+async def test_a_soft_limit_is_told_once_a_period(books: Books, reconciler: QuotaReconciler) -> None:
+    await books.limit(100, 2)
+    told: Callable[[], Any] = lambda: books.control.fetch(  # noqa: E731
+        "SELECT details FROM audit_log WHERE org_id = $1 AND event_type = 'quota.soft_limit_reached'", books.org_id
+    )
+    await books.meter((uuid4(), 600_000_000))
+    await reconciler.tick()
+    assert await told() == []
+    for _ in range(2):
+        await books.meter((uuid4(), 500_000_000))
+        books.clock.now_us += 12 * SLOT_US
+        await reconciler.tick()
+    [event] = await told()
+    assert event["details"] == {"period": PERIOD, "used": 2, "soft_limit": 2}

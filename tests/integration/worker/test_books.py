@@ -1,0 +1,119 @@
+"""The books of an org: accepted = stored + dropped + dead + in flight, each envelope once, whatever comes twice."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from tracebility.ids import OrgId
+from tracebility.stores import redis, scoped
+from tracebility.stores.ledger import STREAMS, Ledger, ledger
+from tracebility.stores.redis import AGAIN
+from tracebility.tenant.books import book_of
+
+
+@pytest.fixture
+async def books(stores: Any, queue: redis.Queue, tenant: Any) -> AsyncIterator[Callable[[], Any]]:
+    """The ledger of the test's org, as those who answer requests read it."""
+    engine = await scoped.connect(stores.clickhouse_reader_url)
+
+    async def read() -> Ledger:
+        org_id = OrgId(tenant.org_id)
+        return await ledger(queue, engine.within_org(scoped.sealed_org_scope(org_id)), org_id)
+
+    yield read
+    await engine.close()
+
+
+@pytest.fixture
+def an_envelope(spans: Any) -> Callable[[Any], Any]:
+    """Makes an envelope of the same three spans."""
+    return lambda tenant: tenant.envelope(tenant.body([spans(number) for number in range(3)]), items=3)
+
+
+def said(found: Ledger) -> tuple[int, int, int, int, int]:
+    assert found.balanced
+    return found.accepted, found.stored, found.dead, found.in_flight, found.distinct
+
+
+async def enter(queue: redis.Queue, tenant: Any, envelope: Any, **more: bytes) -> None:
+    """Put an envelope into the queue as an edge does."""
+    fields = {**envelope.fields(), **more}
+    await queue.append_groups([[(tenant.stream, fields)]], [book_of(tenant.stream, envelope.header)])
+
+
+async def test_an_envelope_is_in_flight_and_then_stored(
+    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
+) -> None:
+    envelope = an_envelope(tenant)
+    await enter(queue, tenant, envelope)
+    assert said(await books()) == (3, 0, 0, 3, 0)
+    async with worker() as running:
+        await running.drained(tenant)
+    assert said(await books()) == (3, 3, 0, 0, 3)
+
+
+async def test_items_that_came_in_two_envelopes_count_in_both_and_are_distinct_once(
+    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
+) -> None:
+    for _ in range(2):
+        await enter(queue, tenant, an_envelope(tenant))
+    async with worker() as running:
+        await running.drained(tenant)
+    assert said(await books()) == (6, 6, 0, 0, 3)
+
+
+@pytest.mark.parametrize("first_has_left", [True, False])
+async def test_an_envelope_that_comes_once_more_counts_once(
+    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any, first_has_left: bool
+) -> None:
+    """The answer to the first try was lost, so the disk buffer had it too."""
+    envelope = an_envelope(tenant)
+    await enter(queue, tenant, envelope)
+    if not first_has_left:
+        await enter(queue, tenant, envelope, **{AGAIN: b"1"})
+    async with worker() as running:
+        await running.drained(tenant)
+        if first_has_left:
+            await enter(queue, tenant, envelope, **{AGAIN: b"1"})
+            await running.drained(tenant)
+    assert said(await books()) == (3, 3, 0, 0, 3)
+
+
+async def test_an_envelope_whose_edge_died_before_it_was_entered_is_accepted_all_the_same(
+    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
+) -> None:
+    await queue.append([(tenant.stream, an_envelope(tenant).fields())])
+    async with worker() as running:
+        await running.drained(tenant)
+    assert said(await books()) == (3, 3, 0, 0, 3)
+
+
+async def test_a_dead_letter_is_dead_until_it_is_replayed_and_stored(
+    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
+) -> None:
+    good = an_envelope(tenant)
+    bad = type(good)(good.header, b"\xff" + good.body)
+    await enter(queue, tenant, bad)
+    async with worker() as running:
+        await running.drained(tenant)
+        assert said(await books()) == (3, 0, 3, 0, 0)
+        [letter] = [one for one in await tenant.dead() if one.fields[b"stream"] == tenant.stream.encode()]
+        letter.fields[b"b"] = good.body  # as after an upgrade that can read it
+        await queue.replay(letter)
+        await running.drained(tenant)
+    assert said(await books()) == (3, 3, 0, 0, 3)
+
+
+async def test_an_entry_that_the_stream_lost_is_missed(
+    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
+) -> None:
+    envelope = an_envelope(tenant)
+    await enter(queue, tenant, envelope)
+    [entry] = await queue.range(tenant.stream)
+    await queue.delete(tenant.stream, [entry.id])
+    async with worker() as running:
+        await running.drained(tenant)
+    found = await books()
+    assert (found.accepted, found.stored, found.in_flight) == (3, 0, 3)
+    assert set(await queue.in_flight(STREAMS, tenant.org_id)) == {envelope.header.id}
