@@ -55,6 +55,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Field(description="ingest-api: unix socket of the api target, for every route that is not an ingest route")
     ] = ""
     web: Annotated[bool, Field(description="api: serve the pages for browsers beside the API")] = True
+    alert_webhook_url: Annotated[
+        str, Field(description="operator: where alerts are posted; without it, only logged")
+    ] = ""
+    alert_webhook_secret: Annotated[str, Field(description="operator: what posted alerts are signed with")] = ""
     ingest_dual_read_legacy: Annotated[
         bool, Field(description="ingest-worker: also drain the stream from before the shards")
     ] = True

@@ -2,12 +2,12 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from uuid import uuid4
 
 from tracebility.errors import StoreUnavailable
 from tracebility.tenant.admission import Admission
-from tracebility.tenant.quota import EDGES, METERED
+from tracebility.tenant.quota import EDGES, METERED, SPOOLS
 from tracebility.tenant.scripts import HotStore
 
 BEAT_S = 2.0
@@ -18,9 +18,10 @@ SILENT_MS = 10_000
 class Beat:
     """The beat of one process, and how many there are by the last one that was heard."""
 
-    def __init__(self, hot: HotStore) -> None:
+    def __init__(self, hot: HotStore, name: str, spooled: Callable[[], int]) -> None:
         self._hot = hot
-        self._name = uuid4().hex
+        self._name = name  # the same after a restart, as the disk buffer is
+        self._spooled = spooled
         self.processes = 1
 
     async def run(self, admission: Admission) -> None:
@@ -42,5 +43,6 @@ class Beat:
             await self._hot.command("ZADD", METERED, *(part for member in touched for part in (now_ms, member)))
             admission.touched.difference_update(touched)
         await self._hot.command("ZADD", EDGES, now_ms, self._name)
+        await self._hot.command("HSET", SPOOLS, self._name, self._spooled())
         await self._hot.command("ZREMRANGEBYSCORE", EDGES, "-inf", now_ms - SILENT_MS)
         self.processes = int(await self._hot.command("ZCARD", EDGES))

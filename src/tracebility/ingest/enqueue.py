@@ -49,6 +49,13 @@ class Streams(Protocol):
             StoreUnavailable: when it is unknown what was appended.
         """
 
+    async def withdraw(self, books: Sequence[Book]) -> None:
+        """Take back what was entered for envelopes that were refused.
+
+        Raises:
+            StoreUnavailable: when it is unknown whether it was.
+        """
+
 
 class Spill(Protocol):
     """Where envelopes go when the queue does not take them."""
@@ -176,6 +183,11 @@ class Enqueuer:
                 books = [book for one in sending for book in one.books]
                 async with asyncio.timeout(DEADLINE_S + size * SECONDS_PER_BYTE):
                     kept = self._verdicts(await self._streams.append_groups([one.group for one in sending], books))
+                    refused = [
+                        book for one, is_kept in zip(sending, kept, strict=True) if not is_kept for book in one.books
+                    ]
+                    if refused:
+                        await self._streams.withdraw(refused)
         except (StoreUnavailable, TimeoutError) as error:
             # They may be in the queue. They go to disk too, and the identity of rows makes a double harmless.
             self._gate.shut(str(error) or "no answer in time")

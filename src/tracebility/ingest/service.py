@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
         stack.push_async_callback(queue.close)
         control_role = await hot.connect(redis_url)
         stack.push_async_callback(control_role.close)
-        beat = Beat(control_role)
+        beat = Beat(control_role, f"{socket.gethostname()}:{settings.spool_dir.absolute()}", lambda: spool.held_bytes)
         admission = Admission(control_role, PostgresUsage(control), lambda: beat.processes)
         stack.push_async_callback(_cancelled, asyncio.create_task(beat.run(admission)))
         gate = Gate(metrics)

@@ -20,6 +20,11 @@ class OperatorMetrics:
         self.failures = metrics.counter(
             "tracebility_operator_loop_failures", "Ticks of each loop that failed; they are tried again.", ("loop",)
         )
+        self.alerts = metrics.gauge("tracebility_alert", "1 while an alert of this kind stands.", ("kind",))
+        self.missing = metrics.gauge(
+            "tracebility_books_missing_envelopes",
+            "Envelopes that are in flight by the books and in no stream any more. Anything but 0 is data loss.",
+        )
         self.relayed = metrics.counter("tracebility_audit_relayed_events", "Audit events written to the data plane.")
         self.gaps = metrics.counter(
             "tracebility_audit_gaps",

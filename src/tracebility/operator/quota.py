@@ -153,6 +153,8 @@ class QuotaReconciler:
                 log.warning("soft limit reached", org_id=str(org_id), meter=meter, **details)
                 event = Event(EventType.QUOTA_SOFT_LIMIT_REACHED, org_id, SYSTEM, "meter", meter, details)
                 await self._audit.record(transaction, event)
+                body = {"meter": meter, **details}
+                await transaction.execute("insert_notification", event.id, event.type, org_id, body)
         if moved:
             await self._keep_flag(org_id, period, usage)
         return moved

@@ -5,13 +5,13 @@ import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from tracebility.config import Settings
 from tracebility.errors import StoreUnavailable
-from tracebility.operator import loops, prune, quota, reconcile, relay
+from tracebility.operator import alerts, loops, notify, prune, quota, reconcile, relay
 from tracebility.operator.loops import Loop
 from tracebility.operator.metrics import OperatorMetrics
 from tracebility.operator.prune import prune_tenant_changes
@@ -38,15 +38,21 @@ class OperatorServices:
     hot: hot.Hot
     metrics: OperatorMetrics
     pg_dsn: str
+    webhook_url: str = ""
+    webhook_secret: str = field(default="", repr=False)
 
     def loops(self) -> Sequence[Loop]:
         """All there are."""
         quotas = QuotaReconciler(self.control, self.engine, self.queue, self.hot)
+        looking = alerts.Alerts(self.control, self.engine, self.queue, self.hot, self.metrics)
+        notifier = notify.Notifier(self.control, self.webhook_url, self.webhook_secret)
         relayed = AuditRelay(self.control, self.engine, self.metrics)
         return (
             Loop("quota-reconcile", quota.PERIOD_S, lambda fence: quotas.tick()),
             Loop("audit-relay", relay.PERIOD_S, lambda fence: relayed.tick()),
             Loop(AUDIT_RECONCILE, reconcile.PERIOD_S, lambda fence: self._reconcile_audit()),
+            Loop("alerts", alerts.PERIOD_S, lambda fence: looking.tick()),
+            Loop("notify", notify.PERIOD_S, lambda fence: notifier.tick()),
             Loop("prune", prune.PERIOD_S, lambda fence: prune_tenant_changes(self.control)),
         )
 
@@ -117,7 +123,10 @@ async def open_services(settings: Settings) -> AsyncIterator[OperatorServices]:
         stack.push_async_callback(control_role.close)
         engine = await clickhouse.connect(settings.dsn("TRACEBILITY_CLICKHOUSE_URL"))
         stack.push_async_callback(engine.close)
-        yield OperatorServices(control, engine, queue, control_role, OperatorMetrics(Metrics()), pg_dsn)
+        yield OperatorServices(
+            control, engine, queue, control_role, OperatorMetrics(Metrics()), pg_dsn,
+            settings.alert_webhook_url, settings.alert_webhook_secret,
+        )  # fmt: skip
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:

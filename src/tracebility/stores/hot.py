@@ -101,17 +101,20 @@ class Hot:
         try:
             while self._waiting:
                 waiting, self._waiting = self._waiting, []
+                # Whatever happens, nobody waits for ever.
+                answers: Sequence[Any] = [StoreUnavailable("redis", "the question was not asked")] * len(waiting)
                 try:
-                    answers: Sequence[Any] = await pipelined(
+                    answers = await pipelined(
                         self._client, [command for command, _ in waiting], raise_on_error=False, within_s=DEADLINE_S
                     )
                     self._away_until = 0.0
                 except StoreUnavailable as error:
                     answers = [error] * len(waiting)
                     self._away_until = asyncio.get_running_loop().time() + RETRY_S
-                for (_, answer), said in zip(waiting, answers, strict=True):
-                    if answer is not None and not answer.done():
-                        answer.set_result(said)
+                finally:
+                    for (_, answer), said in zip(waiting, answers, strict=True):
+                        if answer is not None and not answer.done():
+                            answer.set_result(said)
         finally:
             self._sending = None
 

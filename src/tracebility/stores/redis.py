@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from tracebility.config import redact
 from tracebility.errors import ConfigurationError, StoreUnavailable
 from tracebility.stores.start import START_WAIT_S, Refused, until_reachable
-from tracebility.tenant.books import Book, accepted_key, in_flight_key
+from tracebility.tenant.books import Book, accepted_key, in_flight_key, in_flight_keys, org_of
 from tracebility.tenant.scripts import ENTER, LEAVE, Script
 from tracebility.tenant.shards import DEAD_LETTER_STREAM
 
@@ -30,6 +30,7 @@ GROUP = "ingest-worker"
 CONNECT_TIMEOUT_S = 1.0  # a store on the same network answers in milliseconds; a blackhole must not hold a request
 OPERATION_TIMEOUT_S = 3.0  # above the worst fsync stall of a healthy disk, below the patience of an exporter
 MAX_CONNECTIONS = 32
+SCAN_COUNT = 1_000
 
 # A field of entries that may be in the queue, or have been in it, once more: they come from a disk buffer or from the
 # dead letters.
@@ -185,6 +186,11 @@ class Queue:
             await self._pipeline([_by_text(*one) for one in unknown])
         return results
 
+    async def withdraw(self, books: Sequence[Book]) -> None:
+        """Take back what was entered for envelopes whose entries were refused."""
+        streams = sorted({book.stream for book in books})
+        await self.leave([Leaving(one, (), [(book, True) for book in books if book.stream == one]) for one in streams])
+
     # --- the worker ---
 
     async def ensure_group(self, streams: Iterable[str]) -> None:
@@ -230,7 +236,7 @@ class Queue:
 
     async def leave(self, leaving: Sequence["Leaving"]) -> None:
         """As `ack_and_delete` for several streams, in one round trip, and out of the books with what is in them."""
-        scripts = [_leaving(one) for one in leaving if one.ids]
+        scripts = [_leaving(one) for one in leaving if one.ids or one.books]
         replies = await self._pipeline([_by_sha(*one) for one in scripts], raise_on_error=False)
         unknown = [one for one, reply in zip(scripts, replies, strict=True) if _is_unknown_script(reply)]
         await self._pipeline([_by_text(*one) for one in unknown])
@@ -313,10 +319,38 @@ class Queue:
         """Envelopes of an org that are in ``streams``, and the items of each."""
         replies = await self._pipeline([("HGETALL", in_flight_key(stream, org_id)) for stream in streams])
         return {
-            UUID(bytes(envelope_id).decode()): int(said.rpartition(b"|")[2])
+            UUID(bytes(envelope_id).decode()): int(said.split(b"|")[1])
             for reply in replies
             for envelope_id, said in zip(reply[::2], reply[1::2], strict=True)
         }
+
+    async def missing(self, streams: Sequence[str]) -> list[tuple[UUID, UUID]]:
+        """Envelopes, by org, that are in flight by the books and in their stream no more. O(keys of the server).
+
+        An entry is added just before it is entered, and both are taken away in one step: one that was entered before
+        the first entry that is left was taken away by something else.
+        """
+        found: list[tuple[UUID, UUID]] = []
+        for stream in streams:
+            cursor: bytes = b"0"
+            while True:
+                [[cursor, keys]] = await self._pipeline(
+                    [("SCAN", cursor, "MATCH", in_flight_keys(stream), "COUNT", SCAN_COUNT)]
+                )
+                if keys:
+                    # In one transaction, so that nothing leaves between the two answers.
+                    commands: list[tuple[Any, ...]] = [("XRANGE", stream, "-", "+", "COUNT", 1)]
+                    commands += [("HGETALL", key) for key in keys]
+                    first, *held = (await self._pipeline([("MULTI",), *commands, ("EXEC",)]))[-1]
+                    oldest_ms = int(first[0][0].split(b"-")[0]) if first else None
+                    for key, fields in zip(keys, held, strict=True):
+                        org_id = org_of(bytes(key).decode())
+                        for envelope_id, said in zip(fields[::2], fields[1::2], strict=True):
+                            if oldest_ms is None or int(said.split(b"|")[2]) < oldest_ms:
+                                found.append((org_id, UUID(bytes(envelope_id).decode())))
+                if cursor == b"0":
+                    break
+        return found
 
     async def info_memory(self) -> Memory:
         """Memory used and allowed, to stop before the store refuses."""
@@ -379,7 +413,8 @@ async def pipelined(
         raise Refused("redis", redact(str(error))) from error
     except (TimeoutError, exceptions.TimeoutError) as error:
         raise StoreUnavailable("redis", f"no answer within {within_s:g} s") from error
-    except (exceptions.RedisError, OSError) as error:
+    except (exceptions.RedisError, OSError, RuntimeError) as error:
+        # A RuntimeError is how the event loop says that the connection was closed while it was written to.
         raise StoreUnavailable("redis", redact(str(error))) from error
     if raise_on_error:
         refusal = next(filter(None, map(_refusal, replies)), None)

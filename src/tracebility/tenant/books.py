@@ -42,5 +42,15 @@ def accepted_key(stream: str, org_id: UUID) -> str:
 
 
 def in_flight_key(stream: str, org_id: UUID) -> str:
-    """Envelopes of an org that are in a stream, each with its hour and items."""
+    """Envelopes of an org that are in a stream, each with its hour, its items, and when it was entered (ms)."""
     return stream_key(stream, "in_flight", str(org_id))
+
+
+def in_flight_keys(stream: str) -> str:
+    """A pattern of the keys of all orgs."""
+    return stream_key(stream, "in_flight") + ":*"
+
+
+def org_of(in_flight: str) -> UUID:
+    """The org of one of those keys."""
+    return UUID(in_flight.rpartition(".")[2])

@@ -40,6 +40,8 @@ SLOT_US = 5_000_000
 METERED = shared_key("metered")
 # The ingest processes, each with the milliseconds of its last beat.
 EDGES = shared_key("edges")
+# Bytes in the disk buffer of each of them, also of those that are gone.
+SPOOLS = shared_key("spools")
 
 
 class Usage(NamedTuple):

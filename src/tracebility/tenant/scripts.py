@@ -37,10 +37,13 @@ class HotStore(Protocol):
         """Set ``key`` for a while, without waiting for it; where the store is away, not at all."""
 
 
-def _load(name: str) -> Script:
+def _load(name: str, flags: str = "flags=allow-oom") -> Script:
     # A script that writes is refused when memory is full, unless it says so: streams must not take the limits down.
-    text = "#!lua flags=allow-oom\n" + files("tracebility.tenant").joinpath("lua", f"{name}.lua").read_text("utf-8")
+    text = f"#!lua {flags}\n" + files("tracebility.tenant").joinpath("lua", f"{name}.lua").read_text("utf-8")
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-ADMIT, REFUND, SETTLE, ENTER, LEAVE = map(_load, ("admit", "refund", "settle", "enter", "leave"))
+ADMIT, REFUND, SETTLE = map(_load, ("admit", "refund", "settle"))
+ENTER = _load("enter", "flags=")  # refused when its entry is
+LEAVE = _load("leave")
+LEASE = _load("lease")

@@ -117,3 +117,27 @@ async def test_an_entry_that_the_stream_lost_is_missed(
     found = await books()
     assert (found.accepted, found.stored, found.in_flight) == (3, 0, 3)
     assert set(await queue.in_flight(STREAMS, tenant.org_id)) == {envelope.header.id}
+    assert (tenant.org_id, envelope.header.id) in await queue.missing(STREAMS)
+
+
+async def test_an_entry_that_was_refused_is_in_no_books(
+    queue: redis.Queue, tenant: Any, books: Any, an_envelope: Any
+) -> None:
+    envelope = an_envelope(tenant)
+    book = book_of(tenant.stream, envelope.header)
+    await queue.append_groups([], [book])
+    await queue.withdraw([book])
+    await queue.withdraw([book])  # as when the books were refused too
+    assert said(await books()) == (0, 0, 0, 0, 0)
+
+
+async def test_what_waits_in_a_stream_is_not_missing(queue: redis.Queue, tenant: Any, an_envelope: Any) -> None:
+    envelopes = [an_envelope(tenant) for _ in range(2)]
+    for envelope in envelopes:
+        await enter(queue, tenant, envelope)
+    assert tenant.org_id not in {org_id for org_id, _ in await queue.missing(STREAMS)}
+    [first, second] = await queue.range(tenant.stream)
+    await queue.delete(tenant.stream, [first.id])
+    assert (tenant.org_id, envelopes[0].header.id) in await queue.missing(STREAMS)
+    assert (tenant.org_id, envelopes[1].header.id) not in await queue.missing(STREAMS)
+    await queue.delete(tenant.stream, [second.id])

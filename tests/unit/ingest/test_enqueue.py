@@ -30,6 +30,9 @@ class Queue:
         self.answers.set()
         self.asked = asyncio.Event()
 
+    async def withdraw(self, books: Sequence[Any]) -> None:
+        return
+
     async def append_groups(self, groups: Sequence[Sequence[Entry]], books: Sequence[Any] = ()) -> list[Any]:
         self.trips.append([list(group) for group in groups])
         self.asked.set()

@@ -35,6 +35,9 @@ class Queue:
         self.takes = True
         self.changed = asyncio.Event()
 
+    async def withdraw(self, books: Sequence[Any]) -> None:
+        return
+
     async def append_groups(self, groups: Sequence[Sequence[Entry]], books: Sequence[Any] = ()) -> list[Any]:
         self.changed.set()
         if not self.takes:

@@ -69,6 +69,11 @@ class Spool:
         return cls(*await asyncio.to_thread(opened), most_bytes, metrics)
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes on disk that are not in the queue yet, and those that are set aside."""
+        return self._held
+
+    @property
     def accepts(self) -> bool:
         """Whether a request of ordinary size could be kept now."""
         return self._held + ROOM_BYTES <= self._most_bytes and not self._is_refusing()

@@ -2,9 +2,11 @@
 --
 -- KEYS  of each envelope: accepted, in flight
 -- ARGV  of each envelope: id, hour, items
+local time = redis.call('TIME')
+local now_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 for at = 1, #ARGV, 3 do
     local accepted, in_flight = KEYS[(at - 1) / 3 * 2 + 1], KEYS[(at - 1) / 3 * 2 + 2]
-    if redis.call('HSETNX', in_flight, ARGV[at], ARGV[at + 1] .. '|' .. ARGV[at + 2]) == 1 then
+    if redis.call('HSETNX', in_flight, ARGV[at], ARGV[at + 1] .. '|' .. ARGV[at + 2] .. '|' .. now_ms) == 1 then
         redis.call('HINCRBY', accepted, ARGV[at + 1], ARGV[at + 2])
     end
 end

@@ -1,0 +1,163 @@
+"""What an operator is told: once when it begins, once when it is over, signed, and again until it was taken."""
+
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from uuid import uuid4
+
+import pytest
+from aiohttp import web
+
+from tracebility.operator.alerts import Alert, Alerts
+from tracebility.operator.metrics import OperatorMetrics
+from tracebility.operator.notify import Notifier
+from tracebility.stores import hot, postgres, redis
+from tracebility.stores.clickhouse import Engine
+from tracebility.telemetry import Metrics
+from tracebility.tenant.books import Book
+from tracebility.tenant.quota import EDGES, SPOOLS
+from tracebility.tenant.shards import DEAD_LETTER_STREAM, stream_of
+
+
+@pytest.fixture
+async def queue(empty_redis_url: str) -> AsyncIterator[redis.Queue]:
+    opened = await redis.connect(empty_redis_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def store(empty_redis_url: str) -> AsyncIterator[hot.Hot]:
+    opened = await hot.connect(empty_redis_url)
+    await opened.command("FLUSHALL")
+    yield opened
+    await opened.command("FLUSHALL")
+    await opened.close()
+
+
+@pytest.fixture
+def alerts(control: postgres.Postgres, engine: Engine, queue: redis.Queue, store: hot.Hot) -> Alerts:
+    return Alerts(control, engine, queue, store, OperatorMetrics(Metrics()))
+
+
+async def standing(alerts: Alerts) -> dict[str, Alert]:
+    """What stands, but for gaps of the trail, which other tests make."""
+    return {alert.kind: alert for alert in await alerts.tick() if alert.kind != "audit_gaps"}
+
+
+async def test_nothing_is_told_where_nothing_is_wrong(alerts: Alerts) -> None:
+    assert await standing(alerts) == {}
+
+
+async def test_an_envelope_that_its_stream_lost_is_named(alerts: Alerts, queue: redis.Queue) -> None:
+    book = Book(stream_of(4), uuid4(), uuid4(), 500_000, 7)
+    await queue.append_groups([], [book])
+    found = (await standing(alerts))["books"]
+    assert found.details == {"missing": 1, "envelopes": [f"{book.org_id}/{book.envelope_id}"]}
+    await queue.withdraw([book])
+    assert await standing(alerts) == {}
+
+
+async def test_what_waits_for_long_and_a_shard_that_grows_alone_are_told(
+    alerts: Alerts, queue: redis.Queue, store: hot.Hot
+) -> None:
+    old = f"{int(time.time() * 1000) - 90_000}-1"
+    await store.command("XADD", stream_of(2), old, "h", "")
+    assert (await standing(alerts)).keys() == {"queue_lag"}
+    await queue.append([(stream_of(2), {"h": b""})] * 1_000)
+    await queue.append([(stream_of(3), {"h": b""})] * 100)
+    found = await standing(alerts)
+    assert found.keys() == {"queue_lag", "shard_skew"}
+    assert found["shard_skew"].details["stream"] == stream_of(2)
+
+
+async def test_only_new_dead_letters_are_told(alerts: Alerts, queue: redis.Queue) -> None:
+    await queue.append([(DEAD_LETTER_STREAM, {"h": b""})])
+    assert await standing(alerts) == {}
+    await queue.append([(DEAD_LETTER_STREAM, {"h": b""})])
+    assert (await standing(alerts))["dead_letters"].details == {"dead_letters": 2}
+    assert await standing(alerts) == {}
+
+
+async def test_a_disk_buffer_that_holds_something_is_told_and_whether_anyone_will_replay_it(
+    alerts: Alerts, store: hot.Hot
+) -> None:
+    await store.command("HSET", SPOOLS, "lives", 10, "gone", 5, "empty", 0)
+    await store.command("ZADD", EDGES, int(time.time() * 1000), "lives")
+    assert (await standing(alerts))["disk_buffer"].details == {"bytes": 15, "gone": ["gone"]}
+
+
+async def test_an_alert_is_told_when_it_begins_and_when_it_is_over(
+    alerts: Alerts, queue: redis.Queue, control: postgres.Postgres
+) -> None:
+    book = Book(stream_of(4), uuid4(), uuid4(), 500_000, 7)
+    name = f"{book.org_id}/{book.envelope_id}"
+    await queue.append_groups([], [book])
+    for _ in range(3):
+        await alerts.tick()
+    rows = await control.fetch("SELECT body FROM notification WHERE kind = 'books' AND body::text LIKE $1", f"%{name}%")
+    assert [row["body"]["state"] for row in rows] == ["firing"]
+    await queue.withdraw([book])
+    await alerts.tick()
+    newest = await control.fetchval(
+        "SELECT body FROM notification WHERE kind = 'books' ORDER BY created_at DESC LIMIT 1"
+    )
+    assert newest == {"text": "books is over", "state": "over"}
+
+
+class Webhook:
+    """Somebody outside: answers as told, and keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.requests: list[tuple[str, bytes]] = []
+        self.url = ""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.requests.append((request.headers["x-tracebility-signature"], await request.read()))
+        return web.Response(status=self.status, headers={"location": self.url + "/elsewhere"})
+
+
+@pytest.fixture
+async def webhook(unused_tcp_port: int) -> AsyncIterator[Webhook]:
+    hook = Webhook()
+    app = web.Application()
+    app.router.add_post("/hook", hook.answer)
+    app.router.add_post("/hook/elsewhere", hook.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
+    hook.url = f"http://127.0.0.1:{unused_tcp_port}/hook"
+    yield hook
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("refusal", [500, 302])
+async def test_a_notification_is_signed_and_sent_until_it_is_taken(
+    webhook: Webhook, control: postgres.Postgres, refusal: int
+) -> None:
+    await control.execute("UPDATE notification SET sent_at = now()")
+    org_id, notification_id = uuid4(), uuid4()
+    await control.execute(
+        "insert_notification", notification_id, "quota.soft_limit_reached", org_id, {"meter": "spans"}
+    )
+    notifier = Notifier(control, webhook.url, "secret")
+    webhook.status = refusal
+    assert await notifier.tick() == 0
+    webhook.status = 204
+    assert await notifier.tick() == 1
+    assert await notifier.tick() == 0
+    assert len(webhook.requests) == 2
+    for said, body in webhook.requests:
+        at = said.partition(",")[0].removeprefix("t=")
+        assert said == f"t={at},v1={hmac.new(b'secret', f'{at}.'.encode() + body, sha256).hexdigest()}"
+        document = json.loads(body)
+        assert (document["id"], document["org_id"], document["meter"]) == (str(notification_id), str(org_id), "spans")
+
+
+async def test_a_webhook_that_is_away_keeps_nothing_else_from_being_done(control: postgres.Postgres) -> None:
+    await control.execute("insert_notification", uuid4(), "test", None, {})
+    assert await Notifier(control, "http://127.0.0.1:9/", "secret").tick() == 0
+    assert await Notifier(control, "", "").tick() == 0

@@ -1,0 +1,76 @@
+"""The control role: many questions in one round trip, in order, and an answer for everyone whatever happens."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from harness.proxy import Proxy, Road
+
+from tracebility.errors import StoreUnavailable
+from tracebility.stores import hot
+from tracebility.tenant.scripts import SETTLE
+
+
+async def test_questions_of_one_moment_share_a_round_trip_and_keep_their_order(
+    hot_store: hot.Hot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trips: list[int] = []
+    pipelined = hot.pipelined
+
+    async def counted(client: Any, commands: Any, **options: Any) -> Any:
+        trips.append(len(commands))
+        return await pipelined(client, commands, **options)
+
+    monkeypatch.setattr(hot, "pipelined", counted)
+    at = f"test:{uuid4().hex}"
+    answers = await asyncio.gather(*(hot_store.command("RPUSH", at, n) for n in range(20)))
+    assert answers == list(range(1, 21))
+    assert [int(n) for n in await hot_store.command("LRANGE", at, 0, -1)] == list(range(20))
+    assert max(trips) >= 19
+    hot_store.put(at + ":put", "before", 10_000)
+    assert await hot_store.command("GET", at + ":put") == b"before"
+
+
+async def test_a_script_that_the_server_does_not_know_is_sent_whole(hot_store: hot.Hot) -> None:
+    await hot_store.command("SCRIPT", "FLUSH")
+    assert await hot_store.run(SETTLE, [f"test:{uuid4().hex}"], [5, 10_000, "spans", 3]) == 1
+
+
+@pytest.mark.parametrize("weather", [Road.CLOSED, Road.HALF_OPEN, Road.BLACKHOLE])
+async def test_with_the_store_away_a_question_is_refused_and_the_next_ones_at_once(stores: Any, weather: Road) -> None:
+    async with Proxy.before(stores.redis_url) as road:
+        store = await hot.connect(road.through(stores.redis_url))
+        road.road = weather
+        road.reset()
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                await store.command("PING")
+        road.road = Road.CLEAR
+        road.reset()
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    assert await store.command("PING") in (b"PONG", "PONG")
+                    break
+                except StoreUnavailable:
+                    await asyncio.sleep(0.1)
+        await store.close()
+
+
+async def test_nobody_waits_for_ever_for_what_failed_in_a_way_that_nobody_foresaw(
+    stores: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await hot.connect(stores.redis_url)
+
+    async def broken(*_: Any, **__: Any) -> Any:
+        raise KeyError("unforeseen")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hot, "pipelined", broken)
+        with pytest.raises(StoreUnavailable):
+            async with asyncio.timeout(5):
+                await store.command("PING")
+    await store.ping()
+    assert await store.command("ECHO", "on") == b"on"
+    await store.close()
