@@ -2,11 +2,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 ROUNDS ?= 100
+DURATION ?= 86400
 SCALE ?= 1000000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test lint faults bench bench-peers docs wheel lock clean
+.PHONY: help install up test lint faults soak mutants bench bench-peers docs wheel lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +36,12 @@ lint: install ## ruff, mypy strict, import rules
 
 faults: install ## Random kill -9 under load: ROUNDS=100, a seed is printed
 	@$(BIN)/python -m pytest tests/faults -q -s --rounds $(ROUNDS) -k random $(ARGS)
+
+soak: install ## Random kill -9 under load, the books after each: DURATION=86400 seconds
+	@$(BIN)/python -m pytest tests/faults -q -s --soak-s $(DURATION) -k random $(ARGS)
+
+mutants: install ## Break the product on purpose, one way at a time: which test turns red
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 bench: install ## Benchmarks as ratios against references of the same run: SCALE=1000000
 	@$(BIN)/python -m benchmarks --scale $(SCALE) $(ARGS)

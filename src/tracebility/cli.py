@@ -119,7 +119,22 @@ def main() -> None:
 
 
 # Each a file of tracebility.commands with a function ``register``, in the order in which --help lists them.
-_GROUPS = ("migrate", "demo", "status", "doctor", "orgs", "plans", "keys", "quota", "ledger", "dlq", "audit")
+_GROUPS = (
+    "migrate",
+    "demo",
+    "status",
+    "doctor",
+    "orgs",
+    "plans",
+    "keys",
+    "quota",
+    "ledger",
+    "shards",
+    "dlq",
+    "audit",
+    "deletions",
+    "retention",
+)
 
 
 def _register_groups() -> None:

@@ -67,6 +67,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Field(description="ingest-api: most bytes the disk buffer may hold", ge=1 << 20)
     ] = 4 << 30
 
+    shards_auto: Annotated[
+        bool, Field(description="operator: move and split orgs by itself when their shards stay uneven")
+    ] = False
+
     @property
     def stream_variable(self) -> str:
         """The variable that names the server of the queue: its own, where it has one."""

@@ -113,6 +113,18 @@ class Taken(Problem):
     status, code, title = 409, "taken", "There is one of this name already"
 
 
+class BeingDeleted(Problem):
+    """An org that was deleted is not changed any more, and not let in again."""
+
+    status, code, title = 409, "being-deleted", "This organisation is deleted"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This organisation is deleted, or is being deleted; that cannot be taken back.",
+            hint="GET /v1/admin/orgs/{org_id}/deletions tells how far it is.",
+        )
+
+
 class KeyEnded(Problem):
     """A revoked or expired key is not brought back by rotating it."""
 
@@ -120,6 +132,20 @@ class KeyEnded(Problem):
 
     def __init__(self) -> None:
         super().__init__("This key is revoked or expired, so it cannot be rotated.", hint="Make a new key.")
+
+
+class MovedLately(Problem):
+    """An org is not moved again so soon: what the last move did does not show yet. ``Retry-After`` says when."""
+
+    status, code, title = 409, "moved-lately", "This organisation was moved a moment ago"
+
+    def __init__(self, moved_at: str, wait_s: int) -> None:
+        super().__init__(
+            f"The shards of this organisation were changed at {moved_at}, and may be again in {wait_s} s, or by force.",
+            hint="Wait for Retry-After seconds, or say 'force': true.",
+            retry_after_s=wait_s,
+            moved_at=moved_at,
+        )
 
 
 class MethodNotAllowed(Problem):

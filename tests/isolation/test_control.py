@@ -22,11 +22,15 @@ OPERATORS_ONLY = {
     ("GET", "/v1/admin/orgs"),
     ("POST", "/v1/admin/orgs"),
     ("PATCH", "/v1/admin/orgs/{org_id}"),
+    ("GET", "/v1/admin/shards"),
+    ("POST", "/v1/admin/shards/plan"),
+    ("POST", "/v1/admin/shards/moves"),
+    ("DELETE", "/v1/admin/orgs/{org_id}"),
     ("GET", "/v1/admin/plans"),
     ("PUT", "/v1/admin/plans/{name}"),
 }
 # Every id that an address of an admin's names, and what its kind is called in the trail.
-NAMED = {"org_id": "org", "workspace_id": "workspace", "project_id": "project"}
+NAMED = {"org_id": "org", "workspace_id": "workspace", "project_id": "project", "job_id": "deletion"}
 BODIES = (b"", b"{", b'{"name": 5}', b'{"name": "x", "scopes": ["read"]}', b"{}", b"x" * 70_000)
 
 
@@ -48,7 +52,14 @@ def ids_of(tenant: Any) -> dict[str, str]:
         "project_id": str(context.project_id),
         "public_id": context.key_id,
         "run_id": "r",
+        "job_id": str(context.org_id),  # of the one deletion that `a_deletion` gives it
     }
+
+
+async def a_deletion(control: Any, tenant: Any) -> None:
+    """A deletion of an org, under the org's own id."""
+    org_id = tenant.org_id
+    await control.execute("insert_deletion", org_id, "user", org_id, None, "someone", "operator", "cli:test")
 
 
 def nobodys_ids() -> dict[str, str]:
@@ -79,6 +90,7 @@ async def test_another_orgs_ids_are_answered_as_nobodys_whatever_the_body(
     api: httpx.AsyncClient, two_orgs: Any, control: Any, method: str, path: str
 ) -> None:
     mine, other = two_orgs
+    await a_deletion(control, other)
     types: tuple[dict[str, str], ...] = ({"content-type": "application/json"}, {"content-type": "text/plain"}, {})
     answers = []
     for ids, sent, body in itertools.product(

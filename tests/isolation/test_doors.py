@@ -109,7 +109,8 @@ NAMED = {
 def test_every_route_goes_through_the_scope(route: APIRoute) -> None:
     asked = list(dependencies(route.dependant))
     if "{project_id}" in route.path:
-        assert {scope.tenant_rows, pages.page_rows, scope.named_project} & set(asked)
+        named = {scope.tenant_rows, pages.page_rows, scope.named_project, scope.named_project_or_deleted}
+        assert named & set(asked)
     for name, named in NAMED.items():
         if name in route.path:
             assert named in asked

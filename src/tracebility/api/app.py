@@ -14,13 +14,28 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tracebility import __version__
 from tracebility.api import pages, problems
-from tracebility.api.routers import audit, health, keys, ledger, orgs, plans, projects, runs, usage, workspaces
+from tracebility.api.routers import (
+    audit,
+    deletions,
+    health,
+    keys,
+    ledger,
+    orgs,
+    plans,
+    projects,
+    runs,
+    shards,
+    usage,
+    workspaces,
+)
 from tracebility.api.service import ApiServices
+from tracebility.control.deletions import Deletion, UserDeletion
 from tracebility.control.keys import MadeKey, NewKey, RotatedKey, Rotation
 from tracebility.control.orgs import MadeOrg, NewOrg, Org, OrgChanges
-from tracebility.control.places import MadeProject, MadeWorkspace, NewPlace
+from tracebility.control.places import ChangedProject, MadeProject, MadeWorkspace, NewPlace, ProjectChanges
 from tracebility.control.plans import Plan, PlanLimits, PlanPage
 from tracebility.control.quotas import Quotas
+from tracebility.control.shards import ShardMove, ShardMoved, ShardPlan, ShardStatus
 from tracebility.stores.ledger import Ledger
 from tracebility.telemetry import RequestMetrics
 from tracebility.wire import openapi as ingest
@@ -35,9 +50,14 @@ _ANSWERS = (
     *(projects.ProjectPage, runs.RunPage, runs.RunDetail),
     *(PlanPage, Plan, orgs.OrgPage, Org, MadeOrg, Quotas, MadeWorkspace, MadeProject),
     *(keys.KeyPage, MadeKey, RotatedKey),
+    *(ShardStatus, ShardPlan, ShardMoved),
+    *(Deletion, deletions.DeletionPage, ChangedProject),
     *(Ledger, audit.AuditPage, audit.AuditGapPage, usage.UsageByHour),
 )
-_BODIES = (PlanLimits, NewOrg, OrgChanges, NewPlace, NewKey, Rotation)
+_BODIES = (
+    *(PlanLimits, NewOrg, OrgChanges, NewPlace, NewKey, Rotation),
+    *(ShardMove, UserDeletion, ProjectChanges),
+)
 
 
 def create_app(services: ApiServices) -> ASGIApp:
@@ -101,7 +121,7 @@ def _app(*, web: bool) -> FastAPI:
 
 _ROUTERS = (
     *(projects.router, runs.router, keys.router, workspaces.router, orgs.router, plans.router),
-    *(ledger.router, usage.router, audit.router, health.router),
+    *(ledger.router, usage.router, audit.router, shards.router, deletions.router, health.router),
 )
 
 _PROBLEM: dict[str, Any] = {

@@ -28,7 +28,7 @@ from tracebility.tenant.audit import Actor, Event, EventType, actor_of
 from tracebility.tenant.context import Scope, TenantContext
 from tracebility.tenant.keys import is_public_id
 
-Kind = Literal["org", "workspace", "project", "api_key"]
+Kind = Literal["org", "workspace", "project", "api_key", "deletion"]
 
 # A refusal waits no longer for its line in the trail.
 DENIAL_WAIT_S = 2.0
@@ -74,10 +74,24 @@ async def named_project(project_id: str, holder: Administrator, services: Servic
     return ProjectPlace(OrgId(row["org_id"]), WorkspaceId(row["workspace_id"]), ProjectId(row["project_id"]))
 
 
+async def named_project_or_deleted(project_id: str, holder: Administrator, services: Services) -> ProjectPlace:
+    """The project that the address names, also while it is being deleted."""
+    row = await _named(services, holder, "project", project_id, "named_project_or_deleted")
+    return ProjectPlace(OrgId(row["org_id"]), WorkspaceId(row["workspace_id"]), ProjectId(row["project_id"]))
+
+
+async def named_deletion(job_id: str, holder: Administrator, services: Services) -> UUID:
+    """The deletion that the address names."""
+    job: UUID = (await _named(services, holder, "deletion", job_id))["job_id"]
+    return job
+
+
 TenantRows = Annotated[ScopedClickHouse, Depends(tenant_rows)]
 NamedOrg = Annotated[OrgId, Depends(named_org)]
 NamedWorkspace = Annotated[WorkspacePlace, Depends(named_workspace)]
 NamedProject = Annotated[ProjectPlace, Depends(named_project)]
+NamedProjectOrDeleted = Annotated[ProjectPlace, Depends(named_project_or_deleted)]
+NamedDeletion = Annotated[UUID, Depends(named_deletion)]
 
 
 async def named_key(public_id: str, place: NamedProject, holder: Administrator, services: Services) -> PublicKeyId:
@@ -98,9 +112,9 @@ OrgRows = Annotated[OrgClickHouse, Depends(org_rows)]
 NamedKey = Annotated[PublicKeyId, Depends(named_key)]
 
 
-async def _named(services: ApiServices, holder: Principal, kind: Kind, text: str) -> Row:
+async def _named(services: ApiServices, holder: Principal, kind: Kind, text: str, statement: str = "") -> Row:
     found = _id_of(text)
-    row = await services.control.fetchrow(f"named_{kind}", found, holder.org_id)
+    row = await services.control.fetchrow(statement or f"named_{kind}", found, holder.org_id)
     if row is None:
         raise await _missing(services, holder.actor, holder.org_id, kind, found)
     return row

@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def _id(text: str) -> UUID:
+def id_of(text: str) -> UUID:
+    """The id that an argument of a command is."""
     try:
         return UUID(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not an id such as 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a.") from None
 
 
-OrgArgument = Annotated[UUID, typer.Argument(help="The org's id.", metavar="ORG", parser=_id)]
-ProjectArgument = Annotated[UUID, typer.Argument(help="The project's id.", metavar="PROJECT", parser=_id)]
+OrgArgument = Annotated[UUID, typer.Argument(help="The org's id.", metavar="ORG", parser=id_of)]
+ProjectArgument = Annotated[UUID, typer.Argument(help="The project's id.", metavar="PROJECT", parser=id_of)]
 
 
 def reading(data_dir: Path | None, read: "Callable[[Postgres], Awaitable[T]]") -> T:

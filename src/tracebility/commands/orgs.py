@@ -9,6 +9,7 @@ from tracebility.commands.options import AsJson, DataDir, tell
 from tracebility.errors import TracebilityError
 
 if TYPE_CHECKING:
+    from tracebility.control.deletions import Deletion
     from tracebility.control.orgs import MadeOrg, Org
     from tracebility.stores.postgres import Postgres, Transaction
     from tracebility.tenant.audit import Actor
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 # The word that gives an org its plan's retention back.
 AS_THE_PLAN = "plan"
 
-group = typer.Typer(no_args_is_help=True, help="List, show, make or change organisations.")
+group = typer.Typer(no_args_is_help=True, help="List, show, make, change or delete organisations.")
 
 
 def register(app: typer.Typer) -> None:
@@ -144,6 +145,43 @@ def set_org(
     tell(_line(changed), document(changed), as_json=as_json)
 
 
+@group.command("delete")
+def delete_org(
+    org_id: OrgArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether this is meant.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete an organisation with all it has stored, for good. Its keys are refused at once.
+
+    Usage and the audit trail stay. 'tracebility deletions show' tells how far it is.
+
+    Examples:
+
+      tracebility orgs delete 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a
+
+      tracebility orgs delete 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a --yes --json
+    """
+
+    async def name_of(control: "Postgres") -> str:
+        from tracebility.control.orgs import read_org
+        from tracebility.ids import OrgId
+
+        return (await read_org(control, OrgId(org_id))).name
+
+    async def delete(transaction: "Transaction", actor: "Actor") -> "Deletion":
+        from tracebility.control import deletions
+        from tracebility.ids import OrgId
+
+        return await deletions.delete_org(transaction, actor, OrgId(org_id), now())
+
+    name = reading(data_dir, name_of)
+    if not yes:
+        typer.confirm(f"Delete {name!r} with all it has stored? This cannot be taken back.", abort=True, err=True)
+    job = changing(data_dir, delete)
+    tell(f"Deletion {job.id} of {name!r} is {job.state}.", document(job), as_json=as_json)
+
+
 def _days(text: str) -> int | None:
     if text == AS_THE_PLAN:
         return None
@@ -154,4 +192,5 @@ def _days(text: str) -> int | None:
 
 def _line(org: "Org") -> str:
     retention = f"{org.retention_days} days" if org.retention_days else "as the plan"
-    return f"{org.id}  {org.plan:<12} {'SUSPENDED' if org.suspended else 'active':<9}  {retention:<11}  {org.name}"
+    state = "DELETED" if org.deleted_at else "SUSPENDED" if org.suspended else "active"
+    return f"{org.id}  {org.plan:<12} {state:<9}  {retention:<11}  {org.name}"

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 from tracebility.control import keys, places
 from tracebility.control.documents import must_be_name, stamp, unacceptable
 from tracebility.control.plans import NAME, RetentionDays
-from tracebility.errors import NotFound
+from tracebility.errors import BeingDeleted, NotFound
 from tracebility.ids import OrgId, uuid7
 from tracebility.stores.postgres import Row, Statements, Transaction
 from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
@@ -60,6 +60,7 @@ class Org(msgspec.Struct, kw_only=True):
     suspended_at: str | None
     retention_days: int | None  # null: as the plan has it
     created_at: str | None
+    deleted_at: str | None  # from when on it is no more; its row stays, for usage and the audit trail name it
 
 
 async def create_org(transaction: Transaction, actor: Actor, new: NewOrg, now: datetime) -> MadeOrg:
@@ -84,11 +85,14 @@ async def change_org(transaction: Transaction, actor: Actor, org_id: OrgId, chan
 
     Raises:
         NotFound: when there is no such org.
+        BeingDeleted: when it is deleted.
         Unprocessable: when there is no such plan.
     """
     before = await transaction.fetchrow("lock_org", org_id)
     if before is None:
         raise NotFound
+    if before["deleted_at"] is not None:
+        raise BeingDeleted
     plan, suspended_at, retention_days = before["plan"], before["suspended_at"], before["retention_days"]
     events: list[tuple[EventType, dict[str, object]]] = []
     if changes.plan is not UNSET and changes.plan != plan:
@@ -131,6 +135,7 @@ def shape_org(row: Row) -> Org:
         suspended_at=stamp(row["suspended_at"]),
         retention_days=row["retention_days"],
         created_at=stamp(row["created_at"]),
+        deleted_at=stamp(row["deleted_at"]),
     )
 
 

@@ -8,7 +8,8 @@ from uuid import UUID
 import msgspec
 
 from tracebility.control.documents import must_be_name
-from tracebility.errors import Taken
+from tracebility.control.plans import RetentionDays
+from tracebility.errors import BeingDeleted, NotFound, Taken
 from tracebility.ids import OrgId, ProjectId, WorkspaceId, uuid7
 from tracebility.stores.postgres import Conflict, Transaction
 from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
@@ -57,12 +58,33 @@ class MadeProject(msgspec.Struct, kw_only=True):
     name: str
 
 
+class ProjectChanges(msgspec.Struct, forbid_unknown_fields=True):
+    """What of a project is to change; what is absent stays. Retention null is the org's."""
+
+    retention_days: RetentionDays | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class ChangedProject(msgspec.Struct, kw_only=True):
+    """A project as it is now."""
+
+    id: UUID
+    project_id: UUID
+    workspace_id: UUID
+    org_id: UUID
+    name: str
+    retention_days: int | None  # null: as its org has it
+
+
 async def create_workspace(transaction: Transaction, actor: Actor, org_id: OrgId, new: NewPlace) -> WorkspacePlace:
     """A workspace of ``org_id``.
 
     Raises:
-        Taken: when the org has one of this name.
+        BeingDeleted: when the org is.
+        Taken: when it has one of this name.
     """
+    org = await transaction.fetchrow("lock_org", org_id)
+    if org is not None and org["deleted_at"] is not None:
+        raise BeingDeleted
     place = WorkspacePlace(org_id, WorkspaceId(uuid7()))
     with _taken("workspace_org_id_name_key", "This organisation has a workspace of this name."):
         await transaction.execute("insert_workspace", place.workspace_id, org_id, new.name)
@@ -90,6 +112,36 @@ async def create_project(
         Event(EventType.PROJECT_CREATED, workspace.org_id, actor, "project", str(place.project_id), details),
     )
     return place
+
+
+async def change_project(
+    transaction: Transaction, actor: Actor, place: ProjectPlace, changes: ProjectChanges
+) -> ChangedProject:
+    """Change what ``changes`` says. What is so already leaves no event.
+
+    Raises:
+        NotFound: when the project was deleted meanwhile.
+    """
+    before = await transaction.fetchrow("lock_project", place.project_id)
+    if before is None:
+        raise NotFound
+    days: int | None = before["retention_days"]
+    if changes.retention_days is not msgspec.UNSET and changes.retention_days != days:
+        details = {"old": days, "new": changes.retention_days}
+        days = changes.retention_days
+        await transaction.execute("keep_project_for", place.project_id, days)
+        changed = EventType.PROJECT_RETENTION_CHANGED
+        await AuditWriter().record(
+            transaction, Event(changed, place.org_id, actor, "project", str(place.project_id), details)
+        )
+    return ChangedProject(
+        id=place.project_id,
+        project_id=place.project_id,
+        workspace_id=place.workspace_id,
+        org_id=place.org_id,
+        name=before["name"],
+        retention_days=days,
+    )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
 from tracebility.ingest.metrics import IngestMetrics
 from tracebility.tenant.books import Book, book_of
-from tracebility.tenant.shards import shard_of, stream_of
+from tracebility.tenant.shards import ShardRouter, stream_of
 from tracebility.wire.envelope import Envelope
 
 Entry = tuple[str, dict[str, bytes]]
@@ -100,7 +100,8 @@ class _Waiting(NamedTuple):
 class Enqueuer:
     """Keeps envelopes: in the queue, else on disk."""
 
-    def __init__(self, streams: Streams, spill: Spill, gate: Gate, metrics: IngestMetrics) -> None:
+    def __init__(self, streams: Streams, spill: Spill, gate: Gate, metrics: IngestMetrics, router: ShardRouter) -> None:
+        self._router = router
         self._streams = streams
         self._spill = spill
         self._gate = gate
@@ -115,7 +116,9 @@ class Enqueuer:
         Raises:
             Overloaded: when they are not, nowhere.
         """
-        shard = shard_of(org_id)
+        # A request's envelopes stay together: they are appended as one, and no cluster does that over two shards.
+        shard = self._router.shard_for(org_id, envelopes[0].header.id)
+        envelopes = [envelope.routed(self._router.epoch) for envelope in envelopes]
         fields = [envelope.fields() for envelope in envelopes]
         failpoint("edge_before_enqueue")
         stream = stream_of(shard)

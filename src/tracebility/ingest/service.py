@@ -22,6 +22,7 @@ from tracebility.ingest.spool.buffer import Spool
 from tracebility.ingest.spool.replay import Replayer
 from tracebility.stores import hot, postgres, redis
 from tracebility.stores.changes import resolving
+from tracebility.stores.shards import routing
 from tracebility.stores.usage import PostgresUsage
 from tracebility.telemetry import Metrics
 from tracebility.tenant.admission import Admission
@@ -75,7 +76,8 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
         gate = Gate(metrics)
         replaying = asyncio.create_task(Replayer(spool, queue, gate, metrics).run())
         stack.push_async_callback(_cancelled, replaying)
-        enqueuer = Enqueuer(queue, spool, gate, metrics)
+        router, keeper = await stack.enter_async_context(routing(control))
+        enqueuer = Enqueuer(queue, spool, gate, metrics, router)
         stack.push_async_callback(enqueuer.close)
         front = None
         if settings.api_socket:
@@ -90,7 +92,7 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
             return Readiness(not missing, not gate.is_shut or spool.accepts, missing)
 
         yield IngestServices(
-            resolver=await stack.enter_async_context(resolving(control, control_role, redis_url)),
+            resolver=await stack.enter_async_context(resolving(control, control_role, redis_url, keeper.changed)),
             intake=Intake(admission, enqueuer, metrics),
             budget=Budget(IN_FLIGHT_BYTES, metrics.bytes_in_flight),
             metrics=metrics,

@@ -31,3 +31,19 @@ class OperatorMetrics:
             "Audit events that a reconciliation found wrong in the data plane, by kind.",
             ("kind",),
         )
+        self.shard_skew = metrics.gauge(
+            "tracebility_shard_skew", "Items of the last hours on the hottest shard over the mean; 1 is even."
+        )
+        self.shard_items = metrics.gauge(
+            "tracebility_shard_items", "Items of the last hours, each on the shard where its org is now.", ("shard",)
+        )
+        self.shard_epoch = metrics.gauge("tracebility_shard_map_epoch", "Number of the latest change of the shard map.")
+        self.shard_placed = metrics.gauge(
+            "tracebility_shard_placed_orgs", "Orgs that are not on the shard of their hash alone."
+        )
+        self.shard_moves = metrics.counter("tracebility_shard_moves", "Orgs that the operator moved by itself.")
+        self.erased = metrics.counter(
+            "tracebility_erased_rows", "Rows removed from the data plane: retention, deletion, or late ones.", ("why",)
+        )
+        self.deletions = metrics.counter("tracebility_deletions", "Deletions that are certified, by kind.", ("kind",))
+        self.deletions_waiting = metrics.gauge("tracebility_deletions_waiting", "Deletions that are not done yet.")

@@ -11,13 +11,27 @@ import structlog
 
 from tracebility.config import Settings
 from tracebility.errors import StoreUnavailable
-from tracebility.operator import alerts, loops, notify, prune, quota, reconcile, relay
+from tracebility.operator import (
+    alerts,
+    deletion,
+    loops,
+    notify,
+    prune,
+    quota,
+    reconcile,
+    relay,
+    retention,
+    shards,
+)
+from tracebility.operator.deletion import Deleter
 from tracebility.operator.loops import Loop
 from tracebility.operator.metrics import OperatorMetrics
 from tracebility.operator.prune import prune_tenant_changes
 from tracebility.operator.quota import QuotaReconciler
 from tracebility.operator.reconcile import AuditReconciler
 from tracebility.operator.relay import AuditRelay
+from tracebility.operator.retention import Retention
+from tracebility.operator.shards import ShardBalance
 from tracebility.stores import clickhouse, hot, leader, postgres, redis
 from tracebility.telemetry import Metrics
 
@@ -40,6 +54,7 @@ class OperatorServices:
     pg_dsn: str
     webhook_url: str = ""
     webhook_secret: str = field(default="", repr=False)
+    shards_auto: bool = False
 
     def loops(self) -> Sequence[Loop]:
         """All there are."""
@@ -47,12 +62,19 @@ class OperatorServices:
         looking = alerts.Alerts(self.control, self.engine, self.queue, self.hot, self.metrics)
         notifier = notify.Notifier(self.control, self.webhook_url, self.webhook_secret)
         relayed = AuditRelay(self.control, self.engine, self.metrics)
+        balance = ShardBalance(self.control, self.queue, self.hot, self.metrics, auto=self.shards_auto)
+        deleter = Deleter(self.control, self.engine, self.queue, self.hot, self.metrics)
+        retained = Retention(self.control, self.engine, self.metrics)
         return (
             Loop("quota-reconcile", quota.PERIOD_S, lambda fence: quotas.tick()),
             Loop("audit-relay", relay.PERIOD_S, lambda fence: relayed.tick()),
             Loop(AUDIT_RECONCILE, reconcile.PERIOD_S, lambda fence: self._reconcile_audit()),
             Loop("alerts", alerts.PERIOD_S, lambda fence: looking.tick()),
             Loop("notify", notify.PERIOD_S, lambda fence: notifier.tick()),
+            Loop("shards", shards.PERIOD_S, lambda fence: balance.tick()),
+            Loop("deletion", deletion.PERIOD_S, lambda fence: deleter.tick()),
+            Loop("deletion-sweep", deletion.SWEEP_PERIOD_S, lambda fence: deleter.sweep()),
+            Loop("retention", retention.PERIOD_S, lambda fence: retained.tick()),
             Loop("prune", prune.PERIOD_S, lambda fence: prune_tenant_changes(self.control)),
         )
 
@@ -125,7 +147,7 @@ async def open_services(settings: Settings) -> AsyncIterator[OperatorServices]:
         stack.push_async_callback(engine.close)
         yield OperatorServices(
             control, engine, queue, control_role, OperatorMetrics(Metrics()), pg_dsn,
-            settings.alert_webhook_url, settings.alert_webhook_secret,
+            settings.alert_webhook_url, settings.alert_webhook_secret, settings.shards_auto,
         )  # fmt: skip
 
 

@@ -114,11 +114,21 @@ class Changes:
 
 
 @asynccontextmanager
-async def resolving(postgres: Postgres, hot: Hot, redis_url: str) -> AsyncIterator[Resolver]:
-    """A resolver behind Redis and the control plane, which hears of every change until the end of the block."""
+async def resolving(
+    postgres: Postgres, hot: Hot, redis_url: str, *others: Callable[[Change], None]
+) -> AsyncIterator[Resolver]:
+    """A resolver behind Redis and the control plane, which hears of every change until the end of the block.
+
+    So do ``others``, such as who keeps the shard map.
+    """
     resolver: Resolver
     resolver = Resolver(CachedKeys(PostgresKeys(postgres), hot, lambda record: resolver.is_outdated(record)))
-    listening = asyncio.create_task(Changes(postgres, redis_url, resolver.changed).run())
+
+    def changed(change: Change) -> None:
+        for tell in (resolver.changed, *others):
+            tell(change)
+
+    listening = asyncio.create_task(Changes(postgres, redis_url, changed).run())
     try:
         yield resolver
     finally:

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any, TypeAlias
 from uuid import UUID
 
+from hiredis import pack_command
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -315,6 +316,19 @@ class Queue:
         replies = await self._pipeline([("HVALS", accepted_key(stream, org_id)) for stream in streams])
         return sum(int(items) for reply in replies for items in reply)
 
+    async def accepted_in(self, books: Sequence[tuple[str, UUID]], hours: Iterable[int]) -> list[int]:
+        """Items that were accepted into a stream from an org in ``hours``, counted since 1970; of each of ``books``."""
+        fields = list(hours)
+        replies = await self._pipeline([("HMGET", accepted_key(stream, org_id), *fields) for stream, org_id in books])
+        return [sum(int(items) for items in reply if items is not None) for reply in replies]
+
+    async def envelopes_in_flight(self, books: Sequence[tuple[str, UUID]]) -> list[int]:
+        """How many envelopes of an org are in a stream, for each of ``books``."""
+        return [
+            int(count)
+            for count in await self._pipeline([("HLEN", in_flight_key(stream, org_id)) for stream, org_id in books])
+        ]
+
     async def in_flight(self, streams: Sequence[str], org_id: UUID) -> dict[UUID, int]:
         """Envelopes of an org that are in ``streams``, and the items of each."""
         replies = await self._pipeline([("HGETALL", in_flight_key(stream, org_id)) for stream in streams])
@@ -351,6 +365,11 @@ class Queue:
                 if cursor == b"0":
                     break
         return found
+
+    async def forget_books(self, streams: Sequence[str], org_id: UUID) -> int:
+        """Delete what is kept of an org beside ``streams``; how many keys there were."""
+        keys = [at for stream in streams for at in (accepted_key(stream, org_id), in_flight_key(stream, org_id))]
+        return sum(map(int, await self._pipeline([("DEL", at) for at in keys])))
 
     async def info_memory(self) -> Memory:
         """Memory used and allowed, to stop before the store refuses."""
@@ -402,12 +421,9 @@ async def pipelined(
     if not commands:
         return []
     within_s = OPERATION_TIMEOUT_S if within_s is None else within_s
-    pipeline = client.pipeline(transaction=False)
-    for command in commands:
-        pipeline.execute_command(*command)
     try:
         async with asyncio.timeout(within_s):
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            replies = await _replies(client, commands)
     except (*_UNWELCOME, exceptions.ResponseError) as error:
         # Outside of a pipeline's own replies only the handshake can be answered with an error.
         raise Refused("redis", redact(str(error))) from error
@@ -422,6 +438,29 @@ async def pipelined(
             kind = Refused if isinstance(refusal, _UNWELCOME) else StoreUnavailable
             raise kind("redis", redact(str(refusal))) from refusal
     return replies
+
+
+async def _replies(client: "Redis", commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """What the client's own pipeline does, with commands that are packed in C: a third of the cost of a request's."""
+    pool: Any = client.connection_pool
+    connection = await pool.get_connection()
+    try:
+        try:
+            await connection.send_packed_command(b"".join(map(pack_command, commands)))
+            return [await _reply(connection) for _ in commands]
+        except BaseException:
+            # A reply that is still to come must not be taken for the next one's.
+            await connection.disconnect(nowait=True)
+            raise
+    finally:
+        await pool.release(connection)
+
+
+async def _reply(connection: Any) -> Any:
+    try:
+        return await connection.read_response()
+    except exceptions.ResponseError as error:
+        return error
 
 
 _UNWELCOME = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)

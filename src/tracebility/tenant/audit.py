@@ -26,8 +26,15 @@ class EventType(StrEnum):
     ORG_RESUMED = "org.resumed"
     WORKSPACE_CREATED = "workspace.created"
     PROJECT_CREATED = "project.created"
+    PROJECT_RETENTION_CHANGED = "project.retention_changed"
+    DELETION_REQUESTED = "deletion.requested"
+    DELETION_COMPLETED = "deletion.completed"
+    DELETION_FAILED = "deletion.failed"
     PLAN_CHANGED = "plan.changed"
     ACCESS_DENIED = "access.denied"
+    SHARD_MOVED = "shard.moved"
+    SHARD_SPLIT = "shard.split"
+    SHARD_UNDONE = "shard.undone"
     QUOTA_SOFT_LIMIT_REACHED = "quota.soft_limit_reached"
 
 

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
@@ -77,6 +78,7 @@ class Claim:
         return self.accepted_at_us // SLOT_US
 
 
+@lru_cache(maxsize=10_000)
 def usage_key(org_id: OrgId, period: str) -> str:
     """Where the hot counter of a period is."""
     return key(org_id, "usage", period)

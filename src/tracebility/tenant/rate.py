@@ -5,9 +5,10 @@ rate algorithm; the limits of an org hold over all of its keys and routes.
 """
 
 from collections import OrderedDict
+from functools import lru_cache
 from math import ceil
 
-from tracebility.ids import OrgId
+from tracebility.ids import OrgId, PublicKeyId
 from tracebility.tenant.context import Rate, TenantContext
 from tracebility.tenant.redis_keys import key
 
@@ -28,7 +29,12 @@ def interval_us(rate: Rate) -> int:
 
 def rate_keys(tenant: TenantContext) -> tuple[str, str]:
     """Where the state of an org's and of a key's rate is."""
-    return key(tenant.org_id, "rate"), key(tenant.org_id, "rate", tenant.key_id)
+    return _rate_keys(tenant.org_id, tenant.key_id)
+
+
+@lru_cache(maxsize=10_000)
+def _rate_keys(org_id: OrgId, key_id: PublicKeyId) -> tuple[str, str]:
+    return key(org_id, "rate"), key(org_id, "rate", key_id)
 
 
 def rate_arguments(tenant: TenantContext) -> tuple[int, int, int, int]:

@@ -29,5 +29,10 @@ def over_flag(org_id: OrgId, period: str) -> str:
     return f"quota:over:{org_id}:{period}"
 
 
+def patterns_of_org(org_id: OrgId) -> tuple[str, ...]:
+    """What all keys of the control role that belong to an org look like, as SCAN has it: ``{`` is no sign of those."""
+    return f"{PREFIX}:{{{org_id}}}:*", over_flag(org_id, "*")
+
+
 def _spelled(parts: tuple[str, ...]) -> str:
     return "".join(f":{len(part)}.{part}" for part in parts)

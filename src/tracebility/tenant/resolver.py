@@ -41,6 +41,9 @@ LOOKUPS = 8
 KNOWN_KEYS = 50_000
 UNKNOWN_KEYS = 50_000
 
+# The kinds of changes that a key's record depends on.
+_OF_RECORDS = frozenset({"api_key", "org", "plan"})
+
 T = TypeVar("T")
 
 
@@ -74,10 +77,12 @@ class KeyStore(Protocol):
 
 
 class Change(NamedTuple):
-    """A key, an org or a plan is not what it was. Of two changes of the same one the later has the higher number."""
+    """A key, an org, a plan or where an org queues is not what it was. Of two changes of the same one the later has the
+    higher number.
+    """
 
     rev: int
-    kind: str  # "api_key" | "org" | "plan"
+    kind: str  # "api_key" | "org" | "plan" | "shard_map"
     id: str
 
 
@@ -137,6 +142,8 @@ class Resolver:
 
     def changed(self, change: Change) -> None:
         """Use no record of before ``change`` any more."""
+        if change.kind not in _OF_RECORDS:
+            return
         now = self._clock()
         at = (change.kind, change.id)
         if self._changes.get(at, (0, 0.0))[0] < change.rev:

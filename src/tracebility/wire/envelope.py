@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from uuid import UUID
 
 import msgspec
+from msgspec import structs
 
 from tracebility.ids import SENTINEL
 
@@ -40,6 +41,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int  # size of the body after decompression
     rejected: tuple[int, ...] = ()  # positions in the body of items the edge refused; the worker passes over them
     degraded: bool = False  # let in while its org's usage was unknown
+    epoch: int = 0  # of the shard map that it was routed by; for people who ask why it is where it is
     v: int = VERSION
 
 
@@ -48,6 +50,10 @@ class Envelope(msgspec.Struct, frozen=True):
 
     header: Header
     body: bytes
+
+    def routed(self, epoch: int) -> "Envelope":
+        """The same, routed by this epoch of the shard map."""
+        return self if epoch == self.header.epoch else Envelope(structs.replace(self.header, epoch=epoch), self.body)
 
     def fields(self) -> dict[str, bytes]:
         """As stream fields."""

@@ -1,15 +1,24 @@
 """Commands on the shared stores, run in this process."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from tracebility.cli import app
 from tracebility.errors import TracebilityError
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A command sets where logs go, to a stream that the runner closes behind it."""
+    yield
+    structlog.reset_defaults()
 
 
 @dataclass(frozen=True)

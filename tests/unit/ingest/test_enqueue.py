@@ -13,8 +13,8 @@ from tracebility.ingest import enqueue
 from tracebility.ingest.enqueue import Enqueuer, Entry, Gate
 from tracebility.ingest.metrics import IngestMetrics
 from tracebility.telemetry import Metrics
-from tracebility.tenant.shards import shard_of, stream_of
-from tracebility.wire.envelope import Envelope, Header
+from tracebility.tenant.shards import MOVED, SPLIT, Placement, ShardRouter, shard_of, stream_of
+from tracebility.wire.envelope import Envelope, Header, header_of
 
 ORG = OrgId(UUID(int=7))
 
@@ -62,7 +62,8 @@ class Edge:
     def __init__(self) -> None:
         self.metrics = IngestMetrics(Metrics())
         self.queue, self.disk, self.gate = Queue(), Disk(), Gate(self.metrics)
-        self.enqueuer = Enqueuer(self.queue, self.disk, self.gate, self.metrics)
+        self.router = ShardRouter()
+        self.enqueuer = Enqueuer(self.queue, self.disk, self.gate, self.metrics, self.router)
 
     async def keep(self, *bodies: bytes, org: OrgId = ORG) -> None:
         await self.enqueuer.keep(org, [envelope(org, body) for body in bodies])
@@ -127,6 +128,33 @@ async def test_envelopes_go_to_the_stream_of_their_org_and_stay_together(edge: E
         [(stream_of(shard_of(ORG)), body) for body in (b"1", b"2", b"3")],
         [(stream_of(shard_of(other)), b"4")],
     ]
+
+
+async def test_envelopes_go_where_the_map_says_and_say_by_which_epoch(edge: Edge) -> None:
+    await edge.keep(b"1")
+    edge.router.learn([Placement(7, ORG, (shard_of(ORG) ^ 1,), MOVED)])
+    await edge.keep(b"2")
+    groups = [group for trip in edge.queue.trips for group in trip]
+    assert [(stream, header_of(fields["h"]).epoch) for [(stream, fields)] in groups] == [
+        (stream_of(shard_of(ORG)), 0),
+        (stream_of(shard_of(ORG) ^ 1), 7),
+    ]
+
+
+async def test_of_a_split_org_requests_are_spread_and_each_stays_together(edge: Edge) -> None:
+    edge.router.learn([Placement(1, ORG, (2, 5, 11), SPLIT)])
+    for number in range(60):
+        await edge.keep(b"%d" % number, b"more", b"and more")
+    streams = [{stream for stream, _ in group} for trip in edge.queue.trips for group in trip]
+    assert {len(some) for some in streams} == {1}
+    assert set.union(*streams) == {stream_of(shard) for shard in (2, 5, 11)}
+
+
+async def test_what_goes_to_disk_is_kept_for_the_shard_it_was_routed_to(edge: Edge) -> None:
+    edge.router.learn([Placement(1, ORG, (shard_of(ORG) ^ 1,), MOVED)])
+    edge.gate.shut("away")
+    await edge.keep(b"1")
+    assert edge.disk.kept == [(shard_of(ORG) ^ 1, ORG, b"1")]
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("redis", "reset"), TimeoutError()])

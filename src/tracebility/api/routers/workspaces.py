@@ -1,4 +1,4 @@
-"""Workspaces of an org, and projects in them."""
+"""Workspaces of an org, and projects in them; how long a project keeps its data."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -6,8 +6,17 @@ from starlette.responses import Response
 from tracebility.api.answers import answer, schema_of
 from tracebility.api.auth import Administrator, Services
 from tracebility.api.bodies import body_of, takes
-from tracebility.api.scope import NamedOrg, NamedWorkspace
-from tracebility.control.places import MadeProject, MadeWorkspace, NewPlace, create_project, create_workspace
+from tracebility.api.scope import NamedOrg, NamedProject, NamedWorkspace
+from tracebility.control.places import (
+    ChangedProject,
+    MadeProject,
+    MadeWorkspace,
+    NewPlace,
+    ProjectChanges,
+    change_project,
+    create_project,
+    create_workspace,
+)
 
 router = APIRouter(tags=["workspaces"])
 
@@ -53,3 +62,17 @@ async def make_project(
         ),
         201,
     )
+
+
+@router.patch(
+    "/v1/projects/{project_id}",
+    summary="Change how long a project keeps its data",
+    responses=schema_of(ChangedProject, "The project as it is now."),
+    openapi_extra=takes(ProjectChanges),
+)
+async def patch_project(request: Request, holder: Administrator, place: NamedProject, services: Services) -> Response:
+    """Never longer than its org does; null is as long as that."""
+    changes = await body_of(request, ProjectChanges)
+    async with services.changing() as transaction:
+        changed = await change_project(transaction, holder.actor, place, changes)
+    return answer(changed)

@@ -1,18 +1,18 @@
 -- Orgs, and what stands in them. By primary key, but for the list.
 
 -- name: lock_org
-SELECT plan, suspended_at, retention_days FROM org WHERE id = $1 FOR NO KEY UPDATE
+SELECT plan, suspended_at, retention_days, deleted_at FROM org WHERE id = $1 FOR NO KEY UPDATE
 
 -- name: update_org
 UPDATE org SET plan = $2, suspended_at = $3, retention_days = $4 WHERE id = $1
 
 -- name: read_org
-SELECT id, name, plan, suspended_at, retention_days, created_at FROM org WHERE id = $1
+SELECT id, name, plan, suspended_at, retention_days, created_at, deleted_at FROM org WHERE id = $1
 
 -- name: read_orgs
 -- A page in the order of their creation, after ($1, $2). Reads every org: an installation has thousands, and only its
 -- operators ask.
-SELECT id, name, plan, suspended_at, retention_days, created_at
+SELECT id, name, plan, suspended_at, retention_days, created_at, deleted_at
 FROM org
 WHERE (created_at, id) > ($1, $2)
 ORDER BY created_at, id
@@ -47,7 +47,7 @@ SELECT org_id, id AS workspace_id FROM workspace WHERE id = $1 AND ($2::uuid IS 
 SELECT workspace.org_id, workspace.id AS workspace_id, project.id AS project_id
 FROM project
 JOIN workspace ON workspace.id = project.workspace_id
-WHERE project.id = $1 AND ($2::uuid IS NULL OR workspace.org_id = $2)
+WHERE project.id = $1 AND project.deleted_at IS NULL AND ($2::uuid IS NULL OR workspace.org_id = $2)
 
 -- Whose an id is that was refused. Null, or no row: nobody's.
 

@@ -4,7 +4,7 @@
 SELECT project.id AS project_id, project.name, workspace.id AS workspace_id, workspace.name AS workspace_name,
        project.created_at
 FROM project JOIN workspace ON workspace.id = project.workspace_id
-WHERE workspace.org_id = $1 AND (project.created_at, project.id) > ($2, $3)
+WHERE workspace.org_id = $1 AND project.deleted_at IS NULL AND (project.created_at, project.id) > ($2, $3)
 ORDER BY project.created_at, project.id
 LIMIT $4
 
@@ -13,4 +13,4 @@ LIMIT $4
 SELECT project.id AS project_id, project.name, workspace.id AS workspace_id, workspace.name AS workspace_name,
        project.created_at
 FROM project JOIN workspace ON workspace.id = project.workspace_id
-WHERE workspace.org_id = $1 AND project.id = $2
+WHERE workspace.org_id = $1 AND project.id = $2 AND project.deleted_at IS NULL

@@ -1,0 +1,134 @@
+"""Deletions of runs, of users, of projects and of orgs: asked for here, followed here. The operator does them."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from tracebility.api import cursor
+from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, schema_of
+from tracebility.api.auth import Administrator, Operator, Services
+from tracebility.api.bodies import body_of, takes
+from tracebility.api.scope import NamedDeletion, NamedOrg, NamedProject, NamedProjectOrDeleted
+from tracebility.control.deletions import (
+    Deletion,
+    UserDeletion,
+    delete_org,
+    delete_project,
+    delete_run,
+    delete_user,
+    read_deletion,
+    shape_deletion,
+)
+from tracebility.errors import NotFound
+
+router = APIRouter(tags=["deletions"])
+
+# What a run's id may have: a trace's, which clients choose.
+RUN_ID_CHARS = 200
+_LIST = b"deletions"
+_LAST = datetime(9000, 1, 1, tzinfo=UTC)
+_ASKED = "The job. It is done when `state` is `done`, with a certificate."
+
+
+class DeletionPage(msgspec.Struct, kw_only=True):
+    """A page of deletions, the newest first."""
+
+    items: list[Deletion]
+    next_cursor: str | None
+
+
+@router.delete(
+    "/v1/admin/orgs/{org_id}",
+    summary="Delete an org with all it has",
+    status_code=202,
+    responses=schema_of(Deletion, _ASKED, 202),
+)
+async def end_org(holder: Operator, org: NamedOrg, services: Services) -> Response:
+    """Its keys are refused at once. Usage and the audit trail stay, and the org's row, which they name."""
+    async with services.changing() as transaction:
+        job = await delete_org(transaction, holder.actor, org, services.now())
+    return answer(job, 202)
+
+
+@router.delete(
+    "/v1/projects/{project_id}",
+    summary="Delete a project with all it has",
+    status_code=202,
+    responses=schema_of(Deletion, _ASKED, 202),
+)
+async def end_project(holder: Administrator, place: NamedProjectOrDeleted, services: Services) -> Response:
+    """Its keys end at once, but for the one that asks: that is of no project from then on."""
+    async with services.changing() as transaction:
+        job = await delete_project(transaction, holder.actor, place, services.now())
+    return answer(job, 202)
+
+
+@router.delete(
+    "/v1/projects/{project_id}/runs/{run_id}",
+    summary="Delete a run",
+    status_code=202,
+    responses=schema_of(Deletion, _ASKED, 202),
+)
+async def end_run(holder: Administrator, place: NamedProject, run_id: str, services: Services) -> Response:
+    """With its spans, scores and captures, also what of it waits in the queue."""
+    if len(run_id) > RUN_ID_CHARS or "\0" in run_id:
+        raise NotFound
+    async with services.changing() as transaction:
+        job = await delete_run(transaction, holder.actor, place, run_id)
+    return answer(job, 202)
+
+
+@router.post(
+    "/v1/orgs/{org_id}/deletions",
+    summary="Delete a user's runs",
+    status_code=202,
+    responses=schema_of(Deletion, _ASKED, 202),
+    openapi_extra=takes(UserDeletion),
+)
+async def end_user(request: Request, holder: Administrator, org: NamedOrg, services: Services) -> Response:
+    """Every run, in all projects of the org, of which a span names the user; whole, whoever else it names."""
+    asked = await body_of(request, UserDeletion)
+    async with services.changing() as transaction:
+        job = await delete_user(transaction, holder.actor, org, asked)
+    return answer(job, 202)
+
+
+@router.get(
+    "/v1/admin/deletions/{job_id}",
+    summary="One deletion",
+    responses=schema_of(Deletion, "How far it is; its certificate when it is done."),
+)
+async def get_deletion(holder: Administrator, job: NamedDeletion, services: Services) -> Response:
+    """For operators, and admins of the org."""
+    return answer(await read_deletion(services.control, job))
+
+
+@router.get(
+    "/v1/admin/orgs/{org_id}/deletions",
+    summary="The deletions of an org",
+    responses=schema_of(DeletionPage, "A page of deletions, the newest first."),
+)
+async def list_deletions(
+    holder: Administrator,
+    org: NamedOrg,
+    services: Services,
+    limit: Limit = LIMIT_DEFAULT,
+    cursor_text: CursorText = None,
+) -> Response:
+    """Those that are done too, with their certificates."""
+    owner = _LIST + org.bytes
+    at, last = cursor.unseal_made(cursor_text, owner) if cursor_text is not None else (_LAST, bytes(16))
+    if len(last) != len(UUID(int=0).bytes):
+        raise cursor.unfit()
+    rows = await services.control.fetch("read_deletions_of_org", org, at, UUID(bytes=last), limit + 1)
+    items = rows[:limit]
+    more = len(rows) > limit
+    return answer(
+        DeletionPage(
+            items=[shape_deletion(row) for row in items],
+            next_cursor=cursor.seal_made(items[-1]["requested_at"], items[-1]["id"].bytes, owner) if more else None,
+        )
+    )

@@ -1,0 +1,43 @@
+"""Shards: how evenly orgs lie on them, and moves, for operators."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from tracebility.api.answers import answer, schema_of
+from tracebility.api.auth import Operator, Services
+from tracebility.api.bodies import body_of, takes
+from tracebility.control.shards import ShardMove, ShardMoved, ShardPlan, ShardStatus, foreseen, look, move, plan
+
+router = APIRouter(tags=["admin"])
+
+
+@router.get("/v1/admin/shards", summary="Every shard", responses=schema_of(ShardStatus, "Shards and who is on them."))
+async def get_shards(holder: Operator, services: Services) -> Response:
+    """What is queued, what came in the last hours, of whom, and which orgs are not where their hash puts them."""
+    return answer(await look(services.control, services.queue, services.now()))
+
+
+@router.post(
+    "/v1/admin/shards/plan",
+    summary="What would make the shards more even",
+    responses=schema_of(ShardPlan, "Moves, and the skew without and with them."),
+)
+async def plan_shards(holder: Operator, services: Services) -> Response:
+    """Changes nothing. `held` are orgs that were moved in the last 15 minutes."""
+    return answer(await plan(services.control, services.queue, services.now()))
+
+
+@router.post(
+    "/v1/admin/shards/moves",
+    summary="Move an org to other shards, or spread it over several",
+    responses=schema_of(ShardMoved, "Where it was and is now."),
+    openapi_extra=takes(ShardMove),
+)
+async def move_org(request: Request, holder: Operator, services: Services) -> Response:
+    """One shard moves it, several split it. With `dry_run` nothing is changed, and the answer has the skew."""
+    wanted = await body_of(request, ShardMove)
+    async with services.changing() as transaction:
+        moved = await move(transaction, holder.actor, wanted, services.now())
+    if wanted.dry_run:
+        moved = await foreseen(services.control, services.queue, moved, services.now())
+    return answer(moved)

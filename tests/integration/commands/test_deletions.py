@@ -1,0 +1,36 @@
+"""``tracebility orgs delete``, ``deletions`` and ``retention``."""
+
+import uuid
+from typing import Any
+
+
+def test_an_org_is_deleted_after_a_question_and_the_job_is_shown(commands: Any) -> None:
+    org = commands.answer("orgs", "create", "Acme")["org_id"]
+    assert commands.run("orgs", "delete", org, text="n\n").exit_code == 1
+    assert commands.answer("orgs", "show", org)["suspended"] is False
+    job = commands.answer("orgs", "delete", org, "--yes")
+    assert (job["kind"], job["target"], job["state"]) == ("org", org, "queued")
+    shown = commands.answer("orgs", "show", org)
+    assert (shown["suspended"], shown["deleted_at"] is not None) == (True, True)
+    assert commands.answer("deletions", "list", org) == {"items": [job]}
+    assert commands.answer("deletions", "show", job["id"]) == job
+    assert commands.answer("orgs", "delete", org, "--yes")["id"] == job["id"]
+    assert org in commands.run("deletions", "show", job["id"]).stdout
+    assert "DELETED" in commands.run("orgs", "show", org).stdout
+
+
+def test_a_deleted_org_is_not_let_in_again(commands: Any) -> None:
+    org = commands.answer("orgs", "create", "Acme")["org_id"]
+    commands.answer("orgs", "delete", org, "--yes")
+    assert "is deleted" in commands.refusal("orgs", "set", org, "--resume")
+
+
+def test_what_is_not_there_is_said(commands: Any) -> None:
+    assert commands.refusal("deletions", "show", str(uuid.uuid4()))
+    assert commands.refusal("orgs", "delete", str(uuid.uuid4()), "--yes")
+    assert commands.answer("deletions", "list", str(uuid.uuid4())) == {"items": []}
+
+
+def test_retention_is_applied_now(commands: Any) -> None:
+    done = commands.answer("retention", "apply")
+    assert set(done) == {"projects", "rows"}

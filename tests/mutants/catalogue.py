@@ -1,0 +1,191 @@
+"""The ways to break it: those that seam.md measured, and the decisions that stand on them."""
+
+from dataclasses import dataclass
+
+TENANT = "src/tracebility/tenant"
+LUA = f"{TENANT}/lua"
+WORKER = "src/tracebility/worker"
+STORES = "src/tracebility/stores"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """``old`` in ``file`` becomes ``new``; ``tests`` are those that must notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant(
+        "reconciler sets the counter to the sum, and loses what is under way",
+        f"{LUA}/settle.lua",
+        "tonumber(ARGV[at + 1]) + (later[ARGV[at]] or 0)",
+        "tonumber(ARGV[at + 1])",
+        "tests/integration/tenant/test_quota.py",
+    ),
+    Mutant(
+        "a reconciler that was stopped for long writes over a later one (hot counter)",
+        f"{LUA}/settle.lua",
+        "if watermark <= tonumber(",
+        "if watermark < 0 * tonumber(",
+        "tests/integration/tenant/test_quota.py",
+    ),
+    Mutant(
+        "a reconciler that was stopped for long writes over a later one (control plane)",
+        f"{STORES}/sql/usage.sql",
+        "WHERE quota_period.watermark < excluded.watermark",
+        "WHERE true",
+        "tests/integration/operator/test_quota.py",
+    ),
+    Mutant(
+        "the meter is a SummingMergeTree",
+        "schemas/clickhouse/0006_tenant_columns.sql",
+        "ENGINE = ReplacingMergeTree(version)\nPARTITION BY toYYYYMM(accepted_at)\n"
+        "ORDER BY (org_id, period, meter, event_id)",
+        "ENGINE = SummingMergeTree(qty)\nPARTITION BY toYYYYMM(accepted_at)\n"
+        "ORDER BY (org_id, period, meter, event_id)",
+        "tests/integration/operator/test_quota.py",
+    ),
+    Mutant(
+        "quota is checked, then counted",
+        f"{TENANT}/admission.py",
+        "            answer = await self._hot.run(ADMIT, self._keys(tenant, claim), arguments)\n",
+        "            had = int(await self._hot.command('HGET', usage_key(tenant.org_id, claim.period), 'spans') or 0)\n"
+        "            limit = hard_limit(tenant, 'spans')\n"
+        "            if limit is not None and had + claim.quantities['spans'] > limit:\n"
+        "                raise self._over_quota(tenant, claim, 'spans', had)\n"
+        "            arguments[10::3] = [-1] * len(arguments[10::3])\n"
+        "            answer = await self._hot.run(ADMIT, self._keys(tenant, claim), arguments)\n",
+        "tests/integration/tenant/test_quota.py",
+    ),
+    Mutant(
+        "the semaphore counts up and down, and never gives back what a dead holder had",
+        f"{LUA}/lease.lua",
+        "redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now))\n",
+        "",
+        "tests/integration/tenant/test_eval_concurrency.py",
+    ),
+    Mutant(
+        "ingest streams are trimmed by their length",
+        f"{STORES}/redis.py",
+        'return ("XADD", stream, "*",',
+        'return ("XADD", stream, "MAXLEN", "2", "*",',
+        "tests/integration/stores/test_redis.py",
+    ),
+    Mutant(
+        "the cache of keys slides: who is busy stays known",
+        f"{TENANT}/resolver.py",
+        "            self._known.move_to_end(public_id)\n            return entry.record",
+        "            self._known.move_to_end(public_id)\n            entry.fresh_until = now + TTL_S\n"
+        "            return entry.record",
+        "tests/unit/tenant/test_resolver.py",
+    ),
+    Mutant(
+        "entries are acknowledged before they are stored",
+        f"{WORKER}/consume.py",
+        "        refusals = {(one.held.stream",
+        "        await self._queue.leave([Leaving(held.stream, [held.entry.id]) for held in work.held])\n"
+        "        refusals = {(one.held.stream",
+        "tests/integration/worker/test_crashes.py",
+    ),
+    Mutant(
+        "a record of before a revocation that is written back late is used",
+        f"{STORES}/keys.py",
+        "if record.public_id == public_id and not self._is_outdated(record):",
+        "if record.public_id == public_id:",
+        "tests/integration/stores/test_changes.py",
+    ),
+    Mutant(
+        "what nobody announces is heard of only when the cache ends",
+        f"{STORES}/changes.py",
+        "            self._changed(Change(row",
+        "            (lambda change: None)(Change(row",
+        "tests/integration/stores/test_changes.py",
+    ),
+    Mutant(
+        "an envelope that comes once more is accepted once more",
+        f"{LUA}/enter.lua",
+        ".. now_ms) == 1 then",
+        ".. now_ms) >= 0 then",
+        "tests/integration/worker/test_books.py",
+    ),
+    Mutant(
+        "an envelope that left the books and came again stays accepted twice",
+        f"{LUA}/leave.lua",
+        "elseif was_in_flight and was_known then",
+        "elseif false then",
+        "tests/integration/worker/test_books.py",
+    ),
+    Mutant(
+        "what a dead edge reserved for a body is charged again",
+        f"{LUA}/admit.lua",
+        "if mark then\n    -- An earlier",
+        "if false then\n    -- An earlier",
+        "tests/integration/tenant/test_quota.py",
+    ),
+    Mutant(
+        "what was settled is given back",
+        f"{LUA}/refund.lua",
+        "if tonumber(ARGV[2]) > tonumber(",
+        "if 0 * tonumber(ARGV[2]) <= tonumber(",
+        "tests/integration/tenant/test_quota.py",
+    ),
+    Mutant(
+        "requests that are refused push the next one away",
+        f"{LUA}/admit.lua",
+        "            return {1, which, tat + interval - most, 0}",
+        "            remember(KEYS[which], tat + interval)\n            return {1, which, tat + interval - most, 0}",
+        "tests/integration/tenant/test_rate.py",
+    ),
+    Mutant(
+        "a clock that went back makes an org wait for the difference",
+        f"{LUA}/admit.lua",
+        "        if tat > most then",
+        "        if false then",
+        "tests/integration/tenant/test_rate.py",
+    ),
+    Mutant(
+        "the net behind the quota drops what was reserved",
+        f"{WORKER}/consume.py",
+        "if header.degraded and await",
+        "if await",
+        "tests/integration/worker/test_legacy.py",
+    ),
+    Mutant(
+        "with the control plane away legacy envelopes become nobody's",
+        f"{WORKER}/legacy.py",
+        "            owner = await self._owners.owner_of(project_id)\n",
+        "            try:\n                owner = await self._owners.owner_of(project_id)\n"
+        "            except Exception:\n                owner = None\n",
+        "tests/integration/worker/test_legacy.py",
+    ),
+    Mutant(
+        "the same body is let in and charged again",
+        f"{TENANT}/admission.py",
+        "claim), KEPT, BODY_LIFE_MS)",
+        "claim), KEPT, 1)",
+        "tests/integration/ingest/test_gates.py",
+    ),
+    Mutant(
+        "orgs share their keys in Redis",
+        f"{TENANT}/redis_keys.py",
+        'return f"{PREFIX}:{{{org_id}}}:{kind}{_spelled(parts)}"',
+        'return f"{PREFIX}:{{}}:{kind}{_spelled(parts)}"',
+        "tests/integration/ingest/test_gates.py",
+    ),
+    Mutant(
+        "an event leaves the outbox before the data plane has it",
+        "src/tracebility/operator/relay.py",
+        "            await links.insert(self._engine, events)\n"
+        '            failpoint("audit_relay_after_insert")\n'
+        '            await self._control.execute("relayed", ids)\n',
+        '            await self._control.execute("relayed", ids)\n'
+        '            failpoint("audit_relay_after_insert")\n'
+        "            await links.insert(self._engine, events)\n",
+        "tests/integration/operator/test_relay.py",
+    ),
+)
