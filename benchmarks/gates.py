@@ -26,7 +26,7 @@ from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
 from tracebility.ingest.accept import Intake, Sent
 from tracebility.ingest.service import open_services
 from tracebility.tenant.admission import Admitted
-from tracebility.tenant.context import Allowance, MeterLimit, Rate, Scope, TenantContext
+from tracebility.tenant.context import Allowance, MeterLimit, Rate, Scope, TenantContext, sealed_context
 
 CONCURRENCY = 16
 # Of a request, outside of what is measured here: reading and answering HTTP, resolving the key.
@@ -57,7 +57,7 @@ async def measure(installation: Installation, count: int, turns: int) -> None:
     )
     rate = Rate(100_000, 1_000_000)
     limits = {"spans": MeterLimit(10**12, 10**12), "bytes": MeterLimit(10**15, None)}
-    tenant = TenantContext(
+    tenant = sealed_context(
         OrgId(uuid4()), WorkspaceId(uuid4()), ProjectId(uuid4()), "bench", frozenset({Scope.INGEST_WRITE}),
         PublicKeyId("bench"), Allowance(rate, rate, limits),
     )  # fmt: skip

@@ -22,7 +22,7 @@ from tracebility.embedded.valkey import Valkey
 from tracebility.ids import OrgId, ProjectId, WorkspaceId, uuid7
 from tracebility.stores import clickhouse, hot, postgres, redis
 from tracebility.tenant import keys
-from tracebility.tenant.context import Scope, TenantContext
+from tracebility.tenant.context import Scope, TenantContext, sealed_context
 
 sys.path.insert(0, str(Path(__file__).parent / "faults"))  # the harness: proxies, installations, load
 
@@ -198,7 +198,7 @@ async def new_tenant(pg_dsn: str) -> TenantUnderTest:
             )
     finally:
         await control.close()
-    context = TenantContext(org_id, workspace_id, project_id, "internal", frozenset(scopes), key.public_id)
+    context = sealed_context(org_id, workspace_id, project_id, "internal", frozenset(scopes), key.public_id)
     return TenantUnderTest(context, key.key)
 
 

@@ -15,6 +15,7 @@ from tracebility.api import auth, pages, scope
 from tracebility.api.app import routes
 from tracebility.stores import scoped
 from tracebility.stores.queries import query
+from tracebility.tenant.context import TenantContext
 
 SOURCE = Path(tracebility.__file__).parent
 API_MODULES = sorted(SOURCE.joinpath("api").rglob("*.py"))
@@ -86,6 +87,15 @@ def test_a_scope_is_made_in_one_place() -> None:
 def test_a_scope_cannot_be_made_without_the_seal() -> None:
     with pytest.raises(TypeError, match="resolve_project_scope"):
         scoped.TenantScope(org_id=None, workspace_id=None, project_id=None, key_id=None, seal=object())  # type: ignore[arg-type]
+
+
+def test_a_context_is_made_by_the_resolver_alone() -> None:
+    with pytest.raises(TypeError, match="made by the resolver"):
+        TenantContext(None, None, None, "plan", frozenset(), "key")  # type: ignore[arg-type]
+    makers = {
+        file.relative_to(SOURCE).as_posix() for file in SOURCE.rglob("*.py") if "sealed_context" in file.read_text()
+    }
+    assert makers == {"tenant/context.py", "tenant/resolver.py"}
 
 
 def dependencies(dependant: Dependant) -> Iterator[object]:

@@ -108,3 +108,12 @@ def test_every_route_is_documented() -> None:
     routes = [(verb.upper(), path) for path, verbs in openapi_document()["paths"].items() for verb in verbs]
     assert ("POST", "/v1/traces") in routes
     assert [route for route in routes if f"`{route[0]} {route[1]}`" not in page("api.md")] == []
+
+
+def test_every_test_that_a_guarantee_names_is_there() -> None:
+    names = set(re.findall(r"`(test_\w+)`", page("guarantees.md")))
+    files = set(re.findall(r"`(tests/[\w/]+\.py)`", page("guarantees.md")))
+    written = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    assert len(names) > 20
+    assert [name for name in sorted(names) if f"def {name}(" not in written] == []
+    assert [name for name in sorted(files) if not (ROOT / name).is_file()] == []

@@ -156,7 +156,7 @@ async def _control_plane(reached: "Reached") -> list[Finding]:
 
 
 async def _queue(reached: "Reached") -> list[Finding]:
-    from tracebility.tenant.shards import DEAD_LETTER_STREAM, SHARDS, stream_of
+    from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM
 
     if reached.queue is None:
         return []
@@ -170,7 +170,7 @@ async def _queue(reached: "Reached") -> list[Finding]:
         _clock("redis", now_s, before),
     ]
     findings += _queue_settings(server, await reached.queue.setting("appendfsync"))
-    depths = await reached.queue.depths([*(stream_of(shard) for shard in range(SHARDS)), DEAD_LETTER_STREAM])
+    depths = await reached.queue.depths([*ALL_STREAMS, DEAD_LETTER_STREAM])
     dead = depths.pop(DEAD_LETTER_STREAM).length
     first_ms = min((depth.oldest_ms for depth in depths.values() if depth.oldest_ms is not None), default=None)
     waited_s = 0.0 if first_ms is None else max(now_s - first_ms / 1000, 0.0)

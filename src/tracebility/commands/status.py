@@ -237,21 +237,29 @@ def _exists(pid: int) -> bool:
 
 async def _look_at_queue(reached: "Reached", seen: Status) -> None:
     from tracebility.commands.reach import tried
-    from tracebility.tenant.shards import DEAD_LETTER_STREAM, LEGACY_STREAM, SHARDS, stream_of
+    from tracebility.tenant.shards import (
+        ALL_STREAMS,
+        DEAD_LETTER_STREAM,
+        LEGACY_STREAM,
+        OVERFLOW_STREAMS,
+        SHARD_STREAMS,
+    )
 
     if reached.queue is None:
         return
-    streams = [stream_of(shard) for shard in range(SHARDS)]
-    depths, why = await tried(reached.queue.depths([*streams, DEAD_LETTER_STREAM, LEGACY_STREAM]))
+    depths, why = await tried(reached.queue.depths([*ALL_STREAMS, DEAD_LETTER_STREAM]))
     memory, _ = await tried(reached.queue.info_memory())
     if depths is None or memory is None:
         seen.stores["redis"] = why or "no answer"
         return
     now_ms = time.time() * 1000
-    for shard, stream in enumerate(streams):
-        depth = depths[stream]
-        oldest_s = None if depth.oldest_ms is None else max(round((now_ms - depth.oldest_ms) / 1000, 3), 0.0)
-        seen.shards.append(Shard(shard, depth.length, depth.pending, oldest_s))
+    for shard, streams in enumerate(zip(SHARD_STREAMS, OVERFLOW_STREAMS, strict=True)):
+        both = [depths[stream] for stream in streams]
+        oldest_ms = min((depth.oldest_ms for depth in both if depth.oldest_ms is not None), default=None)
+        oldest_s = None if oldest_ms is None else max(round((now_ms - oldest_ms) / 1000, 3), 0.0)
+        seen.shards.append(
+            Shard(shard, sum(depth.length for depth in both), sum(depth.pending for depth in both), oldest_s)
+        )
     seen.dead_letters = depths[DEAD_LETTER_STREAM].length
     seen.legacy = depths[LEGACY_STREAM].length
     seen.queue_bytes, seen.queue_max_bytes = memory.used, memory.maximum

@@ -21,7 +21,7 @@ from tracebility.stores.redis import Queue
 from tracebility.stores.shards import LOAD_HOURS, org_loads, placement, placements
 from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
 from tracebility.tenant.shard_plan import coolest, propose, shard_loads, skew
-from tracebility.tenant.shards import DEFAULT, MOVED, SHARDS, SPLIT, ShardRouter, shard_of, stream_of
+from tracebility.tenant.shards import DEFAULT, MOVED, SHARD_STREAMS, SHARDS, SPLIT, ShardRouter, shard_of, stream_of
 
 # What a move did shows after a while; an org is not moved again before.
 HYSTERESIS = timedelta(minutes=15)
@@ -144,7 +144,7 @@ async def look(control: Statements, queue: Queue, now: datetime) -> ShardStatus:
     loads = await org_loads(control, queue, now)
     places = _places(router, loads)
     on = shard_loads(loads, places)
-    depths = await queue.depths([stream_of(shard) for shard in range(SHARDS)])
+    depths = await queue.depths(SHARD_STREAMS)
     largest = {shard: _largest(loads, places, shard) for shard in range(SHARDS)}
     books = [(stream_of(shard), org_id) for shard, orgs in largest.items() for org_id in orgs]
     in_flight = dict(zip(books, await queue.envelopes_in_flight(books), strict=True))

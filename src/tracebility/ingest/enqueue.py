@@ -16,8 +16,9 @@ from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
 from tracebility.ingest.metrics import IngestMetrics
+from tracebility.stores.redis import AGAIN
 from tracebility.tenant.books import Book, book_of
-from tracebility.tenant.shards import ShardRouter, stream_of
+from tracebility.tenant.shards import ShardRouter, overflow_of, stream_of
 from tracebility.wire.envelope import Envelope
 
 Entry = tuple[str, dict[str, bytes]]
@@ -27,6 +28,10 @@ Group = list[Entry]
 # the deadline.
 PIPELINE_BYTES = 4 << 20
 PIPELINE_GROUPS = 512
+
+# Envelopes of one org in a shard's stream: half a second of a worker's work at 50 spans each. Who shares the shard
+# waits no longer than for these.
+MOST_IN_FLIGHT = 200
 
 # While the store fsyncs one pipeline, the next is on its way.
 PIPELINES = 2
@@ -48,6 +53,9 @@ class Streams(Protocol):
         Raises:
             StoreUnavailable: when it is unknown what was appended.
         """
+
+    def depth(self, stream: str, org_id: OrgId) -> int:
+        """How many envelopes of an org are in a stream, as far as is known."""
 
     async def withdraw(self, books: Sequence[Book]) -> None:
         """Take back what was entered for envelopes that were refused.
@@ -122,6 +130,12 @@ class Enqueuer:
         fields = [envelope.fields() for envelope in envelopes]
         failpoint("edge_before_enqueue")
         stream = stream_of(shard)
+        if self._streams.depth(stream, org_id) > MOST_IN_FLIGHT:
+            # The shard is others' too: what is more than its share waits beside it, and is served at a lower weight.
+            # Should its answer get lost, it comes once more by the disk buffer, into the other stream.
+            stream = overflow_of(shard)
+            fields = [{**part, AGAIN: b"1"} for part in fields]
+            self._metrics.overflowed.inc(len(fields))
         books = [book_of(stream, envelope.header) for envelope in envelopes]
         if not self._gate.is_shut and await self._queued([(stream, part) for part in fields], books):
             self._metrics.queued.inc(len(fields))

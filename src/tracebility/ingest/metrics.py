@@ -25,6 +25,10 @@ class IngestMetrics:
         self.degraded = metrics.counter(
             "tracebility_ingest_degraded_requests", "Requests let in while the usage of their org could not be known."
         )
+        self.overflowed = metrics.counter(
+            "tracebility_ingest_overflowed_envelopes",
+            "Envelopes of orgs that had more than their share in a shard's stream; they wait beside it.",
+        )
         self.received_bytes = metrics.counter("tracebility_ingest_received_bytes", "Bytes of bodies, as sent.")
         kept = metrics.counter(
             "tracebility_ingest_envelopes",

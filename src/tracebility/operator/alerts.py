@@ -19,7 +19,7 @@ from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
 from tracebility.stores.redis import Depth, Queue
 from tracebility.tenant.quota import EDGES, SPOOLS
-from tracebility.tenant.shards import DEAD_LETTER_STREAM, LEGACY_STREAM, SHARDS, stream_of
+from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM, SHARD_STREAMS, SHARDS
 
 PERIOD_S = 60.0
 
@@ -30,9 +30,6 @@ SKEW, SKEW_FROM_ENTRIES = 4.0, 1_000
 CLOCKS_APART_MS = 2_000
 # Of what is missing so many are named.
 NAMED = 20
-
-_SHARDS = tuple(map(stream_of, range(SHARDS)))
-_STREAMS = (LEGACY_STREAM, *_SHARDS)
 
 log = structlog.get_logger()
 
@@ -64,7 +61,7 @@ class Alerts:
         Raises:
             StoreUnavailable: when a store is away.
         """
-        depths = await self._queue.depths((*_STREAMS, DEAD_LETTER_STREAM))
+        depths = await self._queue.depths((*ALL_STREAMS, DEAD_LETTER_STREAM))
         looks: Mapping[str, Callable[[], Awaitable[Alert | None]]] = {
             "queue_lag": lambda: self._lag(depths),
             "shard_skew": lambda: self._skew(depths),
@@ -101,7 +98,7 @@ class Alerts:
         return Alert("queue_lag", f"Envelopes wait for {longest} s", {"seconds": longest, "streams": waits})
 
     async def _skew(self, depths: Mapping[str, Depth]) -> Alert | None:
-        lengths = {stream: depths[stream].length for stream in _SHARDS}
+        lengths = {stream: depths[stream].length for stream in SHARD_STREAMS}
         hottest = max(lengths, key=lambda stream: lengths[stream])
         mean = sum(lengths.values()) / SHARDS
         if lengths[hottest] < max(SKEW * mean, SKEW_FROM_ENTRIES):
@@ -130,7 +127,7 @@ class Alerts:
 
     async def _missing(self) -> Alert | None:
         """Envelopes that are in flight by the books, and in no stream any more."""
-        missing = await self._queue.missing(_STREAMS)
+        missing = await self._queue.missing(ALL_STREAMS)
         self._metrics.missing.set(len(missing))
         if not missing:
             return None

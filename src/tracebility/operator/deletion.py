@@ -28,12 +28,12 @@ from tracebility.stores import erase
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.erase import Counts, Eraser, Which
 from tracebility.stores.hot import Hot
-from tracebility.stores.ledger import STREAMS, RawRows, ledger
+from tracebility.stores.ledger import RawRows, ledger
 from tracebility.stores.postgres import Postgres, Row, Transaction
 from tracebility.stores.redis import Queue
 from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
 from tracebility.tenant.redis_keys import patterns_of_org
-from tracebility.tenant.shards import DEAD_LETTER_STREAM
+from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM
 from tracebility.wire.envelope import MalformedEnvelope, from_fields
 
 PERIOD_S = 5.0
@@ -175,7 +175,7 @@ class Deleter:
         asked_s = job.requested_at.timestamp() + REFUSED_S
         if self._now() < asked_s:
             return False
-        depths = await self._queue.depths(STREAMS)
+        depths = await self._queue.depths(ALL_STREAMS)
         oldest = [depth.oldest_ms for depth in depths.values() if depth.oldest_ms is not None]
         if oldest and min(oldest) < asked_s * 1000:
             return False
@@ -285,7 +285,7 @@ class Deleter:
             start = b"(" + page[-1].id
 
     async def _forget_keys(self, org_id: OrgId) -> int:
-        gone = await self._queue.forget_books(STREAMS, org_id)
+        gone = await self._queue.forget_books(ALL_STREAMS, org_id)
         for pattern in patterns_of_org(org_id):
             gone += await self._hot.forget(pattern)
         return gone

@@ -26,7 +26,7 @@ from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
 from tracebility.tenant.context import MeterLimit
 from tracebility.tenant.quota import METERED, METERS, SLOT_US, QuotaMeter, Usage
 from tracebility.tenant.redis_keys import over_flag
-from tracebility.tenant.shards import LEGACY_STREAM, SHARDS, stream_of
+from tracebility.tenant.shards import ALL_STREAMS
 
 PERIOD_S = 60.0
 # From a stamp at the edge to its entry in the queue: above the edge's deadlines.
@@ -35,7 +35,6 @@ SKEW_US = 4_000_000
 ORGS_A_SUM = 500
 OVER_FLAG_LIFE_MS = 180_000
 
-_STREAMS = (LEGACY_STREAM, *map(stream_of, range(SHARDS)))
 
 log = structlog.get_logger()
 
@@ -114,7 +113,7 @@ class QuotaReconciler:
 
         What a disk buffer still holds comes late: its org is marked again when it is stored, and summed again.
         """
-        depths = await self._queue.depths(_STREAMS)
+        depths = await self._queue.depths(ALL_STREAMS)
         oldest = [depth.oldest_ms * 1000 for depth in depths.values() if depth.oldest_ms is not None]
         return (min((*oldest, self._now_us())) - SKEW_US) // SLOT_US - 1
 

@@ -12,9 +12,8 @@ from tracebility.stores.clickhouse import Engine
 from tracebility.stores.queries import query
 from tracebility.stores.redis import Queue
 from tracebility.tenant.books import DEAD, DROPPED, STORED
-from tracebility.tenant.shards import LEGACY_STREAM, SHARDS, stream_of
+from tracebility.tenant.shards import ALL_STREAMS
 
-STREAMS = (LEGACY_STREAM, *map(stream_of, range(SHARDS)))
 # In flight envelopes that are asked for at once: an id is 36 characters of a request.
 IDS_A_QUESTION = 5_000
 
@@ -67,12 +66,12 @@ async def ledger(queue: Queue, data_plane: OrgRows, org_id: OrgId) -> Ledger:
     Raises:
         StoreUnavailable: when a store is away.
     """
-    accepted_before = await queue.accepted(STREAMS, org_id)
-    in_flight = await queue.in_flight(STREAMS, org_id)
+    accepted_before = await queue.accepted(ALL_STREAMS, org_id)
+    in_flight = await queue.in_flight(ALL_STREAMS, org_id)
     outcomes = await data_plane.rows("outcomes_of_org")
     arrived = await _arrived(data_plane, in_flight)
     still = sum(items for envelope_id, items in in_flight.items() if envelope_id not in arrived)
-    accepted = await queue.accepted(STREAMS, org_id)
+    accepted = await queue.accepted(ALL_STREAMS, org_id)
     [distinct] = await data_plane.rows("distinct_of_org")
     by_outcome = {name: [row for row in outcomes if row["outcome"] == name] for name in (STORED, DROPPED, DEAD)}
     total = still + sum(int(row["items"]) for row in outcomes)

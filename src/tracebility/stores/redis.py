@@ -6,6 +6,8 @@ caller keeps the envelope elsewhere, and the rows' identity makes the possible d
 """
 
 import asyncio
+import time
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -32,6 +34,9 @@ CONNECT_TIMEOUT_S = 1.0  # a store on the same network answers in milliseconds; 
 OPERATION_TIMEOUT_S = 3.0  # above the worst fsync stall of a healthy disk, below the patience of an exporter
 MAX_CONNECTIONS = 32
 SCAN_COUNT = 1_000
+# What is known of how full streams are, and for how long it is believed.
+MOST_DEPTHS = 10_000
+DEPTH_KNOWN_S = 0.25
 
 # A field of entries that may be in the queue, or have been in it, once more: they come from a disk buffer or from the
 # dead letters.
@@ -133,6 +138,7 @@ class Queue:
 
     def __init__(self, client: "Redis") -> None:
         self._client = client
+        self._depths: OrderedDict[tuple[str, UUID], tuple[int, float]] = OrderedDict()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -182,10 +188,30 @@ class Queue:
                 results.append(StoreUnavailable("redis", redact(str(refusal))))
             else:
                 results.append(own if len(group) == 1 else own[-1])
-        unknown = [one for one, reply in zip(entering, following, strict=True) if _is_unknown_script(reply)]
+        said = list(following)
+        unknown = [one for one, reply in zip(entering, said, strict=True) if _is_unknown_script(reply)]
         if unknown:
             await self._pipeline([_by_text(*one) for one in unknown])
+        self._learn_depths(sorted(books), said)
         return results
+
+    def depth(self, stream: str, org_id: UUID) -> int:
+        """How many envelopes of an org were in a stream when one of them was last added from here; 0 when that was
+        long ago.
+        """
+        depth, at = self._depths.get((stream, org_id), (0, 0.0))
+        return depth if time.monotonic() - at < DEPTH_KNOWN_S else 0
+
+    def _learn_depths(self, books: Sequence[Book], replies: Sequence[Any]) -> None:
+        depths = [depth for reply in replies if isinstance(reply, list) for depth in reply]
+        if len(depths) != len(books):
+            return
+        now = time.monotonic()
+        for book, depth in zip(books, depths, strict=True):
+            self._depths[book.stream, book.org_id] = (int(depth), now)
+            self._depths.move_to_end((book.stream, book.org_id))
+        while len(self._depths) > MOST_DEPTHS:
+            self._depths.popitem(last=False)
 
     async def withdraw(self, books: Sequence[Book]) -> None:
         """Take back what was entered for envelopes whose entries were refused."""

@@ -14,7 +14,7 @@ from tracebility.stores.postgres import Postgres, Row, Statements
 from tracebility.stores.redis import Queue
 from tracebility.tenant.quota import SPANS
 from tracebility.tenant.resolver import Change
-from tracebility.tenant.shards import Placement, ShardRouter, shard_of, stream_of
+from tracebility.tenant.shards import Placement, ShardRouter, overflow_of, shard_of, stream_of
 
 CHANGE = "shard_map"
 
@@ -112,9 +112,10 @@ async def org_loads(control: Statements, queue: Queue, now: datetime) -> dict[Or
         row["org_id"]: row["shards"] for row in await control.fetch("shards_ever_of_orgs")
     }
     books = [
-        (stream_of(shard), org_id)
+        (stream, org_id)
         for org_id in orgs
         for shard in sorted({shard_of(OrgId(org_id)), *ever.get(org_id, ())})
+        for stream in (stream_of(shard), overflow_of(shard))
     ]
     this_hour = int(now.timestamp()) // 3600
     hours = range(this_hour - LOAD_HOURS + 1, this_hour + 1)

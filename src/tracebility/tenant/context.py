@@ -1,9 +1,9 @@
 """Who a request is: made once by the resolver, handed on whole. Nothing below the gate takes a bare id."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
 
@@ -57,3 +57,16 @@ class TenantContext:
     scopes: frozenset[Scope]
     key_id: PublicKeyId = field(repr=False)
     allowance: Allowance = UNLIMITED
+    seal: InitVar[object] = None
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _RESOLVED:
+            raise TypeError("a TenantContext is made by the resolver, from a key that it has checked")
+
+
+def sealed_context(*fields: Any, **more: Any) -> TenantContext:
+    """A context of these fields. In the product only the resolver calls this; a test sees to it."""
+    return TenantContext(*fields, **{**more, "seal": _RESOLVED})
+
+
+_RESOLVED: Final = object()

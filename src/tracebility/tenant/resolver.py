@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from tracebility.errors import Forbidden, Overloaded, StoreUnavailable, Suspended, Unauthenticated
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
 from tracebility.tenant import keys
-from tracebility.tenant.context import UNLIMITED, Allowance, Scope, TenantContext
+from tracebility.tenant.context import UNLIMITED, Allowance, Scope, TenantContext, sealed_context
 
 # A revoked key is refused after this at the latest; jitter keeps the look-ups of many keys apart.
 TTL_S = 3.5
@@ -253,7 +253,7 @@ def tenant_of(record: KeyRecord) -> TenantContext:
         raise Forbidden("This key speaks for no project.", hint="Use a key that was made for a project.")
     if record.suspended:
         raise Suspended
-    return TenantContext(
+    return sealed_context(
         org_id=record.org_id,
         workspace_id=record.workspace_id,
         project_id=record.project_id,

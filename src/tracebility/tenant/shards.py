@@ -30,6 +30,17 @@ def stream_of(shard: int) -> str:
     return f"{STREAM_PREFIX}:{shard}"
 
 
+def overflow_of(shard: int) -> str:
+    """The stream for what an org has too much of in a shard's stream: served beside it, at a lower weight."""
+    return f"{STREAM_PREFIX}:{shard}:overflow"
+
+
+SHARD_STREAMS = tuple(map(stream_of, range(SHARDS)))
+OVERFLOW_STREAMS = tuple(map(overflow_of, range(SHARDS)))
+# Wherever an envelope may be.
+ALL_STREAMS = (LEGACY_STREAM, *SHARD_STREAMS, *OVERFLOW_STREAMS)
+
+
 class Placement(NamedTuple):
     """What an epoch of the map says of an org. ``state`` is moved, split, or default: by the hash again."""
 

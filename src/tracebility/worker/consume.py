@@ -18,7 +18,7 @@ from tracebility.stores.redis import Entry, Leaving, Queue
 from tracebility.tenant.books import DEAD, DROPPED, STORED, Book
 from tracebility.tenant.quota import METERED, metered_member
 from tracebility.tenant.scripts import HotStore
-from tracebility.tenant.shards import LEGACY_STREAM, SHARDS, stream_of
+from tracebility.tenant.shards import LEGACY_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS, SHARDS
 from tracebility.wire.envelope import Envelope, MalformedEnvelope, from_fields
 from tracebility.worker import rows
 from tracebility.worker.claims import (
@@ -45,6 +45,8 @@ LINGER_S = 0.5
 # One whose spans are inserted, and one whose runs are computed meanwhile.
 BATCHES_BEING_WRITTEN = 2
 
+# Of what is read of a shard's stream, that of its overflow may be the so many-th part while others wait.
+OVERFLOW_SHARE = 8
 IDLE_S = 0.05  # between looks at empty streams: small beside the linger, 1 % of a core
 READ_BYTES = 8 << 20  # to aim at in one round trip over all streams
 MOST_ENTRIES_A_STREAM = 64  # COUNT is per stream; READ_BYTES lowers it where entries are large
@@ -55,7 +57,7 @@ FORGET_EVERY_S = 60.0
 LEAVE_S = 5.0
 REASON_CHARS = 1_000
 
-STREAMS = tuple(stream_of(shard) for shard in range(SHARDS))
+STREAMS = (*SHARD_STREAMS, *OVERFLOW_STREAMS)
 
 log = structlog.get_logger()
 
@@ -129,11 +131,16 @@ class Drain:
     async def _read(self) -> list[tuple[str, list[Entry]]]:
         """New entries of all streams, another stream first each turn."""
         self._turn = (self._turn + 1) % SHARDS
-        order = STREAMS[self._turn :] + STREAMS[: self._turn]
+        order = SHARD_STREAMS[self._turn :] + SHARD_STREAMS[: self._turn]
         if self._legacy is not None and not self._nobodys:
             order += (LEGACY_STREAM,)
         count = max(1, min(MOST_ENTRIES_A_STREAM, READ_BYTES // self._largest_entry))
         found = await self._queue.read(order, self._name, count)
+        # What an org had too much of comes behind what others have: all of it where nobody waits, else a share.
+        is_anyone_waiting = any(len(entries) == count for _, entries in found)
+        share = max(1, count // OVERFLOW_SHARE) if is_anyone_waiting else count
+        overflow = OVERFLOW_STREAMS[self._turn :] + OVERFLOW_STREAMS[: self._turn]
+        found += await self._queue.read(overflow, self._name, share)
         sizes = [self._in_hand.hold(stream, entry) for stream, entries in found for entry in entries]
         if sizes:
             failpoint("worker_after_read")

@@ -72,9 +72,14 @@ def outcome_block(outcomes: Sequence[Outcome]) -> Block:
 
 
 def departures(outcomes: Iterable[Outcome], known: Collection[UUID]) -> list[tuple[Book, bool]]:
-    """How the envelopes leave the books; of two copies in one batch, once."""
-    books = {one.header.id: one.book for one in outcomes}
-    return [(book, book.envelope_id in known) for book in books.values()]
+    """How the envelopes leave the books; of two copies in one batch, the second one's outcome is known by the first."""
+    leaving: dict[Book, bool] = {}
+    came = set(known)
+    for one in outcomes:
+        if one.book not in leaving:
+            leaving[one.book] = one.header.id in came
+            came.add(one.header.id)
+    return list(leaving.items())
 
 
 def _kind(reason: str) -> str:

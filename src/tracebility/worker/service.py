@@ -13,8 +13,9 @@ from tracebility.errors import StoreUnavailable
 from tracebility.stores import clickhouse, hot, redis
 from tracebility.stores.owners import LazyOwners
 from tracebility.telemetry import Metrics
+from tracebility.tenant.shards import SHARD_STREAMS
 from tracebility.worker import memory
-from tracebility.worker.consume import STREAMS, Drain
+from tracebility.worker.consume import Drain
 from tracebility.worker.legacy import Legacy, Owners
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.write import Writer, pause
@@ -64,7 +65,7 @@ class WorkerServices:
         """Keep the figures about the queue, and give memory back once there is nothing to do."""
         while not stop.is_set():
             try:
-                depths = await self.queue.depths(STREAMS)
+                depths = await self.queue.depths(SHARD_STREAMS)
             except StoreUnavailable:
                 depths = {}
             for shard, depth in enumerate(depths.values()):

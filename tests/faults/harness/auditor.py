@@ -18,7 +18,7 @@ import redis
 from clickhouse_connect.driver.client import Client
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tracebility.tenant.shards import DEAD_LETTER_STREAM, SHARDS, stream_of
+from tracebility.tenant.shards import DEAD_LETTER_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS
 from tracebility.wire.envelope import from_fields
 
 from .load import Ledger, Outcome
@@ -109,7 +109,7 @@ class Auditor:
     def queued(self) -> int:
         """Entries on the shards' streams."""
         with self.queue() as queue:
-            return sum(int(queue.xlen(stream_of(shard))) for shard in range(SHARDS))
+            return sum(int(queue.xlen(stream)) for stream in (*SHARD_STREAMS, *OVERFLOW_STREAMS))
 
     def spooled(self) -> int:
         """Bytes in the disk buffer."""

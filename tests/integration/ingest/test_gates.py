@@ -14,6 +14,8 @@ from tracebility.stores import postgres, redis
 from tracebility.tenant import keys
 from tracebility.tenant.context import Scope
 from tracebility.tenant.quota import LOCAL_MOST, SPANS
+from tracebility.tenant.shards import overflow_of, shard_of
+from tracebility.wire.envelope import from_fields
 
 
 def runs(count: int) -> bytes:
@@ -184,3 +186,20 @@ async def test_who_was_over_the_quota_stays_over_it_while_redis_is_away(
         road.road = Road.CLOSED
         road.reset()
         assert (await edge.runs(tenant, runs(1))).status_code == 402
+
+
+async def test_what_an_org_has_too_much_of_waits_beside_its_shard(
+    edge: Any, new_tenant: Any, queue: redis.Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody drains here, so what is in flight stays."""
+    monkeypatch.setattr("tracebility.ingest.enqueue.MOST_IN_FLIGHT", 20)
+    monkeypatch.setattr("tracebility.stores.redis.DEPTH_KNOWN_S", 60.0)
+    flooding, other = await new_tenant(Scope.INGEST_WRITE), await new_tenant(Scope.INGEST_WRITE)
+    for _ in range(30):
+        assert (await edge.runs(flooding, runs(1))).status_code == 202
+    assert (await edge.runs(other, runs(1))).status_code == 202
+    assert await kept(flooding) == 21
+    assert await kept(other) == 1
+    overflow = overflow_of(shard_of(flooding.org_id))
+    entries = [from_fields(entry.fields) for entry in await queue.range(overflow, count=1000)]
+    assert sum(entry.header.org_id == flooding.org_id for entry in entries) == 9

@@ -15,7 +15,7 @@ from tracebility.errors import QuotaExceeded
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
 from tracebility.stores import hot
 from tracebility.tenant.admission import Admission, Admitted
-from tracebility.tenant.context import Allowance, MeterLimit, Scope, TenantContext
+from tracebility.tenant.context import Allowance, MeterLimit, Scope, TenantContext, sealed_context
 from tracebility.tenant.quota import BYTES, SLOT_US, SPANS, Claim, QuotaMeter, Usage, usage_key
 
 PERIOD = "2026-11"
@@ -24,7 +24,7 @@ START_SLOT = 29_900_000
 
 def a_tenant(spans: int | None = None, size: int | None = None) -> TenantContext:
     """An org of its own, with these hard limits."""
-    return TenantContext(
+    return sealed_context(
         OrgId(uuid4()),
         WorkspaceId(uuid4()),
         ProjectId(uuid4()),

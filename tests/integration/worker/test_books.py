@@ -7,9 +7,10 @@ import pytest
 
 from tracebility.ids import OrgId
 from tracebility.stores import redis, scoped
-from tracebility.stores.ledger import STREAMS, Ledger, ledger
+from tracebility.stores.ledger import Ledger, ledger
 from tracebility.stores.redis import AGAIN
 from tracebility.tenant.books import book_of
+from tracebility.tenant.shards import ALL_STREAMS, overflow_of, shard_of
 
 
 @pytest.fixture
@@ -116,8 +117,8 @@ async def test_an_entry_that_the_stream_lost_is_missed(
         await running.drained(tenant)
     found = await books()
     assert (found.accepted, found.stored, found.in_flight) == (3, 0, 3)
-    assert set(await queue.in_flight(STREAMS, tenant.org_id)) == {envelope.header.id}
-    assert (tenant.org_id, envelope.header.id) in await queue.missing(STREAMS)
+    assert set(await queue.in_flight(ALL_STREAMS, tenant.org_id)) == {envelope.header.id}
+    assert (tenant.org_id, envelope.header.id) in await queue.missing(ALL_STREAMS)
 
 
 async def test_an_entry_that_was_refused_is_in_no_books(
@@ -135,9 +136,36 @@ async def test_what_waits_in_a_stream_is_not_missing(queue: redis.Queue, tenant:
     envelopes = [an_envelope(tenant) for _ in range(2)]
     for envelope in envelopes:
         await enter(queue, tenant, envelope)
-    assert tenant.org_id not in {org_id for org_id, _ in await queue.missing(STREAMS)}
+    assert tenant.org_id not in {org_id for org_id, _ in await queue.missing(ALL_STREAMS)}
     [first, second] = await queue.range(tenant.stream)
     await queue.delete(tenant.stream, [first.id])
-    assert (tenant.org_id, envelopes[0].header.id) in await queue.missing(STREAMS)
-    assert (tenant.org_id, envelopes[1].header.id) not in await queue.missing(STREAMS)
+    assert (tenant.org_id, envelopes[0].header.id) in await queue.missing(ALL_STREAMS)
+    assert (tenant.org_id, envelopes[1].header.id) not in await queue.missing(ALL_STREAMS)
     await queue.delete(tenant.stream, [second.id])
+
+
+@pytest.mark.parametrize("order", ["overflow first", "disk buffer first", "together"])
+async def test_an_envelope_that_comes_in_both_streams_of_its_shard_counts_once(
+    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any, order: str
+) -> None:
+    """It overflowed, the answer was lost, and the disk buffer brought it to the shard's own stream."""
+    envelope, overflow = an_envelope(tenant), overflow_of(shard_of(tenant.org_id))
+
+    async def enter_in(stream: str) -> None:
+        fields = {**envelope.fields(), AGAIN: b"1"}
+        await queue.append_groups([[(stream, fields)]], [book_of(stream, envelope.header)])
+
+    streams = [tenant.stream, overflow] if order == "disk buffer first" else [overflow, tenant.stream]
+    if order == "together":
+        for stream in streams:
+            await enter_in(stream)
+    async with worker() as running:
+        for stream in streams:
+            if order != "together":
+                await enter_in(stream)
+            await running.until(lambda: _is_empty(queue, streams))
+    assert said(await books()) == (3, 3, 0, 0, 3)
+
+
+async def _is_empty(queue: redis.Queue, streams: list[str]) -> bool:
+    return all(depth.length == 0 for depth in (await queue.depths(streams)).values())

@@ -17,9 +17,9 @@ from tracebility.ingest.app import create_app
 from tracebility.ingest.service import open_services
 from tracebility.stores import hot, postgres, redis
 from tracebility.stores.changes import nudge
-from tracebility.stores.ledger import STREAMS, RawRows, ledger
+from tracebility.stores.ledger import RawRows, ledger
 from tracebility.tenant.audit import Actor
-from tracebility.tenant.shards import SHARDS, shard_of, stream_of
+from tracebility.tenant.shards import ALL_STREAMS, SHARDS, shard_of, stream_of
 
 ACTOR = Actor("operator", "test")
 ROUNDS = 12
@@ -155,7 +155,7 @@ async def test_an_org_is_moved_split_and_put_back_while_it_sends(
         acknowledged = first.acknowledged | stale.acknowledged
 
         async def is_drained() -> bool:
-            return not await queue.in_flight(STREAMS, org_id)
+            return not await queue.in_flight(ALL_STREAMS, org_id)
 
         await running.until(is_drained)
 

@@ -35,6 +35,9 @@ class Queue:
         self.takes = True
         self.changed = asyncio.Event()
 
+    def depth(self, stream: str, org_id: Any) -> int:
+        return 0
+
     async def withdraw(self, books: Sequence[Any]) -> None:
         return
 

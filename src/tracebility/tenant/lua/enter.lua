@@ -2,6 +2,8 @@
 --
 -- KEYS  of each envelope: accepted, in flight
 -- ARGV  of each envelope: id, hour, items
+-- Answers how many envelopes of its org are in its stream then, of each.
+local depths = {}
 local time = redis.call('TIME')
 local now_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 for at = 1, #ARGV, 3 do
@@ -9,5 +11,6 @@ for at = 1, #ARGV, 3 do
     if redis.call('HSETNX', in_flight, ARGV[at], ARGV[at + 1] .. '|' .. ARGV[at + 2] .. '|' .. now_ms) == 1 then
         redis.call('HINCRBY', accepted, ARGV[at + 1], ARGV[at + 2])
     end
+    depths[#depths + 1] = redis.call('HLEN', in_flight)
 end
-return 1
+return depths

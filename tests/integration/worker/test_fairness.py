@@ -1,0 +1,48 @@
+"""Who shares a shard with an org that floods it does not wait for the flood."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from tracebility.stores import redis
+from tracebility.stores.hot import Hot
+from tracebility.telemetry import Metrics
+from tracebility.tenant.shards import overflow_of, shard_of
+from tracebility.worker.consume import OVERFLOW_SHARE, Drain
+from tracebility.worker.metrics import WorkerMetrics
+from tracebility.worker.write import Writer
+
+FLOOD, OTHERS = 1_500, 300
+
+
+async def test_an_org_is_served_before_what_another_has_too_much_of(
+    queue: redis.Queue, tenant: Any, spans: Any, hot_store: Hot
+) -> None:
+    """Both streams of the shard hold more than a turn takes; the flood came first, and is of another org."""
+    flooding = type(tenant)(tenant.queue, tenant.engine)
+    overflow = overflow_of(shard_of(tenant.org_id))
+    body = flooding.body([spans(0)])
+    flood = [(overflow, {**flooding.envelope(body).fields(), redis.AGAIN: b"1"}) for _ in range(FLOOD)]
+    for start in range(0, FLOOD, 250):
+        await queue.append(flood[start : start + 250])
+    await tenant.send(*([spans(number)] for number in range(OTHERS)))
+
+    metrics, stop = WorkerMetrics(Metrics()), asyncio.Event()
+    drain = Drain(queue, hot_store, Writer(tenant.engine, metrics, stop), metrics, stop)
+    await queue.ensure_group(drain._streams)
+    read: Counter[str] = Counter()
+    while read[tenant.stream] < OTHERS:
+        for stream, entries in await drain._read():
+            read[stream] += len(entries)
+    turns = -(-OTHERS // 64)
+    assert read[overflow] <= (turns - 1) * (64 // OVERFLOW_SHARE) + 64
+
+    # Nobody waits any more: now all of a turn is the flood's.
+    before = read[overflow]
+    for stream, entries in await drain._read():
+        read[stream] += len(entries)
+    assert read[overflow] - before == 64
+    ids: dict[str, list[bytes]] = {
+        stream: [entry.id for entry in await queue.range(stream, count=FLOOD)] for stream in (tenant.stream, overflow)
+    }
+    await queue.leave([redis.Leaving(stream, some) for stream, some in ids.items()])
