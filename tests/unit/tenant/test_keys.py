@@ -36,7 +36,11 @@ def test_other_text_is_no_key(text: str) -> None:
     assert keys.parse(text) is None
 
 
-@pytest.mark.parametrize("text", ["", KEY.key[:-1], KEY.key + "0", KEY.key + "\n", KEY.key.upper(), " " + KEY.key])
+@pytest.mark.parametrize(
+    "text",
+    ["", KEY.key[:-1], KEY.key + "0", KEY.key + "\n", KEY.key.upper(), " " + KEY.key],
+    ids=["none", "short", "long", "with a line's end", "in capitals", "behind a space"],
+)
 def test_nearly_a_key_is_none(text: str) -> None:
     assert keys.parse(text) is None
 
