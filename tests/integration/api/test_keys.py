@@ -10,7 +10,6 @@ import pytest
 
 from tracebility.errors import Unauthenticated
 from tracebility.stores.changes import resolving
-from tracebility.tenant import keys
 
 SCOPES = ["ingest:write", "read", "admin"]
 
