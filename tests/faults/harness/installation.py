@@ -222,7 +222,13 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _alive(family: Iterable[psutil.Process]) -> list[psutil.Process]:
-    return [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    def lives(child: psutil.Process) -> bool:
+        try:
+            return child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:  # it went between the two questions
+            return False
+
+    return list(filter(lives, family))
 
 
 def _kill(family: Iterable[psutil.Process]) -> None:
