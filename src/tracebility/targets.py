@@ -99,8 +99,8 @@ def wait_for_start(settings: "Settings") -> None:
 # What each target loads before it waits for its stores.
 _EDGE = ("tracebility.ingest.app", "tracebility.ingest.service")
 _API = ("tracebility.api.app", "tracebility.api.service")
-_WORKER = ("tracebility.worker.app", "tracebility.worker.service")
-_OPERATOR = ("tracebility.operator.app", "tracebility.operator.service")
+_WORKER = ("tracebility.health", "tracebility.worker.service")
+_OPERATOR = ("tracebility.health", "tracebility.operator.service")
 _MODULES = {
     "ingest-api": _EDGE,
     "ingest-worker": _WORKER,
@@ -127,7 +127,7 @@ async def _api(settings: "Settings", stop: asyncio.Event) -> None:
 
 
 async def _ingest_worker(settings: "Settings", stop: asyncio.Event) -> None:
-    from tracebility.worker.app import create_app
+    from tracebility.health import create_app
     from tracebility.worker.service import open_services
 
     async with open_services(settings) as services:
@@ -138,7 +138,7 @@ async def _ingest_worker(settings: "Settings", stop: asyncio.Event) -> None:
 
 
 async def _operator(settings: "Settings", stop: asyncio.Event) -> None:
-    from tracebility.operator.app import create_app
+    from tracebility.health import create_app
     from tracebility.operator.service import open_services
 
     async with open_services(settings) as services:

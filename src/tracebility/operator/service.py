@@ -139,7 +139,7 @@ async def open_services(settings: Settings) -> AsyncIterator[OperatorServices]:
     async with AsyncExitStack() as stack:
         control = await postgres.connect(pg_dsn)
         stack.push_async_callback(control.close)
-        queue = await redis.connect(settings.dsn(settings.stream_variable))
+        queue = await redis.connect(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
         stack.push_async_callback(queue.close)
         control_role = await hot.connect(redis_url)
         stack.push_async_callback(control_role.close)

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -140,7 +141,8 @@ class Drain:
         is_anyone_waiting = any(len(entries) == count for _, entries in found)
         share = max(1, count // OVERFLOW_SHARE) if is_anyone_waiting else count
         overflow = OVERFLOW_STREAMS[self._turn :] + OVERFLOW_STREAMS[: self._turn]
-        found += await self._queue.read(overflow, self._name, share)
+        with suppress(StoreUnavailable):  # what was read before is in nobody else's hands; the next turn will tell
+            found += await self._queue.read(overflow, self._name, share)
         sizes = [self._in_hand.hold(stream, entry) for stream, entries in found for entry in entries]
         if sizes:
             failpoint("worker_after_read")

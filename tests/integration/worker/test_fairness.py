@@ -4,6 +4,9 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+import pytest
+
+from tracebility.errors import StoreUnavailable
 from tracebility.stores import redis
 from tracebility.stores.hot import Hot
 from tracebility.telemetry import Metrics
@@ -46,3 +49,24 @@ async def test_an_org_is_served_before_what_another_has_too_much_of(
         stream: [entry.id for entry in await queue.range(stream, count=FLOOD)] for stream in (tenant.stream, overflow)
     }
     await queue.leave([redis.Leaving(stream, some) for stream, some in ids.items()])
+
+
+async def test_what_was_read_is_not_let_go_when_the_overflow_cannot_be_read(
+    queue: redis.Queue, tenant: Any, spans: Any, hot_store: Hot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would look at it for as long as a silent worker is given."""
+    metrics, stop = WorkerMetrics(Metrics()), asyncio.Event()
+    drain = Drain(queue, hot_store, Writer(tenant.engine, metrics, stop), metrics, stop)
+    await queue.ensure_group(drain._streams)
+    read = queue.read
+
+    async def but_for_overflow(streams: Any, *more: Any) -> Any:
+        if streams[0].endswith(":overflow"):
+            raise StoreUnavailable("redis", "went away between the two")
+        return await read(streams, *more)
+
+    monkeypatch.setattr(queue, "read", but_for_overflow)
+    ids = await tenant.send([spans(0)])
+    found = dict(await drain._read())
+    assert [entry.id for entry in found[tenant.stream]] == ids
+    await queue.leave([redis.Leaving(tenant.stream, ids)])
