@@ -65,12 +65,13 @@ async def test_nothing_in_a_request_leads_into_another_org(edge: Any, two_orgs: 
 async def test_two_orgs_that_send_the_same_at_once_keep_their_own(
     run_edge: Any, stores: Any, two_orgs: tuple[Any, Any]
 ) -> None:
-    body = json.dumps(RUN)
+    # An org that sends the same body twice is answered once; two orgs that do have nothing to do with each other.
+    bodies = [json.dumps(RUN | {"id": str(uuid4())}) for _ in range(40)]
     async with Proxy.before(stores.redis_url) as road, run_edge(redis_url=road.through(stores.redis_url)) as edge:
-        await asyncio.gather(*(edge.runs(org, body) for _ in range(20) for org in two_orgs))
+        await asyncio.gather(*(edge.runs(org, body) for body in bodies[:20] for org in two_orgs))
         road.road = Road.CLOSED
         road.reset()
-        await asyncio.gather(*(edge.runs(org, body) for _ in range(20) for org in two_orgs))
+        await asyncio.gather(*(edge.runs(org, body) for body in bodies[20:] for org in two_orgs))
         road.clear()
         async with asyncio.timeout(30):
             while edge.metric("tracebility_spool_bytes"):  # noqa: ASYNC110

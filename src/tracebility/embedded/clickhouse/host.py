@@ -148,7 +148,7 @@ class EngineHost:
         self.engine.close()
         self._installed = wanted
         self.engine = self._start()
-        self._memory.write_text(json.dumps(dict(wanted.tables)))
+        server_config.write_private(self._memory, json.dumps(dict(wanted.tables)))
 
     def _start(self) -> Engine:
         config = server_config.write(self._settings, self._installed.filters(self._settings.owner_pass))

@@ -141,9 +141,9 @@ def write(settings: FrontSettings, filters: Mapping[str, str]) -> Path:
     folder = settings.data_dir / "config"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     users = folder / "users.xml"
-    _write_private(users, _users_xml(settings, filters))
+    write_private(users, _users_xml(settings, filters))
     config = folder / "config.xml"
-    _write_private(config, _config_xml(settings, users))
+    write_private(config, _config_xml(settings, users))
     return config
 
 
@@ -189,7 +189,8 @@ def _elements(values: dict[str, str]) -> str:
     return "".join(f"<{name}>{xml_escape(value)}</{name}>" for name, value in values.items())
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Write a file that its owner alone may read, whole or not at all."""
     temporary = path.with_suffix(".tmp")
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(text)

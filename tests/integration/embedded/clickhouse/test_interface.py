@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from urllib.parse import urlencode
+from uuid import UUID
 from zlib import compress as deflate
 
 import httpx
@@ -10,6 +11,8 @@ import lz4.frame
 import pytest
 import zstandard
 from isal import igzip
+
+from tracebility.stores.scoped import TENANT_SETTING
 
 from .conftest import OWNER_PASSWORD, READER_PASSWORD, FrontProcess
 
@@ -198,6 +201,12 @@ def test_passwords_are_neither_in_the_command_line_nor_in_a_log(front: FrontProc
     log = (front.data_dir.parent / f"{front.data_dir.name}.log").read_text()
     assert OWNER_PASSWORD not in log
     assert READER_PASSWORD not in log.replace("tracebility_reader", "")
-    for path in (front.data_dir / "config").iterdir():
-        assert path.stat().st_mode & 0o077 == 0
     assert urlencode({"p": OWNER_PASSWORD}) not in log
+
+
+def test_what_it_writes_down_for_itself_is_for_nobody_else_to_read(own_front: FrontProcess) -> None:
+    own_front.client().command("CREATE TABLE policed (org_id UUID) ENGINE = MergeTree ORDER BY org_id")
+    # Its first reader makes it remember which policies it runs with.
+    own_front.client("tracebility_reader").query("SELECT 1", settings={TENANT_SETTING: str(UUID(int=1))})
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (own_front.data_dir / "config").iterdir()}
+    assert modes == {"config.xml": 0o600, "users.xml": 0o600, "policies.json": 0o600}

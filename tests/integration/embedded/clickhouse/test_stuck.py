@@ -20,6 +20,7 @@ from .conftest import PASSWORDS, FrontProcess
 
 DEADLINE_S = 60.0
 PATIENCE_S = 0.2
+IN_ITS_BLOCK_S = 0.5
 HASTY = f"""
 from tracebility.embedded.clickhouse import execution, host
 execution.KILL_PATIENCE_S = execution.DEADLINE_GRACE_S = host.RESTART_PATIENCE_S = {PATIENCE_S}
@@ -57,7 +58,8 @@ def running(watch: Client, state: str = "1") -> int:
 def leave_behind(front: FrontProcess, watch: Client, count: int, rows: int) -> None:
     """So many clients ask what cannot be ended, and go."""
     clients = [ask(front, ONE_BLOCK.format(rows=rows)) for _ in range(count)]
-    until(lambda: running(watch, "read_rows > 0") == count)  # they have begun their block
+    until(lambda: running(watch, "read_rows > 0") == count)
+    time.sleep(IN_ITS_BLOCK_S)  # one that has read its block, and not begun to compute, would still end
     for client in clients:
         client.close()
 
