@@ -34,6 +34,7 @@ CONNECT_TIMEOUT_S = 1.0  # a store on the same network answers in milliseconds; 
 OPERATION_TIMEOUT_S = 3.0  # above the worst fsync stall of a healthy disk, below the patience of an exporter
 MAX_CONNECTIONS = 32
 SCAN_COUNT = 1_000
+LARGE_BYTES = 8 << 10  # from here on a value is not worth a copy
 # What is known of how full streams are, and for how long it is believed.
 MOST_DEPTHS = 10_000
 DEPTH_KNOWN_S = 0.25
@@ -467,12 +468,12 @@ async def pipelined(
 
 
 async def _replies(client: "Redis", commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """What the client's own pipeline does, with commands that are packed in C: a third of the cost of a request's."""
+    """What the client's own pipeline does, with commands that are packed without its detours (`_packed`)."""
     pool: Any = client.connection_pool
     connection = await pool.get_connection()
     try:
         try:
-            await connection.send_packed_command(b"".join(map(pack_command, commands)))
+            await connection.send_packed_command(_packed(commands))
             return [await _reply(connection) for _ in commands]
         except BaseException:
             # A reply that is still to come must not be taken for the next one's.
@@ -480,6 +481,31 @@ async def _replies(client: "Redis", commands: Sequence[tuple[Any, ...]]) -> list
             raise
     finally:
         await pool.release(connection)
+
+
+def _packed(commands: Sequence[tuple[Any, ...]]) -> list[bytes]:
+    """``commands`` on the wire (RESP), to be written one after the other.
+
+    Small ones are packed in C. A large value goes to the kernel from where it is: to copy 100 KB twice, into fresh
+    memory, costs the edge 170 us of a request's 1,000.
+    """
+    pieces: list[bytes] = []
+    small: list[bytes] = []
+    for command in commands:
+        if not any(isinstance(part, bytes) and len(part) > LARGE_BYTES for part in command):
+            small.append(pack_command(command))
+            continue
+        small.append(b"*%d" % len(command))
+        for part in command:
+            value = part if isinstance(part, bytes) else str(part).encode()
+            small.append(b"\r\n$%d\r\n" % len(value))
+            if len(value) > LARGE_BYTES:
+                pieces += (b"".join(small), value)
+                small = []
+            else:
+                small.append(value)
+        small.append(b"\r\n")
+    return [*pieces, b"".join(small)]
 
 
 async def _reply(connection: Any) -> Any:
