@@ -11,16 +11,19 @@ from uuid import UUID
 import structlog
 from fastapi import Depends
 
-from tracebility.api.auth import Administrator, Principal, Reader, Services
+from tracebility.api.auth import Administrator, Operator, Principal, Reader, Services
 from tracebility.api.service import ApiServices
 from tracebility.control.places import ProjectPlace, WorkspacePlace
 from tracebility.errors import NotFound
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
+from tracebility.stores.ledger import OrgQueue
 from tracebility.stores.postgres import Row
 from tracebility.stores.scoped import (
+    AllShards,
     OrgClickHouse,
     ScopedClickHouse,
     TenantScope,
+    sealed_installation_scope,
     sealed_org_scope,
     sealed_scope,
 )
@@ -108,7 +111,19 @@ async def org_rows(org: NamedOrg, services: Services) -> OrgClickHouse:
     return services.engine.within_org(sealed_org_scope(org))
 
 
+async def org_queue(org: NamedOrg, services: Services) -> OrgQueue:
+    """The queue's side of the books of the org that the address names."""
+    return services.queue.within_org(sealed_org_scope(org))
+
+
+async def all_shards(holder: Operator, services: Services) -> AllShards:
+    """Every shard, for who runs the installation."""
+    return services.queue.within_installation(sealed_installation_scope())
+
+
 OrgRows = Annotated[OrgClickHouse, Depends(org_rows)]
+OrgBooks = Annotated[OrgQueue, Depends(org_queue)]
+Shards = Annotated[AllShards, Depends(all_shards)]
 NamedKey = Annotated[PublicKeyId, Depends(named_key)]
 
 

@@ -2,15 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from tracebility.config import Settings
 from tracebility.errors import StoreUnavailable
-from tracebility.stores import hot, postgres, redis, scoped
-from tracebility.stores.changes import nudge, resolving
+from tracebility.stores import hot, postgres, scoped
+from tracebility.stores.changes import announcer, resolving
 from tracebility.telemetry import Metrics
 from tracebility.tenant.audit import AuditWriter
 from tracebility.tenant.resolver import Resolver
@@ -24,8 +24,8 @@ class ApiServices:
 
     control: postgres.Postgres
     engine: scoped.ScopedEngine
-    hot: hot.Hot
-    queue: redis.Queue
+    queue: scoped.ScopedQueue
+    announce: Callable[[], Awaitable[None]]  # tells processes that something was changed
     resolver: Resolver
     audit: AuditWriter = field(default_factory=AuditWriter)
     metrics: Metrics = field(default_factory=Metrics)
@@ -41,7 +41,7 @@ class ApiServices:
         """A transaction that changes what processes remember: once it is committed, they hear of it."""
         async with self.control.transaction() as transaction:
             yield transaction
-        await nudge(self.hot)
+        await self.announce()
 
     async def missing_stores(self) -> dict[str, str]:
         """The stores that do not answer, and what they say instead."""
@@ -77,6 +77,7 @@ async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
         control_role = await hot.connect(redis_url)
         stack.push_async_callback(control_role.close)
         resolver = await stack.enter_async_context(resolving(control, control_role, redis_url))
-        queue = await redis.connect(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
+        variable = settings.stream_variable
+        queue = await scoped.connect_queue(settings.dsn(variable), variable)
         stack.push_async_callback(queue.close)
-        yield ApiServices(control, engine, control_role, queue, resolver, web=settings.web)
+        yield ApiServices(control, engine, queue, announcer(control_role), resolver, web=settings.web)

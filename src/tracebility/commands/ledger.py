@@ -54,7 +54,7 @@ async def _read(data_dir: "Path | None", org_id: "OrgId") -> "Ledger":
 
     from tracebility.embedded.installation import locate
     from tracebility.stores import clickhouse, redis
-    from tracebility.stores.ledger import RawRows
+    from tracebility.stores.ledger import OrgQueue, RawRows
     from tracebility.stores.ledger import ledger as read
 
     found = locate(data_dir)
@@ -63,4 +63,4 @@ async def _read(data_dir: "Path | None", org_id: "OrgId") -> "Ledger":
         stack.push_async_callback(queue.close)
         engine = await clickhouse.connect(found.clickhouse_url, wait_s=0)
         stack.push_async_callback(engine.close)
-        return await read(queue, RawRows(engine, org_id), org_id)
+        return await read(OrgQueue(queue, org_id), RawRows(engine, org_id))
