@@ -207,14 +207,16 @@ def test_there_are_routes_to_look_at() -> None:
     assert {type(route).__name__ for route in routes()} == {"APIRoute"}
 
 
-def test_both_ways_to_rows_ask_for_the_scope() -> None:
-    for module, name in (("api/scope.py", "tenant_rows"), ("api/pages.py", "page_rows")):
-        [function] = [
-            node
-            for node in ast.walk(tree_of(SOURCE / module))
-            if isinstance(node, ast.AsyncFunctionDef) and node.name == name
-        ]
-        assert "within(await resolve_project_scope(" in ast.unparse(function)
+def test_rows_are_taken_in_one_place_behind_the_scope_and_the_trail() -> None:
+    takers = [
+        (module.relative_to(SOURCE).as_posix(), function.name, ast.unparse(function))
+        for module in API_MODULES
+        for function in ast.walk(tree_of(module))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and ".within(" in ast.unparse(function)
+    ]
+    [(module, name, text)] = takers
+    assert (module, name) == ("api/scope.py", "rows_of")
+    assert text.index("resolve_project_scope(") < text.index("services.access.read(") < text.index(".within(")
 
 
 @pytest.mark.parametrize("name", sorted(scoped.READ_QUERIES))

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from tracebility.api.answers import answer, schema_of
-from tracebility.api.auth import Services
-from tracebility.api.scope import OrgRows
+from tracebility.api.auth import Administrator, Services
+from tracebility.api.scope import OrgRows, route_of
 from tracebility.api.times import instant
 from tracebility.errors import Unprocessable
 
@@ -43,6 +43,8 @@ class UsageByHour(msgspec.Struct, kw_only=True):
     responses=schema_of(UsageByHour, "Hours, the oldest first; with format=csv, lines of the same."),
 )
 async def get_usage(
+    request: Request,
+    holder: Administrator,
     rows: OrgRows,
     services: Services,
     since: Annotated[str, Query(alias="from", description="From the hour of this time on (RFC 3339).")],
@@ -68,7 +70,10 @@ async def get_usage(
         )
         for row in found
     ]
-    return answer(UsageByHour(items=items)) if format_ == "json" else _csv(items)
+    if format_ == "json":
+        return answer(UsageByHour(items=items))
+    await services.access.exported(org_id, holder.actor, ("org", str(org_id)), route_of(request))
+    return _csv(items)
 
 
 def _hour(hour: int) -> str:
