@@ -36,6 +36,8 @@ Kind = Literal["org", "workspace", "project", "api_key", "deletion"]
 # A refusal waits no longer to find out whether the id is another org's.
 DENIAL_WAIT_S = 2.0
 
+TRAIL_ROUTES = frozenset({"/v1/admin/orgs/{org_id}/audit", "/v1/admin/orgs/{org_id}/audit/gaps"})
+
 _log = structlog.get_logger()
 
 
@@ -84,7 +86,8 @@ class Naming:
         self._services = services
 
     async def row(self, kind: Kind, text: str, statement: str = "") -> Row:
-        """What the id names. That an operator looks at what an org has is in that org's trail before it is answered.
+        """What the id names. That an operator looks at what an org has is in that org's trail before it is answered;
+        but for the trail itself, which is to read the same for whoever reads it.
 
         Raises:
             NotFound: for every text that is not the id of something that the holder may see.
@@ -94,8 +97,9 @@ class Naming:
         row = await services.control.fetchrow(statement or f"named_{kind}", found, holder.org_id)
         if row is None:
             raise await _missing(services, holder.actor, holder.org_id, kind, found)
-        if holder.org_id is None and self._request.method == "GET":
-            org_id, route = OrgId(row["org_id"]), route_of(self._request)
+        route = route_of(self._request)
+        if holder.org_id is None and self._request.method == "GET" and route not in TRAIL_ROUTES:
+            org_id = OrgId(row["org_id"])
             await services.access.read(org_id, holder.actor, (kind, str(found)), route, must=True)
         return row
 
