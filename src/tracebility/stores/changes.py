@@ -6,7 +6,7 @@ costs a question; with Redis away changes are heard of by asking alone.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import structlog
@@ -40,6 +40,15 @@ async def nudge(hot: Hot) -> None:
     """Have every process ask now. The change is committed already: where Redis is away, they find it by themselves."""
     with suppress(StoreUnavailable):
         await hot.command("PUBLISH", CHANNEL, "")
+
+
+def announcer(hot: Hot) -> Callable[[], Awaitable[None]]:
+    """`nudge`, for who is to have nothing else of the store."""
+
+    async def announce() -> None:
+        await nudge(hot)
+
+    return announce
 
 
 class Changes:
