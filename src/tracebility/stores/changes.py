@@ -137,7 +137,11 @@ async def resolving(
         for tell in (resolver.changed, *others):
             tell(change)
 
-    listening = asyncio.create_task(Changes(postgres, redis_url, changed).run())
+    changes = Changes(postgres, redis_url, changed)
+    # Before the first look-up: Redis may hold a record of before a change. With the control plane away it is used.
+    with suppress(StoreUnavailable):
+        await changes.ask()
+    listening = asyncio.create_task(changes.run())
     try:
         yield resolver
     finally:
