@@ -263,7 +263,7 @@ class Soak:
         try:
             reconciler = QuotaReconciler(control, engine, queue, hot_store)
             async with asyncio.timeout(SETTLED_S):
-                while datetime.fromisoformat((await reconciler.tick()).watermark).timestamp() < end:
+                while datetime.fromisoformat((await reconciler.tick()).watermark).timestamp() < end:  # noqa: ASYNC110
                     await asyncio.sleep(0.5)
         finally:
             for store in (control, engine, queue, hot_store):
