@@ -5,7 +5,7 @@ import shutil
 import stat
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
@@ -161,19 +161,25 @@ async def _queue(reached: "Reached") -> list[Finding]:
     if reached.queue is None:
         return []
     before = time.time()
-    server = await reached.queue.server()
-    now_s = int(server["server_time_usec"]) / 1e6 if "server_time_usec" in server else time.time()
-    spoken = server.get("redis_version", "0")
-    called = f"{server['server_name']} {server.get('valkey_version', spoken)}" if "server_name" in server else spoken
-    findings = [
-        _version("redis", called, _numbers(spoken) >= OLDEST_REDIS, ".".join(map(str, OLDEST_REDIS))),
-        _clock("redis", now_s, before),
-    ]
-    findings += _queue_settings(server, await reached.queue.setting("appendfsync"))
+    servers = await reached.queue.info()
+    findings: list[Finding] = []
+    for place, server in servers.items():
+        where = f" at {place}" if len(servers) > 1 else ""
+        spoken = server.get("redis_version", "0")
+        named = f"{server['server_name']} {server.get('valkey_version', spoken)}" if "server_name" in server else spoken
+        oldest = ".".join(map(str, OLDEST_REDIS))
+        findings += [
+            replace(finding, check=finding.check + where)
+            for finding in (
+                _version("redis", named, _numbers(spoken) >= OLDEST_REDIS, oldest),
+                _clock("redis", int(server["server_time_usec"]) / 1e6, before),
+                *_queue_settings(server),
+            )
+        ]
     depths = await reached.queue.depths([*ALL_STREAMS, DEAD_LETTER_STREAM])
     dead = depths.pop(DEAD_LETTER_STREAM).length
     first_ms = min((depth.oldest_ms for depth in depths.values() if depth.oldest_ms is not None), default=None)
-    waited_s = 0.0 if first_ms is None else max(now_s - first_ms / 1000, 0.0)
+    waited_s = 0.0 if first_ms is None else max(time.time() - first_ms / 1000, 0.0)
     return [
         *findings,
         _judged("dead letters", dead > 0, f"{dead:,}", "tracebility dlq list", verdict=Verdict.NOTED),
@@ -186,8 +192,9 @@ async def _queue(reached: "Reached") -> list[Finding]:
     ]
 
 
-def _queue_settings(server: Mapping[str, str], fsync: str | None) -> list[Finding]:
+def _queue_settings(server: Mapping[str, str]) -> list[Finding]:
     """Whether what the queue acknowledged survives: it is on disk, and nothing drops it to make room."""
+    fsync = server.get("appendfsync")
     appending = server.get("aof_enabled") == "1"
     if appending and fsync is None:
         durable = Finding("queue durability", Verdict.NOTED, "appendonly is on; its appendfsync is not readable")

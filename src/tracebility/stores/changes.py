@@ -11,12 +11,13 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 from redis import exceptions
+from redis.asyncio import Redis
 
 from tracebility.errors import StoreUnavailable
 from tracebility.stores.hot import Hot
 from tracebility.stores.keys import CachedKeys, PostgresKeys
 from tracebility.stores.postgres import Postgres
-from tracebility.stores.redis import open_client
+from tracebility.stores.servers import open_pool
 from tracebility.tenant.redis_keys import shared_key
 from tracebility.tenant.resolver import Change, Resolver
 
@@ -93,8 +94,9 @@ class Changes:
 
     async def _listen(self) -> None:
         while True:
-            client = open_client(self._redis_url)
-            subscription = client.pubsub()
+            # Nodes of a cluster pass messages on to one another: any of them will do.
+            pool = open_pool(self._redis_url)
+            subscription = Redis(connection_pool=pool).pubsub()
             try:
                 await subscription.subscribe(CHANNEL)
                 self._nudged.set()  # what was missed meanwhile
@@ -117,8 +119,7 @@ class Changes:
                 with suppress(exceptions.RedisError, OSError, TimeoutError):
                     async with asyncio.timeout(SILENCE_S):
                         await subscription.aclose()  # type: ignore[no-untyped-call]
-                        await client.aclose()
-                        await client.connection_pool.disconnect()
+                        await pool.disconnect()
             await asyncio.sleep(ASK_EVERY_S / 2)
 
 

@@ -3,18 +3,15 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redis import exceptions
 
 from tracebility.config import redact
 from tracebility.errors import StoreUnavailable
-from tracebility.stores.redis import VARIABLE, open_client, pipelined
+from tracebility.stores.servers import VARIABLE, Servers, checked
 from tracebility.stores.start import START_WAIT_S, until_reachable
 from tracebility.tenant.scripts import Script
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
 
 # A gate that takes longer is away: a request goes on without it (`tenant.admission`), and clients wait for neither.
 DEADLINE_S = 0.5
@@ -32,7 +29,7 @@ async def connect(url: str, *, wait_s: float = START_WAIT_S) -> "Hot":
     Raises:
         ConfigurationError: when nothing answers there for ``wait_s``, or it refuses the credentials or the database.
     """
-    hot = Hot(open_client(url))
+    hot = Hot(Servers(url))
     try:
         await until_reachable(VARIABLE, url, hot.ping, wait_s=wait_s)
     except BaseException:
@@ -44,8 +41,8 @@ async def connect(url: str, *, wait_s: float = START_WAIT_S) -> "Hot":
 class Hot:
     """The resolver's, limiter's and meter's store. One pipeline is on its way at a time, so calls keep their order."""
 
-    def __init__(self, client: "Redis") -> None:
-        self._client = client
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
         self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any] | None]] = []
         self._sending: asyncio.Task[None] | None = None
         self._away_until = 0.0
@@ -55,12 +52,12 @@ class Hot:
         if self._sending is not None:
             with suppress(StoreUnavailable):
                 await self._sending
-        await self._client.aclose()
-        await self._client.connection_pool.disconnect()
+        await self._servers.close()
 
     async def ping(self) -> None:
-        """Return when the store answers."""
-        await pipelined(self._client, [("PING",)])
+        """Return when the store answers, each server of it."""
+        for server in await self._servers.each():
+            checked(await server.pipelined([("PING",)]))
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
         """What ``script`` answers.
@@ -87,13 +84,17 @@ class Hot:
         Raises:
             StoreUnavailable: when the store does not answer; some may be deleted then.
         """
-        gone, cursor = 0, b"0"
-        while True:
-            cursor, found = await self.command("SCAN", cursor, "MATCH", pattern, "COUNT", SCANNED_AT_ONCE)
-            if found:
-                gone += int(await self.command("UNLINK", *found))
-            if cursor == b"0":
-                return gone
+        gone = 0
+        for server in await self._servers.each():
+            cursor = b"0"
+            while True:
+                replies = await server.pipelined([("SCAN", cursor, "MATCH", pattern, "COUNT", SCANNED_AT_ONCE)])
+                checked(replies)
+                [[cursor, found]] = replies
+                gone += sum(map(int, await self._servers.pipelined([("UNLINK", key) for key in found])))
+                if cursor == b"0":
+                    break
+        return gone
 
     def put(self, key: str, value: str | bytes, life_ms: int) -> None:
         """Set ``key`` for a while, without waiting for it; where the store is away, not at all."""
@@ -120,10 +121,12 @@ class Hot:
                 # Whatever happens, nobody waits for ever.
                 answers: Sequence[Any] = [StoreUnavailable("redis", "the question was not asked")] * len(waiting)
                 try:
-                    answers = await pipelined(
-                        self._client, [command for command, _ in waiting], raise_on_error=False, within_s=DEADLINE_S
+                    answers = await self._servers.pipelined(
+                        [command for command, _ in waiting], raise_on_error=False, within_s=DEADLINE_S
                     )
-                    self._away_until = 0.0
+                    # A cluster of which a node does not answer is away, or everybody would wait for it each time.
+                    is_away = any(isinstance(answer, StoreUnavailable) for answer in answers)
+                    self._away_until = asyncio.get_running_loop().time() + RETRY_S if is_away else 0.0
                 except StoreUnavailable as error:
                     answers = [error] * len(waiting)
                     self._away_until = asyncio.get_running_loop().time() + RETRY_S

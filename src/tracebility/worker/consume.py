@@ -15,8 +15,8 @@ import structlog
 from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.stores import consumers
-from tracebility.stores.redis import Entry, Leaving, Queue
-from tracebility.tenant.books import DEAD, DROPPED, STORED, Book
+from tracebility.stores.redis import Departure, Entry, Leaving, Queue
+from tracebility.tenant.books import DEAD, DROPPED, STORED
 from tracebility.tenant.quota import METERED, metered_member
 from tracebility.tenant.scripts import HotStore
 from tracebility.tenant.shards import LEGACY_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS, SHARDS
@@ -154,6 +154,7 @@ class Drain:
         now = time.monotonic()
         if now < self._claim_at:
             return
+        self._claim_at = now + CLAIM_EVERY_S  # also where it fails: what is new is read meanwhile
         if self._idle_ms is None:
             await self._queue.ensure_group(self._streams)
             self._idle_ms = await idle_to_claim(self._queue, self._streams)
@@ -318,12 +319,11 @@ class Drain:
             log.info("ended before everything was written; the rest stays in the queue")
 
 
-def _leaving(outcomes: Sequence[Outcome], departures: Sequence[tuple[Book, bool]]) -> list[Leaving]:
+def _leaving(outcomes: Sequence[Outcome], departures: Sequence[Departure]) -> list[Leaving]:
     """By stream: the entries that are done with, and how their envelopes leave the books."""
     ids: dict[str, list[bytes]] = {}
     for one in outcomes:
         ids.setdefault(one.stream, []).append(one.entry.id)
     return [
-        Leaving(stream, some, [(book, known) for book, known in departures if book.stream == stream])
-        for stream, some in ids.items()
+        Leaving(stream, some, [one for one in departures if one.book.stream == stream]) for stream, some in ids.items()
     ]

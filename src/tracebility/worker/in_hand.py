@@ -43,9 +43,10 @@ class InHand:
         """Say again and again that what is held is being worked on. Runs until cancelled."""
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            try:
-                for stream, sizes in self._sizes.items():
-                    if sizes:
-                        await self._queue.keep(stream, self._consumer, list(sizes))
-            except StoreUnavailable as error:
-                log.warning("heartbeat not heard", reason=str(error))
+            for stream, sizes in self._sizes.items():
+                if not sizes:
+                    continue
+                try:
+                    await self._queue.keep(stream, self._consumer, list(sizes))
+                except StoreUnavailable as error:  # of a cluster's nodes the others do hear
+                    log.warning("heartbeat not heard", stream=stream, reason=str(error))

@@ -17,8 +17,7 @@ from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.stores.clickhouse import BAD_DATA, Engine, EngineRejected
 from tracebility.stores.queries import query
-from tracebility.stores.redis import Entry
-from tracebility.tenant.books import Book
+from tracebility.stores.redis import Departure, Entry
 from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Envelope
 from tracebility.wire.pricing import PriceTable
@@ -146,7 +145,7 @@ class Writer:
         failpoint("worker_after_meter_insert_before_ack")
         return refusals
 
-    async def settle(self, outcomes: Sequence[Outcome]) -> list[tuple[Book, bool]]:
+    async def settle(self, outcomes: Sequence[Outcome]) -> list[Departure]:
         """Write what became of envelopes; how they leave the books.
 
         Raises:

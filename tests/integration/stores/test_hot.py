@@ -16,13 +16,13 @@ async def test_questions_of_one_moment_share_a_round_trip_and_keep_their_order(
     hot_store: hot.Hot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trips: list[int] = []
-    pipelined = hot.pipelined
+    pipelined = hot_store._servers.pipelined
 
-    async def counted(client: Any, commands: Any, **options: Any) -> Any:
+    async def counted(commands: Any, **options: Any) -> Any:
         trips.append(len(commands))
-        return await pipelined(client, commands, **options)
+        return await pipelined(commands, **options)
 
-    monkeypatch.setattr(hot, "pipelined", counted)
+    monkeypatch.setattr(hot_store._servers, "pipelined", counted)
     at = f"test:{uuid4().hex}"
     answers = await asyncio.gather(*(hot_store.command("RPUSH", at, n) for n in range(20)))
     assert answers == list(range(1, 21))
@@ -67,7 +67,7 @@ async def test_nobody_waits_for_ever_for_what_failed_in_a_way_that_nobody_foresa
         raise KeyError("unforeseen")
 
     with monkeypatch.context() as patch:
-        patch.setattr(hot, "pipelined", broken)
+        patch.setattr(store._servers, "pipelined", broken)
         with pytest.raises(StoreUnavailable):
             async with asyncio.timeout(5):
                 await store.command("PING")

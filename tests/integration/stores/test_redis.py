@@ -46,7 +46,7 @@ async def test_a_read_takes_its_count_from_each_stream(queue: Queue, stream: str
 async def test_a_group_gets_in_whole_or_not_at_all(queue: Queue, stream: str) -> None:
     # A key of another type stands for any refusal: one entry alone may fail, a group fails as a whole.
     wrong = f"{stream}:string"
-    await queue._client.set(wrong, "x", ex=60)
+    await queue._pipeline([("SET", wrong, "x", "EX", 60)])
     good, bad, single = await queue.append_groups(
         [
             [(stream, {"b": b"1"}), (stream, {"b": b"2"})],
@@ -63,7 +63,7 @@ async def test_a_group_gets_in_whole_or_not_at_all(queue: Queue, stream: str) ->
 
 async def test_a_refused_entry_is_told_beside_those_that_got_in(queue: Queue, stream: str) -> None:
     wrong = f"{stream}:string"
-    await queue._client.set(wrong, "x", ex=60)
+    await queue._pipeline([("SET", wrong, "x", "EX", 60)])
     refused, accepted = await queue.append([(wrong, {"b": b"1"}), (stream, {"b": b"2"})])
     assert isinstance(refused, StoreUnavailable)
     assert isinstance(accepted, bytes)
@@ -126,7 +126,8 @@ async def test_a_dead_letter_says_what_happened_and_goes_back_as_it_was(queue: Q
 async def test_memory_is_bounded_and_nothing_is_evicted(queue: Queue) -> None:
     memory = await queue.info_memory()
     assert 0 < memory.used < memory.maximum
-    server = await queue.server()
+    [server] = (await queue.info()).values()
+    assert server["appendfsync"] == "always"
     assert server["maxmemory_policy"] == "noeviction"
     assert server["aof_enabled"] == "1"
 

@@ -169,3 +169,25 @@ async def test_an_envelope_that_comes_in_both_streams_of_its_shard_counts_once(
 
 async def _is_empty(queue: redis.Queue, streams: list[str]) -> bool:
     return all(depth.length == 0 for depth in (await queue.depths(streams)).values())
+
+
+async def test_a_departure_whose_answer_was_lost_may_be_asked_for_again(
+    queue: redis.Queue, tenant: Any, books: Any, an_envelope: Any
+) -> None:
+    """Also that of an envelope whose writer died before it was entered: it is accepted once, when its entry goes."""
+    entered, not_entered = an_envelope(tenant), an_envelope(tenant)
+    await enter(queue, tenant, entered)
+    await queue.append([(tenant.stream, not_entered.fields())])
+    entries = await queue.range(tenant.stream)
+    leaving = redis.Leaving(
+        tenant.stream,
+        [entry.id for entry in entries],
+        [
+            redis.Departure(book_of(tenant.stream, envelope.header), False, entry.id)
+            for envelope, entry in zip((entered, not_entered), entries, strict=True)
+        ],
+    )
+    for _ in range(2):
+        await queue.leave([leaving])
+        assert await queue.accepted(ALL_STREAMS, tenant.org_id) == 6
+        assert await queue.in_flight(ALL_STREAMS, tenant.org_id) == {}

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from tracebility.stores import consumers
+from tracebility.stores.ledger import RawRows, ledger
+from tracebility.tenant.shards import DEAD_LETTER_STREAM
 
 Make = Callable[..., Any]
 
@@ -58,3 +60,19 @@ async def test_a_worker_that_is_told_to_end_writes_what_it_has_and_leaves_the_gr
     readers = await consumers.consumers(tenant.queue, [tenant.stream])
     assert str(process.process.pid) not in {one.name.split("/")[1] for one in readers[tenant.stream]}
     assert len(await tenant.rows("span", "span_id")) == 1
+
+
+@pytest.mark.parametrize("failpoint", ["worker_after_bury_before_leave", "worker_after_buried_left"])
+async def test_a_worker_killed_while_it_buries_leaves_one_dead_letter(
+    tenant: Any, worker: Make, worker_process: Make, failpoint: str
+) -> None:
+    """The two streams may be on two nodes of a cluster, so no one step changes both."""
+    await tenant.send(b"\xff\xff")
+    assert await worker_process(failpoint).ended() == -signal.SIGKILL
+    async with worker() as running:
+        await running.drained(tenant)
+    letters = [letter for letter in await tenant.dead() if letter.fields[b"stream"] == tenant.stream.encode()]
+    assert [letter.fields[b"b"] for letter in letters] == [b"\xff\xff"]
+    await tenant.queue.delete(DEAD_LETTER_STREAM, [letter.id for letter in letters])
+    found = await ledger(tenant.queue, RawRows(tenant.engine, tenant.org_id), tenant.org_id)
+    assert (found.accepted, found.dead, found.in_flight, found.balanced) == (1, 1, 0, True)

@@ -1,20 +1,22 @@
 -- Acknowledge and delete entries of a stream, and take their envelopes out of flight. O(entries + envelopes).
 --
 -- KEYS  1 the stream, then of each envelope: accepted, in flight
--- ARGV  1 the group, 2 how many entries, then their ids, then of each envelope: id, hour, items, and 1 when its outcome
---       was known before (of two copies the other one came first)
+-- ARGV  1 the group, 2 how many entries, then their ids, then of each envelope: id, hour, items, 1 when its outcome was
+--       known before (of two copies the other one came first), and the id of its entry
 local entries = tonumber(ARGV[2])
+local deleted = {}
 for at = 3, entries + 2 do
     redis.call('XACK', KEYS[1], ARGV[1], ARGV[at])
-    redis.call('XDEL', KEYS[1], ARGV[at])
+    deleted[ARGV[at]] = redis.call('XDEL', KEYS[1], ARGV[at]) == 1
 end
-for at = entries + 3, #ARGV, 4 do
-    local nth = (at - entries - 3) / 4
+for at = entries + 3, #ARGV, 5 do
+    local nth = (at - entries - 3) / 5
     local accepted, in_flight = KEYS[nth * 2 + 2], KEYS[nth * 2 + 3]
     local was_in_flight = redis.call('HDEL', in_flight, ARGV[at]) == 1
     local was_known = ARGV[at + 3] == '1'
-    -- Its writer died before it was entered, or it was entered again when it had left already.
-    if not was_in_flight and not was_known then
+    -- Its writer died before it was entered, or it was entered again when it had left already. An entry that is gone was
+    -- counted by whoever took it away: the same call before, whose answer was lost.
+    if not was_in_flight and not was_known and deleted[ARGV[at + 4]] then
         redis.call('HINCRBY', accepted, ARGV[at + 1], ARGV[at + 2])
     elseif was_in_flight and was_known then
         redis.call('HINCRBY', accepted, ARGV[at + 1], -ARGV[at + 2])
