@@ -76,16 +76,18 @@ async def _ok(nodes: list[Any]) -> bool:
 async def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     """The nodes, until every one of them says that all slots are held."""
     folder: Path = tmp_path_factory.mktemp(f"cluster-{request.param}")
-    ports: list[int] = []
-    while len(ports) < NODES:
-        port = free_port()
-        if port < 55_000 and port not in ports:  # beside it, at 10,000 more, nodes talk with one another
-            ports.append(port)
+    # Of each node one for clients and one for the other nodes, whose default is no free port for sure.
+    ports, buses = [free_port() for _ in range(NODES)], [free_port() for _ in range(NODES)]
     processes = []
-    for port in ports:
+    for port, bus in zip(ports, buses, strict=True):
         store = Valkey(folder / str(port), port, PASSWORD)
         settings = store.program().argv[1]
-        argv = [PROGRAMS[request.param], settings, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]
+        options = {"cluster-enabled": "yes", "cluster-config-file": "nodes.conf", "cluster-port": str(bus)}
+        argv = [
+            PROGRAMS[request.param],
+            settings,
+            *(part for name, value in options.items() for part in (f"--{name}", value)),
+        ]
         processes.append(subprocess.Popen(argv, cwd=folder, stdout=subprocess.DEVNULL))  # noqa: ASYNC220
     nodes: list[Any] = [Redis(port=port, password=PASSWORD) for port in ports]
     for node in nodes:
@@ -102,7 +104,7 @@ async def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
             await node.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
             await node.execute_command("CLUSTER SET-CONFIG-EPOCH", nth + 1)
             if nth:
-                await node.execute_command("CLUSTER MEET", "127.0.0.1", ports[0])
+                await node.execute_command("CLUSTER MEET", "127.0.0.1", ports[0], buses[0])
         while not await _ok(nodes):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     yield Cluster(ports, nodes, processes)
