@@ -38,8 +38,8 @@ lint: install ## ruff, mypy strict, import rules
 faults: install ## Random kill -9 under load: ROUNDS=100, a seed is printed
 	@$(BIN)/python -m pytest tests/faults -q -s --rounds $(ROUNDS) -k random $(ARGS)
 
-soak: install ## Random kill -9 under load, the books after each: DURATION=86400 seconds
-	@$(BIN)/python -m pytest tests/faults -q -s --soak-s $(DURATION) -k random $(ARGS)
+soak: install ## Kills, partitions and resends at once, then every org's numbers: DURATION=86400
+	@$(BIN)/python -m pytest tests/faults -q -s --soak-s $(DURATION) -k at_once $(ARGS)
 
 mutants: install ## Break the product on purpose, one way at a time: which test turns red
 	@$(BIN)/python -m tests.mutants $(ARGS)

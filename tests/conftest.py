@@ -136,14 +136,22 @@ def operator(operator_key: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def empty_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of the same kind in which no other test leaves envelopes."""
+def _spare_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("valkey")
     store = Valkey(folder, free_port(), "secret")
     process = subprocess.Popen(store.program().argv, cwd=folder, stdout=subprocess.DEVNULL)
     yield store.url
     process.terminate()
     process.wait(STOP_DEADLINE_S)
+
+
+@pytest.fixture
+async def empty_redis_url(_spare_redis_url: str) -> str:
+    """A server of the same kind in which nothing is, for a test that looks at all that is."""
+    opened = await hot.connect(_spare_redis_url)
+    await opened.command("FLUSHALL")
+    await opened.close()
+    return _spare_redis_url
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ ROUNDS_IN_EVERY_TEST_RUN = 4
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rounds", type=int, default=ROUNDS_IN_EVERY_TEST_RUN, help="rounds of random kills")
-    parser.addoption("--soak-s", type=float, default=None, help="seconds of random kills, instead of rounds")
+    parser.addoption("--soak-s", type=float, default=None, help="seconds of the soak; a short one if absent")
     parser.addoption(
         "--fault-seed", type=int, default=None, help="seed of random faults; a new one, printed, if absent"
     )

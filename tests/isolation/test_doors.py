@@ -1,10 +1,12 @@
-"""What can be seen without running anything: request code has one way to the engine, and it begins with a scope."""
+"""What can be seen without asking a store: request code has one way to the engine and the queue, through a scope."""
 
 import ast
 import re
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from fastapi.dependencies.models import Dependant
@@ -13,13 +15,20 @@ from fastapi.routing import APIRoute
 import tracebility
 from tracebility.api import auth, pages, scope
 from tracebility.api.app import routes
-from tracebility.stores import scoped
+from tracebility.api.service import ApiServices
+from tracebility.ids import OrgId
+from tracebility.stores import clickhouse, hot, redis, scoped
 from tracebility.stores.queries import query
 from tracebility.tenant.context import TenantContext
 
 SOURCE = Path(tracebility.__file__).parent
 API_MODULES = sorted(SOURCE.joinpath("api").rglob("*.py"))
-RAW_CLIENTS = {"tracebility.stores.clickhouse", "clickhouse_connect", "chdb"}
+RAW_CLIENTS = {
+    *("tracebility.stores.clickhouse", "clickhouse_connect", "chdb"),
+    *("tracebility.stores.redis", "tracebility.stores.hot", "redis"),
+}
+# Where the services are put together: it opens the control role, and hands on what announces changes.
+OPENS = {"api/service.py": {"tracebility.stores.hot"}}
 
 
 def tree_of(module: Path) -> ast.Module:
@@ -50,13 +59,14 @@ def named(module: Path) -> set[str]:
 
 @pytest.mark.parametrize("module", API_MODULES, ids=lambda module: str(module.relative_to(SOURCE)))
 def test_request_code_cannot_name_the_raw_client(module: Path) -> None:
-    assert not [name for name in imported(module) if any(re.match(rf"{raw}(\.|$)", name) for raw in RAW_CLIENTS)]
+    raw_here = RAW_CLIENTS - OPENS.get(module.relative_to(SOURCE).as_posix(), set())
+    assert not [name for name in imported(module) if any(re.match(rf"{raw}(\.|$)", name) for raw in raw_here)]
     assert not named(module) & {"importlib.import_module", "import_module", "__import__", "eval", "exec", "sys.modules"}
 
 
 @pytest.mark.parametrize("module", API_MODULES, ids=lambda module: str(module.relative_to(SOURCE)))
 def test_request_code_reaches_into_no_other_object(module: Path) -> None:
-    """The client that `ScopedEngine` holds is private; so is the seal of a scope."""
+    """The clients that `ScopedEngine` and `ScopedQueue` hold are private; so is the seal of a scope."""
     for node in ast.walk(tree_of(module)):
         if (
             isinstance(node, ast.Attribute)
@@ -68,25 +78,85 @@ def test_request_code_reaches_into_no_other_object(module: Path) -> None:
     assert not {name for name in named(module) if "_SEAL" in name or "__engine" in name}
 
 
-def test_a_scope_is_made_in_one_place() -> None:
+def test_nothing_that_routers_are_given_leads_to_a_raw_client(services: ApiServices) -> None:
+    """Public names only: that no other is read is what the test above sees to."""
+    seen: set[int] = set()
+
+    def walk(held: object, path: str) -> None:
+        assert not isinstance(held, clickhouse.Engine | redis.Queue | hot.Hot), path
+        if id(held) in seen or not type(held).__module__.startswith("tracebility.") or path.count(".") > 5:
+            return
+        seen.add(id(held))
+        for name in dir(held):
+            if not name.startswith("_"):
+                walk(getattr(held, name), f"{path}.{name}")
+
+    org = scoped.sealed_org_scope(OrgId(uuid4()))
+    walk(services, "services")
+    walk(services.queue.within_installation(scoped.sealed_installation_scope()), "shards")
+    for seen_through in (services.queue, services.engine):
+        walk(seen_through.within_org(org), type(seen_through).__name__)
+
+
+def test_an_id_in_the_place_of_a_scope_is_refused(services: ApiServices) -> None:
+    class Forged:
+        org_id = workspace_id = project_id = uuid4()
+
+    org = scoped.sealed_org_scope(OrgId(uuid4()))
+    for door in (services.queue.within_org, services.queue.within_installation, services.engine.within_org):
+        for instead in (Forged(), Forged.org_id, None):
+            with pytest.raises(TypeError, match="Scope"):
+                door(instead)  # type: ignore[arg-type]
+    for wider in (services.queue.within_installation, services.engine.within):
+        with pytest.raises(TypeError, match="Scope"):
+            wider(org)  # type: ignore[arg-type]
+
+
+MAKERS = {
+    "sealed_scope": ["resolve_project_scope"],
+    "sealed_org_scope": ["org_rows", "org_queue"],
+    "sealed_installation_scope": ["all_shards"],
+}
+
+
+def test_scopes_are_made_in_one_place() -> None:
     makers = {
         str(module.relative_to(SOURCE))
         for module in SOURCE.rglob("*.py")
-        if named(module) & {"sealed_scope", "_SEAL"} and module.name != "scoped.py"
+        if named(module) & {*MAKERS, "_SEAL"} and module.name != "scoped.py"
     }
     assert makers == {"api/scope.py"}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_kind_of_scope_is_made_where_who_asks_was_looked_at(maker: str) -> None:
     calls = [
         function.name
         for function in ast.walk(tree_of(SOURCE / "api/scope.py"))
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        and any(isinstance(node, ast.Call) and ast.unparse(node.func) == "sealed_scope" for node in ast.walk(function))
+        and any(isinstance(node, ast.Call) and ast.unparse(node.func) == maker for node in ast.walk(function))
     ]
-    assert calls == ["resolve_project_scope"]
+    assert calls == MAKERS[maker]
 
 
-def test_a_scope_cannot_be_made_without_the_seal() -> None:
-    with pytest.raises(TypeError, match="resolve_project_scope"):
-        scoped.TenantScope(org_id=None, workspace_id=None, project_id=None, key_id=None, seal=object())  # type: ignore[arg-type]
+def test_whoever_sees_all_shards_runs_the_installation() -> None:
+    seeing = [route for route in api_routes() if scope.all_shards in dependencies(route.dependant)]
+    assert len(seeing) >= 3
+    assert all(auth.operator in dependencies(route.dependant) for route in seeing)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ids"),
+    [
+        (scoped.TenantScope, ("org_id", "workspace_id", "project_id", "key_id")),
+        (scoped.OrgScope, ("org_id",)),
+        (scoped.InstallationScope, ()),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_scope_cannot_be_made_without_the_seal(kind: Any, ids: tuple[str, ...]) -> None:
+    with pytest.raises(TypeError, match="is made by"):
+        kind(**dict.fromkeys(ids), seal=object())
 
 
 def test_a_context_is_made_by_the_resolver_alone() -> None:
@@ -137,14 +207,16 @@ def test_there_are_routes_to_look_at() -> None:
     assert {type(route).__name__ for route in routes()} == {"APIRoute"}
 
 
-def test_both_ways_to_rows_ask_for_the_scope() -> None:
-    for module, name in (("api/scope.py", "tenant_rows"), ("api/pages.py", "page_rows")):
-        [function] = [
-            node
-            for node in ast.walk(tree_of(SOURCE / module))
-            if isinstance(node, ast.AsyncFunctionDef) and node.name == name
-        ]
-        assert "within(await resolve_project_scope(" in ast.unparse(function)
+def test_rows_are_taken_in_one_place_behind_the_scope_and_the_trail() -> None:
+    takers = [
+        (module.relative_to(SOURCE).as_posix(), function.name, ast.unparse(function))
+        for module in API_MODULES
+        for function in ast.walk(tree_of(module))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and ".within(" in ast.unparse(function)
+    ]
+    [(module, name, text)] = takers
+    assert (module, name) == ("api/scope.py", "rows_of")
+    assert text.index("resolve_project_scope(") < text.index("services.access.read(") < text.index(".within(")
 
 
 @pytest.mark.parametrize("name", sorted(scoped.READ_QUERIES))

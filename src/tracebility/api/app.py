@@ -36,6 +36,7 @@ from tracebility.control.places import ChangedProject, MadeProject, MadeWorkspac
 from tracebility.control.plans import Plan, PlanLimits, PlanPage
 from tracebility.control.quotas import Quotas
 from tracebility.control.shards import ShardMove, ShardMoved, ShardPlan, ShardStatus
+from tracebility.control.usage import UsageByHour
 from tracebility.stores.ledger import Ledger
 from tracebility.telemetry import RequestMetrics
 from tracebility.wire import openapi as ingest
@@ -52,7 +53,7 @@ _ANSWERS = (
     *(keys.KeyPage, MadeKey, RotatedKey),
     *(ShardStatus, ShardPlan, ShardMoved),
     *(Deletion, deletions.DeletionPage, ChangedProject),
-    *(Ledger, audit.AuditPage, audit.AuditGapPage, usage.UsageByHour),
+    *(Ledger, audit.AuditPage, audit.AuditGapPage, UsageByHour),
 )
 _BODIES = (
     *(PlanLimits, NewOrg, OrgChanges, NewPlace, NewKey, Rotation),

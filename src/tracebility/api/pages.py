@@ -17,7 +17,7 @@ from tracebility.api.html import Html, fill, page, template
 from tracebility.api.routers.projects import FIRST_PLACE, visible_projects
 from tracebility.api.routers.runs import detail_from, run_from, seal_place, window_of
 from tracebility.api.run_reads import newest_runs, one_run
-from tracebility.api.scope import resolve_project_scope
+from tracebility.api.scope import rows_of
 from tracebility.errors import BadRequest, Forbidden, PayloadTooLarge, Unauthenticated
 from tracebility.stores.scoped import ScopedClickHouse
 from tracebility.tenant.context import Scope, TenantContext
@@ -46,9 +46,9 @@ async def page_principal(request: Request) -> TenantContext:
 PageReader = Annotated[TenantContext, Depends(page_principal)]
 
 
-async def page_rows(project_id: str, context: PageReader, services: Services) -> ScopedClickHouse:
+async def page_rows(project_id: str, context: PageReader, request: Request, services: Services) -> ScopedClickHouse:
     """The engine seen through the project that the address names."""
-    return services.engine.within(await resolve_project_scope(context, project_id, services))
+    return await rows_of(project_id, context, request, services)
 
 
 @router.get("/", summary="The last runs, or how to send the first")
@@ -58,8 +58,8 @@ async def landing(request: Request, services: Services, project: str = "", curso
         context = await page_principal(request)
     except Unauthenticated:
         return _signed_out(request, refused=COOKIE in request.cookies)
-    scope = await resolve_project_scope(context, project or str(context.project_id), services)
-    rows = services.engine.within(scope)
+    rows = await rows_of(project or str(context.project_id), context, request, services)
+    scope = rows.scope
     window = window_of(cursor or None, None, None, scope)
     runs, more = await newest_runs(rows, window, RUNS_A_PAGE)
     projects = await visible_projects(services, context, FIRST_PLACE, PROJECTS_SHOWN)

@@ -2,17 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from tracebility.config import Settings
 from tracebility.errors import StoreUnavailable
-from tracebility.stores import hot, postgres, redis, scoped
-from tracebility.stores.changes import nudge, resolving
+from tracebility.stores import hot, postgres, scoped
+from tracebility.stores.changes import announcer, resolving
 from tracebility.telemetry import Metrics
-from tracebility.tenant.audit import AuditWriter
+from tracebility.tenant.access import AccessTrail
+from tracebility.tenant.audit import AuditWriter, Event
 from tracebility.tenant.resolver import Resolver
 
 READY_WAIT_S = 2.0  # a store that takes longer to say "here" is not one to send requests to
@@ -24,10 +25,10 @@ class ApiServices:
 
     control: postgres.Postgres
     engine: scoped.ScopedEngine
-    hot: hot.Hot
-    queue: redis.Queue
+    queue: scoped.ScopedQueue
+    announce: Callable[[], Awaitable[None]]  # tells processes that something was changed
     resolver: Resolver
-    audit: AuditWriter = field(default_factory=AuditWriter)
+    access: AccessTrail
     metrics: Metrics = field(default_factory=Metrics)
     web: bool = True  # whether pages are served beside the API
     now_ns: Callable[[], int] = time.time_ns
@@ -41,7 +42,7 @@ class ApiServices:
         """A transaction that changes what processes remember: once it is committed, they hear of it."""
         async with self.control.transaction() as transaction:
             yield transaction
-        await nudge(self.hot)
+        await self.announce()
 
     async def missing_stores(self) -> dict[str, str]:
         """The stores that do not answer, and what they say instead."""
@@ -77,6 +78,27 @@ async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
         control_role = await hot.connect(redis_url)
         stack.push_async_callback(control_role.close)
         resolver = await stack.enter_async_context(resolving(control, control_role, redis_url))
-        queue = await redis.connect(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
+        variable = settings.stream_variable
+        queue = await scoped.connect_queue(settings.dsn(variable), variable)
         stack.push_async_callback(queue.close)
-        yield ApiServices(control, engine, control_role, queue, resolver, web=settings.web)
+        access = await stack.enter_async_context(_writing_access(control))
+        yield ApiServices(control, engine, queue, announcer(control_role), resolver, access, web=settings.web)
+
+
+@asynccontextmanager
+async def _writing_access(control: postgres.Postgres) -> AsyncIterator[AccessTrail]:
+    """The trail of reads and refusals, all of it written at the end of the block."""
+
+    async def write(event: Event) -> None:
+        async with control.transaction() as transaction:
+            await AuditWriter().record(transaction, event)
+
+    access = AccessTrail(write)
+    flushing = asyncio.create_task(access.run())
+    try:
+        yield access
+    finally:
+        flushing.cancel()
+        with suppress(asyncio.CancelledError):
+            await flushing
+        await access.flush(all_of_it=True)

@@ -15,7 +15,8 @@ import typer
 from tracebility.errors import TracebilityError
 
 if TYPE_CHECKING:
-    from tracebility.stores.postgres import Postgres, Transaction
+    from tracebility.control.places import ProjectPlace
+    from tracebility.stores.postgres import Postgres, Statements, Transaction
     from tracebility.tenant.audit import Actor
 
 T = TypeVar("T")
@@ -31,6 +32,20 @@ def id_of(text: str) -> UUID:
 
 OrgArgument = Annotated[UUID, typer.Argument(help="The org's id.", metavar="ORG", parser=id_of)]
 ProjectArgument = Annotated[UUID, typer.Argument(help="The project's id.", metavar="PROJECT", parser=id_of)]
+
+
+async def place_of(control: "Statements", project_id: object) -> "ProjectPlace":
+    """The project of this id, and what it is in.
+
+    Raises:
+        TracebilityError: when there is none.
+    """
+    from tracebility.control.places import ProjectPlace
+
+    row = await control.fetchrow("named_project", project_id, None)
+    if row is None:
+        raise TracebilityError(f"There is no project {project_id}.")
+    return ProjectPlace(row["org_id"], row["workspace_id"], row["project_id"])
 
 
 def reading(data_dir: Path | None, read: "Callable[[Postgres], Awaitable[T]]") -> T:

@@ -4,15 +4,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tracebility.commands.changes import ProjectArgument, changing, document, now, reading
+from tracebility.commands.changes import ProjectArgument, changing, document, now, place_of, reading
 from tracebility.commands.options import AsJson, DataDir, tell
 from tracebility.errors import TracebilityError
 
 if TYPE_CHECKING:
     from tracebility.control.keys import MadeKey, RotatedKey, ShownKey
-    from tracebility.control.places import ProjectPlace
     from tracebility.ids import PublicKeyId
-    from tracebility.stores.postgres import Postgres, Statements, Transaction
+    from tracebility.stores.postgres import Postgres, Transaction
     from tracebility.tenant.audit import Actor
 
 PublicId = Annotated[
@@ -46,7 +45,7 @@ def list_keys(
 
         from tracebility.control.keys import shape_key
 
-        place = await _place(control, project_id)
+        place = await place_of(control, project_id)
         first = datetime(1970, 1, 1, tzinfo=UTC)
         rows = await control.fetch("read_keys_of_project", place.project_id, first, "", limit)
         return [shape_key(row) for row in rows]
@@ -90,7 +89,7 @@ def create_key(
         from tracebility.control.documents import checked
 
         new = checked(keys.NewKey, {"name": name, "scopes": scopes, "expires_at": expires_at, "rate": rate})
-        return await keys.create_key(transaction, actor, await _place(transaction, project_id), new, now())
+        return await keys.create_key(transaction, actor, await place_of(transaction, project_id), new, now())
 
     made = changing(data_dir, make)
     tell(f"{made.key}\nThe key is not shown again.", document(made), as_json=as_json)
@@ -146,15 +145,6 @@ def revoke_key(public_id: PublicId, data_dir: DataDir = None, as_json: AsJson = 
     revoked = changing(data_dir, revoke)
     text = "Revoked." if revoked else "It was revoked before."
     tell(text, {"public_id": public_id, "revoked": True, "changed": revoked}, as_json=as_json)
-
-
-async def _place(control: "Statements", project_id: object) -> "ProjectPlace":
-    from tracebility.control.places import ProjectPlace
-
-    row = await control.fetchrow("named_project", project_id, None)
-    if row is None:
-        raise TracebilityError(f"There is no project {project_id}.")
-    return ProjectPlace(row["org_id"], row["workspace_id"], row["project_id"])
 
 
 def _known_form(public_id: str) -> "PublicKeyId":

@@ -1,17 +1,20 @@
 """``tracebility quota``: what an organisation has used of its plan, and its settlement."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tracebility.commands.changes import OrgArgument, document, now, reading
+from tracebility.commands.changes import OrgArgument, actor, document, now, reading
 from tracebility.commands.options import AsJson, DataDir, log_to_stderr, tell
+from tracebility.errors import TracebilityError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tracebility.control.quotas import MeterUsage, Quotas
+    from tracebility.control.usage import UsageByHour
+    from tracebility.ids import OrgId
     from tracebility.operator.quota import Tick
     from tracebility.stores.postgres import Postgres
 
@@ -41,6 +44,75 @@ def show_quota(org_id: OrgArgument, data_dir: DataDir = None, as_json: AsJson = 
     quotas = reading(data_dir, read)
     lines = [f"plan {quotas.plan}, {quotas.period}", *(_line(meter) for meter in quotas.meters)]
     tell("\n".join(lines), document(quotas), as_json=as_json)
+
+
+@group.command("usage")
+def show_usage(
+    org_id: OrgArgument,
+    since: Annotated[str, typer.Option("--from", help="From the hour of this time on (RFC 3339).")],
+    until: Annotated[str, typer.Option("--to", help="Before the hour of this time (RFC 3339).")],
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print lines of CSV; the org's trail says so.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what an organisation has used, hour by hour, for invoices. Settled hours change no more.
+
+    Examples:
+
+      tracebility quota usage 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z
+
+      tracebility quota usage 0192f0c1-... --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z --csv > november.csv
+    """
+    from tracebility.control import usage
+    from tracebility.ids import OrgId
+
+    if as_csv and as_json:
+        raise TracebilityError("--csv or --json, not both.")
+    found = asyncio.run(_usage(data_dir, OrgId(org_id), since, until, exported=as_csv))
+    if as_csv:
+        typer.echo(usage.as_csv(found), nl=False)
+        return
+    lines = [
+        f"{one.hour}  {one.meter:<6} {one.quantity:>16}{'' if one.settled else '  not settled yet'}"
+        for one in found.items
+    ]
+    tell("\n".join(lines) or "Nothing was used then.", document(found), as_json=as_json)
+
+
+async def _usage(data_dir: "Path | None", org_id: "OrgId", since: str, until: str, *, exported: bool) -> "UsageByHour":
+    from contextlib import AsyncExitStack
+
+    from tracebility.control.orgs import read_org
+    from tracebility.control.usage import read_usage
+    from tracebility.embedded.installation import locate
+    from tracebility.stores import clickhouse, postgres
+    from tracebility.stores.ledger import RawRows
+    from tracebility.tenant.audit import AuditWriter, Event, EventType
+
+    found = locate(data_dir)
+    from_ns, to_ns = (_nanoseconds(name, text) for name, text in (("--from", since), ("--to", until)))
+    async with AsyncExitStack() as stack:
+        control = await postgres.connect(found.pg_dsn, wait_s=0)
+        stack.push_async_callback(control.close)
+        engine = await clickhouse.connect(found.clickhouse_url, wait_s=0)
+        stack.push_async_callback(engine.close)
+        used = await read_usage(control, RawRows(engine, org_id), org_id, from_ns, to_ns)
+        await read_org(control, org_id)  # raises when there is none: nobody's usage is not the same as none
+        if exported:
+            details = {"route": "quota usage", "count": 1}
+            event = Event(EventType.EGRESS_EXPORTED, org_id, actor(), "org", str(org_id), details)
+            async with control.transaction() as transaction:
+                await AuditWriter().record(transaction, event)
+        return used
+
+
+def _nanoseconds(name: str, text: str) -> int:
+    from tracebility.api.times import nanoseconds
+
+    try:
+        return nanoseconds(text)
+    except ValueError:
+        raise TracebilityError(f"{name} takes an RFC 3339 time such as 2026-03-01T12:00:00Z.") from None
 
 
 @group.command("reconcile")

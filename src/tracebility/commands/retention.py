@@ -1,18 +1,26 @@
-"""``tracebility retention``: removes what is old now, as the operator does every hour."""
+"""``tracebility retention``: how long a project keeps its data, and removing what is old now."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tracebility.commands.changes import ProjectArgument, changing, document, place_of
 from tracebility.commands.options import AsJson, DataDir, log_to_stderr, tell
+from tracebility.errors import TracebilityError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tracebility.control.places import ChangedProject
     from tracebility.operator.retention import Aged
+    from tracebility.stores.postgres import Transaction
+    from tracebility.tenant.audit import Actor
 
-group = typer.Typer(no_args_is_help=True, help="Remove what is older than its project keeps it.")
+# The word that gives a project its org's retention back.
+AS_THE_ORG = "org"
+
+group = typer.Typer(no_args_is_help=True, help="Say how long a project keeps its data; remove what is older now.")
 
 
 def register(app: typer.Typer) -> None:
@@ -20,9 +28,35 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="retention")
 
 
-@group.callback()
-def _retention() -> None:
-    pass
+@group.command("set")
+def set_retention(
+    project_id: ProjectArgument,
+    days: Annotated[str, typer.Argument(help=f"How many days; '{AS_THE_ORG}': as long as its org.", metavar="DAYS")],
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have a project keep its data for so many days, never longer than its org does.
+
+    Examples:
+
+      tracebility retention set 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a 14
+
+      tracebility retention set 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a org
+    """
+    if days != AS_THE_ORG and not days.isdecimal():
+        raise TracebilityError(f"DAYS takes a number of days, or '{AS_THE_ORG}'.")
+    wanted = None if days == AS_THE_ORG else int(days)
+
+    async def change(transaction: "Transaction", actor: "Actor") -> "ChangedProject":
+        from tracebility.control import places
+        from tracebility.control.documents import checked
+
+        changes = checked(places.ProjectChanges, {"retention_days": wanted})
+        return await places.change_project(transaction, actor, await place_of(transaction, project_id), changes)
+
+    changed = changing(data_dir, change)
+    kept = "as long as its org" if changed.retention_days is None else f"{changed.retention_days} days"
+    tell(f"{changed.name} keeps its data {kept}.", document(changed), as_json=as_json)
 
 
 @group.command("apply")

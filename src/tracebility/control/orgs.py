@@ -1,6 +1,7 @@
 """Orgs: made whole, with a key that works; put on a plan, suspended, let in again."""
 
-from datetime import datetime
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
@@ -17,6 +18,7 @@ from tracebility.tenant.context import TENANT_SCOPES
 
 FIRST_NAME = "default"  # of an org's first workspace, and of its project
 DEFAULT_PLAN = "free"
+ORGS_AT_ONCE = 1_000
 
 
 class NewOrg(msgspec.Struct, forbid_unknown_fields=True):
@@ -122,6 +124,16 @@ async def read_org(control: Statements, org_id: OrgId) -> Org:
     if row is None:
         raise NotFound
     return shape_org(row)
+
+
+async def every_org(control: Statements) -> AsyncIterator[OrgId]:
+    """Every org that is not deleted, the oldest first."""
+    created_at, last = datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0)
+    while rows := await control.fetch("read_orgs", created_at, last, ORGS_AT_ONCE):
+        for row in rows:
+            if row["deleted_at"] is None:
+                yield OrgId(row["id"])
+        created_at, last = rows[-1]["created_at"], rows[-1]["id"]
 
 
 def shape_org(row: Row) -> Org:

@@ -17,8 +17,7 @@ from tracebility.errors import MovedLately, NotFound, Unprocessable
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
 from tracebility.stores.postgres import Row, Statements, Transaction
-from tracebility.stores.redis import Queue
-from tracebility.stores.shards import LOAD_HOURS, org_loads, placement, placements
+from tracebility.stores.shards import LOAD_HOURS, ShardQueue, org_loads, placement, placements
 from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
 from tracebility.tenant.shard_plan import coolest, propose, shard_loads, skew
 from tracebility.tenant.shards import DEFAULT, MOVED, SHARD_STREAMS, SHARDS, SPLIT, ShardRouter, shard_of, stream_of
@@ -133,7 +132,7 @@ class ShardPlan(msgspec.Struct, kw_only=True):
     held: list[UUID]
 
 
-async def look(control: Statements, queue: Queue, now: datetime) -> ShardStatus:
+async def look(control: Statements, queue: ShardQueue, now: datetime) -> ShardStatus:
     """How full the shards are, and of whom.
 
     Raises:
@@ -173,7 +172,7 @@ async def look(control: Statements, queue: Queue, now: datetime) -> ShardStatus:
     return ShardStatus(epoch=router.epoch, skew=round(skew(on), 3), hours=LOAD_HOURS, shards=shards, placed=placed)
 
 
-async def plan(control: Statements, queue: Queue, now: datetime) -> ShardPlan:
+async def plan(control: Statements, queue: ShardQueue, now: datetime) -> ShardPlan:
     """What would make the shards more even; nothing is changed.
 
     Raises:
@@ -255,7 +254,7 @@ async def undo(transaction: Transaction, actor: Actor, org_id: OrgId | None, now
     return _moved(org_id, before, after, state, epoch, False)
 
 
-async def foreseen(control: Statements, queue: Queue, moved: ShardMoved, now: datetime) -> ShardMoved:
+async def foreseen(control: Statements, queue: ShardQueue, moved: ShardMoved, now: datetime) -> ShardMoved:
     """``moved``, which was not carried out, with what it would do to the skew.
 
     Raises:
@@ -271,7 +270,7 @@ async def foreseen(control: Statements, queue: Queue, moved: ShardMoved, now: da
     )
 
 
-async def coolest_for(control: Statements, queue: Queue, org_id: OrgId, pieces: int, now: datetime) -> list[int]:
+async def coolest_for(control: Statements, queue: ShardQueue, org_id: OrgId, pieces: int, now: datetime) -> list[int]:
     """The shards that would have the least load without this org: where its pieces are best put.
 
     Raises:

@@ -28,7 +28,7 @@ from tracebility.stores import erase
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.erase import Counts, Eraser, Which
 from tracebility.stores.hot import Hot
-from tracebility.stores.ledger import RawRows, ledger
+from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.stores.postgres import Postgres, Row, Transaction
 from tracebility.stores.redis import Queue
 from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
@@ -244,7 +244,7 @@ class Deleter:
         done: dict[str, Any] = {}
         if job.kind == ORG and "books" not in job.progress:
             # First, and kept: the half of them that is in Redis goes.
-            books = await ledger(self._queue, RawRows(self._engine, job.org_id), job.org_id)
+            books = await ledger(OrgQueue(self._queue, job.org_id), RawRows(self._engine, job.org_id))
             dropped = sum(one.count for one in books.dropped)
             numbers = {name: getattr(books, name) for name in ("accepted", "stored", "dead", "in_flight", "distinct")}
             await self._note(job, "forget", {"books": numbers | {"dropped": dropped}})

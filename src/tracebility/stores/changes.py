@@ -6,7 +6,7 @@ costs a question; with Redis away changes are heard of by asking alone.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import structlog
@@ -41,6 +41,15 @@ async def nudge(hot: Hot) -> None:
     """Have every process ask now. The change is committed already: where Redis is away, they find it by themselves."""
     with suppress(StoreUnavailable):
         await hot.command("PUBLISH", CHANNEL, "")
+
+
+def announcer(hot: Hot) -> Callable[[], Awaitable[None]]:
+    """`nudge`, for who is to have nothing else of the store."""
+
+    async def announce() -> None:
+        await nudge(hot)
+
+    return announce
 
 
 class Changes:
@@ -129,7 +138,11 @@ async def resolving(
         for tell in (resolver.changed, *others):
             tell(change)
 
-    listening = asyncio.create_task(Changes(postgres, redis_url, changed).run())
+    changes = Changes(postgres, redis_url, changed)
+    # Before the first look-up: Redis may hold a record of before a change. With the control plane away it is used.
+    with suppress(StoreUnavailable):
+        await changes.ask()
+    listening = asyncio.create_task(changes.run())
     try:
         yield resolver
     finally:

@@ -56,8 +56,24 @@ class RawRows:
         return (await self._engine.query(query(name), {**parameters, "org": str(self._org_id)})).dicts()
 
 
-async def ledger(queue: Queue, data_plane: OrgRows, org_id: OrgId) -> Ledger:
-    """The books of ``org_id``.
+class OrgQueue:
+    """The queue's server, asked about one org's books."""
+
+    def __init__(self, queue: Queue, org_id: OrgId) -> None:
+        self._queue = queue
+        self._org_id = org_id
+
+    async def accepted(self) -> int:
+        """Items that were accepted, ever."""
+        return await self._queue.accepted(ALL_STREAMS, self._org_id)
+
+    async def in_flight(self) -> dict[UUID, int]:
+        """Envelopes that are in a stream, and the items of each."""
+        return await self._queue.in_flight(ALL_STREAMS, self._org_id)
+
+
+async def ledger(queue: OrgQueue, data_plane: OrgRows) -> Ledger:
+    """The books of the org that both were made for.
 
     They are read while envelopes move. What was in flight and has an outcome by now is counted by its outcome, so the
     sum is of all that was accepted when flight was read, and of some that was accepted after: it lies between what was
@@ -66,12 +82,12 @@ async def ledger(queue: Queue, data_plane: OrgRows, org_id: OrgId) -> Ledger:
     Raises:
         StoreUnavailable: when a store is away.
     """
-    accepted_before = await queue.accepted(ALL_STREAMS, org_id)
-    in_flight = await queue.in_flight(ALL_STREAMS, org_id)
+    accepted_before = await queue.accepted()
+    in_flight = await queue.in_flight()
     outcomes = await data_plane.rows("outcomes_of_org")
     arrived = await _arrived(data_plane, in_flight)
     still = sum(items for envelope_id, items in in_flight.items() if envelope_id not in arrived)
-    accepted = await queue.accepted(ALL_STREAMS, org_id)
+    accepted = await queue.accepted()
     [distinct] = await data_plane.rows("distinct_of_org")
     by_outcome = {name: [row for row in outcomes if row["outcome"] == name] for name in (STORED, DROPPED, DEAD)}
     total = still + sum(int(row["items"]) for row in outcomes)

@@ -1,20 +1,22 @@
-"""The only door of request code to the engine: a tenant's scope goes in, that tenant's rows come out.
+"""The only door of request code to the engine and the queue: a scope goes in, what it may see comes out.
 
 Each request names its tenant to the engine and is read-only; row policies on every tenant table do the filtering
 there. The filters that the queries carry themselves only choose the rows that a page shows and the part of the index
 that serves them: with all of them gone (tests/isolation does that), an answer still holds no other tenant's row. A
-request that names no tenant sees no rows.
+request that names no tenant sees no rows. The queue knows no tenants: what is asked of it names the scope's org here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from typing import Any, Final, Literal, get_args
+from uuid import UUID
 
 import structlog
 
 from tracebility.errors import AnswerTooLarge, StoreUnavailable
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
-from tracebility.stores import clickhouse
+from tracebility.stores import clickhouse, redis
+from tracebility.stores.ledger import OrgQueue
 from tracebility.stores.queries import query
 from tracebility.tenant.context import TenantContext
 
@@ -98,6 +100,22 @@ def sealed_org_scope(org_id: OrgId) -> OrgScope:
     return OrgScope(org_id=org_id, seal=_SEAL)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallationScope:
+    """Leave to see all orgs beside each other, as operators do. Only `tracebility.api.scope` makes one."""
+
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise TypeError("an InstallationScope is made by tracebility.api.scope, which checks who asks")
+
+
+def sealed_installation_scope() -> InstallationScope:
+    """The scope of the whole installation. The caller has checked that who asks runs it."""
+    return InstallationScope(seal=_SEAL)
+
+
 class OrgClickHouse:
     """Named queries about an org as a whole, seen through its scope."""
 
@@ -170,11 +188,21 @@ class ScopedEngine:
         self.__engine = engine
 
     def within(self, scope: TenantScope) -> ScopedClickHouse:
-        """The engine, seen through ``scope``."""
+        """The engine, seen through ``scope``.
+
+        Raises:
+            TypeError: for anything but a scope: ids are no leave.
+        """
+        _must_be(scope, TenantScope)
         return ScopedClickHouse(self.__engine, scope)
 
     def within_org(self, scope: OrgScope) -> OrgClickHouse:
-        """The engine, seen through an org's scope."""
+        """The engine, seen through an org's scope.
+
+        Raises:
+            TypeError: for anything but such a scope.
+        """
+        _must_be(scope, OrgScope)
         return OrgClickHouse(self.__engine, scope)
 
     async def ping(self) -> None:
@@ -188,6 +216,68 @@ class ScopedEngine:
     async def close(self) -> None:
         """Close every connection."""
         await self.__engine.close()
+
+
+class AllShards:
+    """How full the shards are, and of whom: counts, nothing that is in them."""
+
+    def __init__(self, queue: redis.Queue) -> None:
+        self.__queue = queue
+
+    async def depths(self, streams: Sequence[str]) -> dict[str, redis.Depth]:
+        """As `redis.Queue.depths`."""
+        return await self.__queue.depths(streams)
+
+    async def envelopes_in_flight(self, books: Sequence[tuple[str, UUID]]) -> list[int]:
+        """As `redis.Queue.envelopes_in_flight`."""
+        return await self.__queue.envelopes_in_flight(books)
+
+    async def accepted_in(self, books: Sequence[tuple[str, UUID]], hours: Iterable[int]) -> list[int]:
+        """As `redis.Queue.accepted_in`."""
+        return await self.__queue.accepted_in(books, hours)
+
+
+class ScopedQueue:
+    """The queue as services that answer requests hold it: counts of one org, or for operators of all."""
+
+    def __init__(self, queue: redis.Queue) -> None:
+        self.__queue = queue
+
+    def within_org(self, scope: OrgScope) -> OrgQueue:
+        """The queue's side of an org's books.
+
+        Raises:
+            TypeError: for anything but such a scope.
+        """
+        _must_be(scope, OrgScope)
+        return OrgQueue(self.__queue, scope.org_id)
+
+    def within_installation(self, scope: InstallationScope) -> AllShards:
+        """Every shard.
+
+        Raises:
+            TypeError: for anything but such a scope.
+        """
+        _must_be(scope, InstallationScope)
+        return AllShards(self.__queue)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.__queue.close()
+
+
+def _must_be(scope: object, kind: type) -> None:
+    if type(scope) is not kind:
+        raise TypeError(f"needs a {kind.__name__}, not a {type(scope).__name__}")
+
+
+async def connect_queue(url: str, variable: str) -> ScopedQueue:
+    """The queue at ``url``, which is the value of ``variable``.
+
+    Raises:
+        ConfigurationError: when nothing answers there, or it refuses the credentials or the database.
+    """
+    return ScopedQueue(await redis.connect(url, variable=variable))
 
 
 async def connect(url: str) -> ScopedEngine:

@@ -30,6 +30,8 @@ CONNECT_TIMEOUT_S = 1.0  # a store on the same network answers in milliseconds; 
 OPERATION_TIMEOUT_S = 3.0  # above the worst fsync stall of a healthy disk, below the patience of an exporter
 MAX_CONNECTIONS = 32  # to each server
 
+LARGE_BYTES = 8 << 10  # from here on a value is not worth a copy
+
 SLOTS = 16_384
 # Between tries of what is sent on, from the second on: of a slot under way, some keys are here and some are there.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.1
@@ -95,11 +97,11 @@ class Server:
             raise StoreUnavailable("redis", redact(str(error))) from error
 
     async def _replies(self, commands: Sequence[Command]) -> list[Any]:
-        """What the client's own pipeline does, with commands packed in C: a third of the cost of a request's."""
+        """What the client's own pipeline does, with commands packed without its detours (`_packed`)."""
         connection = await self._pool.get_connection()
         try:
             try:
-                await connection.send_packed_command(b"".join(map(pack_command, commands)))
+                await connection.send_packed_command(_packed(commands))
                 return [await _reply(connection) for _ in commands]
             except BaseException:
                 # A reply that is still to come must not be taken for the next one's.
@@ -301,6 +303,31 @@ def refusal(reply: Any) -> Exception | None:
     if isinstance(reply, list):
         return next((part for part in reply if isinstance(part, Exception)), None)
     return None
+
+
+def _packed(commands: Sequence[Command]) -> list[bytes]:
+    """``commands`` on the wire (RESP), to be written one after the other.
+
+    Small ones are packed in C. A large value goes to the kernel from where it is: to copy 100 KB twice, into fresh
+    memory, costs the edge 170 us of a request's 1,000.
+    """
+    pieces: list[bytes] = []
+    small: list[bytes] = []
+    for command in commands:
+        if not any(isinstance(part, bytes) and len(part) > LARGE_BYTES for part in command):
+            small.append(pack_command(command))
+            continue
+        small.append(b"*%d" % len(command))
+        for part in command:
+            value = part if isinstance(part, bytes) else str(part).encode()
+            small.append(b"\r\n$%d\r\n" % len(value))
+            if len(value) > LARGE_BYTES:
+                pieces += (b"".join(small), value)
+                small = []
+            else:
+                small.append(value)
+        small.append(b"\r\n")
+    return [*pieces, b"".join(small)]
 
 
 async def _reply(connection: Any) -> Any:

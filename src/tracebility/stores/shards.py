@@ -1,9 +1,10 @@
 """The shard map as a process has it, and what orgs send, by the books: what is routed by, what plans are made of."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from typing import Protocol
 from uuid import UUID
 
 import structlog
@@ -11,7 +12,7 @@ import structlog
 from tracebility.errors import StoreUnavailable
 from tracebility.ids import OrgId
 from tracebility.stores.postgres import Postgres, Row, Statements
-from tracebility.stores.redis import Queue
+from tracebility.stores.redis import Depth
 from tracebility.tenant.quota import SPANS
 from tracebility.tenant.resolver import Change
 from tracebility.tenant.shards import Placement, ShardRouter, overflow_of, shard_of, stream_of
@@ -30,6 +31,19 @@ MOST_ORGS = 5_000
 BOOKS_A_ROUND_TRIP = 1_000
 
 _log = structlog.get_logger()
+
+
+class ShardQueue(Protocol):
+    """What is asked of the queue about shards: the raw one, or what operators' requests have of it."""
+
+    async def depths(self, streams: Sequence[str]) -> dict[str, Depth]:
+        """How full each stream is."""
+
+    async def envelopes_in_flight(self, books: Sequence[tuple[str, UUID]]) -> list[int]:
+        """How many envelopes of an org are in a stream, for each of ``books``."""
+
+    async def accepted_in(self, books: Sequence[tuple[str, UUID]], hours: Iterable[int]) -> list[int]:
+        """Items that were accepted into a stream from an org in ``hours``, for each of ``books``."""
 
 
 class MapKeeper:
@@ -99,7 +113,7 @@ def placement(row: Row) -> Placement:
     return Placement(row["epoch"], OrgId(row["org_id"]), tuple(row["shards"]), row["state"])
 
 
-async def org_loads(control: Statements, queue: Queue, now: datetime) -> dict[OrgId, int]:
+async def org_loads(control: Statements, queue: ShardQueue, now: datetime) -> dict[OrgId, int]:
     """Items that each org sent in the last hours, by the books; only orgs that sent something.
 
     Looks at `MOST_ORGS` at most, and of each only where the map ever had it: a few thousand small reads.

@@ -32,6 +32,8 @@ class EventType(StrEnum):
     DELETION_FAILED = "deletion.failed"
     PLAN_CHANGED = "plan.changed"
     ACCESS_DENIED = "access.denied"
+    EGRESS_READ = "egress.read"
+    EGRESS_EXPORTED = "egress.exported"
     SHARD_MOVED = "shard.moved"
     SHARD_SPLIT = "shard.split"
     SHARD_UNDONE = "shard.undone"

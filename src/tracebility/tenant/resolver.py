@@ -197,9 +197,14 @@ class Resolver:
     async def _fetch(self, public_id: PublicKeyId) -> KeyRecord | None:
         try:
             async with self._lookup_slots, asyncio.timeout(LOOKUP_TIMEOUT_S):
-                record = await self._store.key_by_public_id(public_id)
-                while record is not None and self.is_outdated(record):  # read before it changed, heard of after
+                while True:
+                    heard = self._changes.get(("api_key", public_id))
                     record = await self._store.key_by_public_id(public_id)
+                    # Read before it was made, or changed, and heard of after: who asks since then is told what is so.
+                    if record is None and self._changes.get(("api_key", public_id)) == heard:
+                        break
+                    if record is not None and not self.is_outdated(record):
+                        break
         except (StoreUnavailable, TimeoutError) as error:
             self._away_until = self._clock() + RETRY_S
             raise StoreUnavailable("postgres", "the key could not be looked up") from error
@@ -207,8 +212,7 @@ class Resolver:
         self._away_until = 0.0
         if record is None:
             self._known.pop(public_id, None)
-            if ("api_key", public_id) not in self._changes:  # made while it was looked up
-                _keep(self._unknown, public_id, now + NEGATIVE_TTL_S, UNKNOWN_KEYS)
+            _keep(self._unknown, public_id, now + NEGATIVE_TTL_S, UNKNOWN_KEYS)
         else:
             fresh_until = now + TTL_S + random.random() * TTL_JITTER_S  # noqa: S311  (spreads load, guards nothing)
             self._unknown.pop(public_id, None)

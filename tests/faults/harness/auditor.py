@@ -77,6 +77,7 @@ class Verdict:
     dead: int = 0
     lost: int = 0  # acknowledged, and neither stored nor among the dead letters
     doubled: int = 0  # more rows than ids
+    metered: int = 0  # spans
     refused_but_stored: int = 0
     invented: int = 0  # stored, and never sent
     problems: list[str] = field(default_factory=list)
@@ -163,7 +164,7 @@ class Auditor:
             return _column(engine, _SPANS, {"org": org_id})
 
     def _audit(self, ledger: Ledger, org_id: str, tenant: str, meter_rows: bool) -> Verdict:
-        told = {outcome: ledger.spans(outcome) for outcome in Outcome}
+        told = {outcome: np.unique(ledger.spans(outcome)) for outcome in Outcome}  # a span may be sent more than once
         acknowledged, refused, unknown = (told[outcome] for outcome in Outcome)
         parameters = {"org": org_id}
         with self.engine() as engine:
@@ -195,8 +196,10 @@ class Auditor:
                 for name, right in wanted.items():
                     if found[name] != right:
                         wrong.append(f"meter {meter}: {name} {found[name]:,}, should be {right:,}")
-                if meter == "spans" and found["quantity"] != len(stored):
-                    wrong.append(f"{found['quantity']:,} spans metered, {len(stored):,} stored")
+                if meter == "spans":
+                    verdict.metered = found["quantity"]
+                    if verdict.metered != len(stored):
+                        wrong.append(f"{verdict.metered:,} spans metered, {len(stored):,} stored")
             wrong += [f"{count:,} runs {name}" for name, count in _row(engine, _RUNS, parameters).items() if count]
         return verdict
 

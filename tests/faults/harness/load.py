@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .payload import Request, Stamp
+from .resends import Parcel, Resends
 
 ANSWER_DEADLINE_S = 15.0
 RECONNECT_PAUSE_S = 0.05
@@ -173,6 +174,7 @@ class Load:
         retry: bool = False,
         deadline_s: float = ANSWER_DEADLINE_S,
         seed: int | None = None,  # of ids; without one no two loads send a span twice
+        resends: Resends | None = None,  # what is sent again between fresh requests
         path: str = "/v1/traces",
     ) -> None:
         parts = urlsplit(url)
@@ -187,14 +189,17 @@ class Load:
         self._retry = retry
         self._deadline_s = deadline_s
         self._numbers = np.random.default_rng(seed)
+        self._resends = resends
         self._left = 0
         self._stop = asyncio.Event()
+        self._to_the_end = False
         self.acknowledged = 0
         self.on_acknowledged: Callable[[Sending], None] | None = None
         self.ledger = Ledger()
 
-    def stop(self) -> None:
-        """Let every sender finish the request in hand, without further tries, and end."""
+    def stop(self, *, to_the_end: bool = False) -> None:
+        """Let every sender finish the request in hand and end; without further tries, unless ``to_the_end``."""
+        self._to_the_end = to_the_end
         self._stop.set()
 
     async def run(self, *, requests: int | None = None, seconds: float | None = None) -> Ledger:
@@ -224,12 +229,16 @@ class Load:
             stamp = request.renew(self._numbers)
             try:
                 connection = await self._send(connection, request, stamp)
+                if self._resends is not None:
+                    self._resends.keep(bytes(request.view))
+                    for parcel in self._resends.draw():
+                        connection = await self._send(connection, parcel, parcel.stamp)
             finally:
                 self._pool.insert(0, request)
         if connection is not None:
             connection.close()
 
-    async def _send(self, connection: Connection | None, request: Request, stamp: Stamp) -> Connection | None:
+    async def _send(self, connection: Connection | None, request: Request | Parcel, stamp: Stamp) -> Connection | None:
         head = (
             f"POST {self._path} HTTP/1.1\r\nhost: {self._host}\r\ncontent-type: application/x-protobuf\r\n"
             f"{self._headers}content-length: {len(request.view)}\r\n\r\n"
@@ -250,7 +259,7 @@ class Load:
                 if status in (429, 503) and not answer.retry_after:
                     self.ledger.refused_without_retry_after += 1
                 outcome = Outcome.REFUSED
-                if not self._retry or self._stop.is_set():
+                if not self._retry or self._is_hurried():
                     break
                 await asyncio.sleep(RETRY_PAUSE_S)
             except (OSError, TimeoutError):
@@ -258,7 +267,7 @@ class Load:
                 doubtful |= sent  # what never left this process cannot have been stored
                 outcome = Outcome.UNKNOWN if doubtful else Outcome.REFUSED
                 await asyncio.sleep(RECONNECT_PAUSE_S)
-                if (sent and not self._retry) or self._stop.is_set():
+                if (sent and not self._retry) or self._is_hurried():
                     break
         if outcome is Outcome.REFUSED and doubtful:
             outcome = Outcome.UNKNOWN
@@ -269,3 +278,6 @@ class Load:
             if self.on_acknowledged is not None:
                 self.on_acknowledged(sending)
         return connection
+
+    def _is_hurried(self) -> bool:
+        return self._stop.is_set() and not self._to_the_end

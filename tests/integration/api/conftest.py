@@ -101,8 +101,10 @@ class Trail:
         )
 
     async def length(self) -> int:
-        """How many events there are, of whichever org."""
-        counted: int = await self.control.fetchval("SELECT count(*) FROM audit_log")
+        """How many events of changes there are, of whichever org. Reads and refusals are written when their time is."""
+        counted: int = await self.control.fetchval(
+            "SELECT count(*) FROM audit_log WHERE event_type NOT LIKE 'egress.%' AND event_type <> 'access.denied'"
+        )
         return counted
 
 

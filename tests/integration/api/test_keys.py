@@ -155,11 +155,11 @@ async def test_a_key_that_is_not_acceptable_is_not_made(
 
 
 async def test_a_revoked_key_is_refused_within_a_second_and_revoking_it_again_changes_nothing(
-    api: httpx.AsyncClient, two_orgs: Any, trail: Any, services: Any, stores: Any, within_a_second: Any
+    api: httpx.AsyncClient, two_orgs: Any, trail: Any, control: Any, hot_store: Any, stores: Any, within_a_second: Any
 ) -> None:
     mine, _ = two_orgs
     made = await make(api, mine)
-    async with resolving(services.control, services.hot, stores.redis_url) as elsewhere:
+    async with resolving(control, hot_store, stores.redis_url) as elsewhere:
         await elsewhere.principal("", made["key"])
         assert await works(api, made["key"])
         for _ in range(2):

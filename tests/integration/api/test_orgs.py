@@ -8,7 +8,9 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
+from tracebility.errors import StoreUnavailable
 from tracebility.stores.changes import resolving
+from tracebility.stores.hot import Hot
 from tracebility.tenant.resolver import Resolver
 
 
@@ -259,10 +261,16 @@ async def test_the_keys_of_a_suspended_org_are_refused_at_every_door_and_operato
 
 
 async def test_another_process_knows_a_suspension_and_a_plan_within_a_second(
-    api: httpx.AsyncClient, operator: Any, two_orgs: Any, services: Any, stores: Any, within_a_second: Any
+    api: httpx.AsyncClient,
+    operator: Any,
+    two_orgs: Any,
+    control: Any,
+    hot_store: Any,
+    stores: Any,
+    within_a_second: Any,
 ) -> None:
     mine, other = two_orgs
-    async with resolving(services.control, services.hot, stores.redis_url) as elsewhere:
+    async with resolving(control, hot_store, stores.redis_url) as elsewhere:
 
         async def plan() -> str:
             return (await elsewhere.principal("", mine.key)).plan
@@ -314,14 +322,12 @@ async def test_quotas_are_those_of_the_month_and_zero_where_nothing_was_summed(
 
 
 async def test_with_redis_away_a_change_is_committed_and_answered(
-    api: httpx.AsyncClient, operator: Any, two_orgs: Any, services: Any, monkeypatch: pytest.MonkeyPatch
+    api: httpx.AsyncClient, operator: Any, two_orgs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tracebility.errors import StoreUnavailable
-
     async def away(*_: object) -> None:
         raise StoreUnavailable("redis", "away")
 
-    monkeypatch.setattr(type(services.hot), "command", away)
+    monkeypatch.setattr(Hot, "command", away)
     assert (await patch(api, operator, two_orgs[0].org_id, plan="team")).json()["plan"] == "team"
 
 

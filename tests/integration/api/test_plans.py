@@ -216,11 +216,17 @@ async def test_whatever_plan_is_put_is_shown_so_and_putting_that_changes_nothing
 
 
 async def test_another_process_knows_a_changed_plan_within_a_second(
-    api: httpx.AsyncClient, operator: Any, plan_name: str, services: Any, stores: Any, within_a_second: Any
+    api: httpx.AsyncClient,
+    operator: Any,
+    plan_name: str,
+    control: Any,
+    hot_store: Any,
+    stores: Any,
+    within_a_second: Any,
 ) -> None:
     await put(api, operator, plan_name, {"meters": {"spans": {"hard": 5}}})
     made = (await api.post("/v1/admin/orgs", json={"name": "o", "plan": plan_name}, headers=operator)).json()
-    async with resolving(services.control, services.hot, stores.redis_url) as elsewhere:
+    async with resolving(control, hot_store, stores.redis_url) as elsewhere:
 
         async def limits() -> tuple[Any, Any]:
             allowance = (await elsewhere.resolve("", made["api_key"])).allowance

@@ -72,48 +72,57 @@ async def _ok(nodes: list[Any]) -> bool:
         return False
 
 
+async def _answers(node: Any) -> bool:
+    try:
+        return bool(await node.execute_command("PING"))
+    except (RedisError, OSError):
+        return False
+
+
+def _ports(count: int) -> list[int]:
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port())
+    return sorted(found)
+
+
 @pytest.fixture(scope="session", params=sorted(PROGRAMS))
 async def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     """The nodes, until every one of them says that all slots are held."""
     folder: Path = tmp_path_factory.mktemp(f"cluster-{request.param}")
-    # Of each node one for clients and one for the other nodes, whose default is no free port for sure.
-    ports, buses = [free_port() for _ in range(NODES)], [free_port() for _ in range(NODES)]
+    # Beside the port of its clients, each node has one on which they talk with one another.
+    taken = _ports(2 * NODES)
+    ports, between = taken[:NODES], taken[NODES:]
     processes = []
-    for port, bus in zip(ports, buses, strict=True):
-        store = Valkey(folder / str(port), port, PASSWORD)
-        settings = store.program().argv[1]
-        options = {"cluster-enabled": "yes", "cluster-config-file": "nodes.conf", "cluster-port": str(bus)}
-        argv = [
-            PROGRAMS[request.param],
-            settings,
-            *(part for name, value in options.items() for part in (f"--{name}", value)),
-        ]
-        processes.append(subprocess.Popen(argv, cwd=folder, stdout=subprocess.DEVNULL))  # noqa: ASYNC220
+    for port, bus in zip(ports, between, strict=True):
+        settings = Valkey(folder / str(port), port, PASSWORD).program().argv[1]
+        options = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port", str(bus)]
+        command = [PROGRAMS[request.param], settings, *options]
+        processes.append(subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL))  # noqa: ASYNC220
     nodes: list[Any] = [Redis(port=port, password=PASSWORD) for port in ports]
-    for node in nodes:
-        node.response_callbacks.clear()
-    async with asyncio.timeout(DEADLINE_S):
-        for nth, node in enumerate(nodes):
-            while True:
-                try:
-                    await node.execute_command("PING")
-                    break
-                except (RedisError, OSError):
+    try:
+        for node in nodes:
+            node.response_callbacks.clear()
+        async with asyncio.timeout(DEADLINE_S):
+            for nth, (node, process) in enumerate(zip(nodes, processes, strict=True)):
+                while not await _answers(node):
+                    assert process.poll() is None, "a node did not start"
                     await asyncio.sleep(0.05)
-            first, last = SLOTS * nth // NODES, SLOTS * (nth + 1) // NODES - 1
-            await node.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
-            await node.execute_command("CLUSTER SET-CONFIG-EPOCH", nth + 1)
-            if nth:
-                await node.execute_command("CLUSTER MEET", "127.0.0.1", ports[0], buses[0])
-        while not await _ok(nodes):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-    yield Cluster(ports, nodes, processes)
-    for node in nodes:
-        await node.aclose()
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.wait(DEADLINE_S)
+                first, last = SLOTS * nth // NODES, SLOTS * (nth + 1) // NODES - 1
+                await node.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
+                await node.execute_command("CLUSTER SET-CONFIG-EPOCH", nth + 1)
+                if nth:
+                    await node.execute_command("CLUSTER MEET", "127.0.0.1", ports[0], between[0])
+            while not await _ok(nodes):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        yield Cluster(ports, nodes, processes)
+    finally:
+        for node in nodes:
+            await node.aclose()
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(DEADLINE_S)
 
 
 @pytest.fixture

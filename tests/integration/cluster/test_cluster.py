@@ -26,7 +26,7 @@ from tracebility.operator.quota import QuotaReconciler
 from tracebility.stores import hot, postgres, redis
 from tracebility.stores.changes import nudge
 from tracebility.stores.clickhouse import Engine
-from tracebility.stores.ledger import Ledger, RawRows, ledger
+from tracebility.stores.ledger import Ledger, OrgQueue, RawRows, ledger
 from tracebility.telemetry import Metrics
 from tracebility.tenant.audit import Actor
 from tracebility.tenant.quota import SPANS, usage_key
@@ -79,7 +79,7 @@ async def drained(queue: redis.Queue, streams: Sequence[str] = ALL_STREAMS) -> N
 
 
 async def books(queue: redis.Queue, engine: Engine, org_id: Any) -> tuple[int, int, int, int, int]:
-    found: Ledger = await ledger(queue, RawRows(engine, org_id), org_id)
+    found: Ledger = await ledger(OrgQueue(queue, org_id), RawRows(engine, org_id))
     assert found.balanced
     return found.accepted, found.stored, found.dead, found.in_flight, found.distinct
 

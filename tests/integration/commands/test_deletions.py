@@ -3,6 +3,8 @@
 import uuid
 from typing import Any
 
+import pytest
+
 
 def test_an_org_is_deleted_after_a_question_and_the_job_is_shown(commands: Any) -> None:
     org = commands.answer("orgs", "create", "Acme")["org_id"]
@@ -29,6 +31,24 @@ def test_what_is_not_there_is_said(commands: Any) -> None:
     assert commands.refusal("deletions", "show", str(uuid.uuid4()))
     assert commands.refusal("orgs", "delete", str(uuid.uuid4()), "--yes")
     assert commands.answer("deletions", "list", str(uuid.uuid4())) == {"items": []}
+
+
+def test_a_project_keeps_its_data_as_long_as_is_said(commands: Any) -> None:
+    project = commands.answer("orgs", "create", "Acme")["project_id"]
+    changed = commands.answer("retention", "set", project, "9")
+    assert (changed["project_id"], changed["retention_days"]) == (project, 9)
+    assert commands.answer("retention", "set", project, "org")["retention_days"] is None
+    assert "9 days" in commands.run("retention", "set", project, "9").stdout
+
+
+@pytest.mark.parametrize(
+    ("project", "days", "words"),
+    [(None, "0", "retention_days:"), (None, "ten", "DAYS takes"), (str(uuid.UUID(int=7)), "9", "no project")],
+    ids=["none", "words", "nobodys"],
+)
+def test_what_a_project_cannot_be_kept_for_is_said(commands: Any, project: str | None, days: str, words: str) -> None:
+    mine = commands.answer("orgs", "create", "Acme")["project_id"]
+    assert words in commands.refusal("retention", "set", project or mine, days)
 
 
 def test_retention_is_applied_now(commands: Any) -> None:

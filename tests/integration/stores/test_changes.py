@@ -114,6 +114,7 @@ async def test_a_record_that_is_written_back_late_is_not_used(
         await hot_store.command("SET", shared_key("api_key", before.public_id), keys._encode(before))
         with pytest.raises(Unauthenticated):
             await resolver.resolve(f"Bearer {tenant.key}", "")
+    await hot_store.command("SET", shared_key("api_key", before.public_id), keys._encode(before))
     async with another_process(stores.pg_dsn, stores.redis_url) as (starting, _):
         with pytest.raises(Unauthenticated):
             await starting.resolve(f"Bearer {tenant.key}", "")

@@ -7,7 +7,7 @@ import pytest
 
 from tracebility.ids import OrgId
 from tracebility.stores import redis, scoped
-from tracebility.stores.ledger import Ledger, ledger
+from tracebility.stores.ledger import Ledger, OrgQueue, ledger
 from tracebility.stores.redis import AGAIN
 from tracebility.tenant.books import book_of
 from tracebility.tenant.shards import ALL_STREAMS, overflow_of, shard_of
@@ -20,7 +20,7 @@ async def books(stores: Any, queue: redis.Queue, tenant: Any) -> AsyncIterator[C
 
     async def read() -> Ledger:
         org_id = OrgId(tenant.org_id)
-        return await ledger(queue, engine.within_org(scoped.sealed_org_scope(org_id)), org_id)
+        return await ledger(OrgQueue(queue, org_id), engine.within_org(scoped.sealed_org_scope(org_id)))
 
     yield read
     await engine.close()

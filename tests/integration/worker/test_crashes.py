@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tracebility.stores import consumers
-from tracebility.stores.ledger import RawRows, ledger
+from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.tenant.shards import DEAD_LETTER_STREAM
 
 Make = Callable[..., Any]
@@ -74,5 +74,5 @@ async def test_a_worker_killed_while_it_buries_leaves_one_dead_letter(
     letters = [letter for letter in await tenant.dead() if letter.fields[b"stream"] == tenant.stream.encode()]
     assert [letter.fields[b"b"] for letter in letters] == [b"\xff\xff"]
     await tenant.queue.delete(DEAD_LETTER_STREAM, [letter.id for letter in letters])
-    found = await ledger(tenant.queue, RawRows(tenant.engine, tenant.org_id), tenant.org_id)
+    found = await ledger(OrgQueue(tenant.queue, tenant.org_id), RawRows(tenant.engine, tenant.org_id))
     assert (found.accepted, found.dead, found.in_flight, found.balanced) == (1, 1, 0, True)

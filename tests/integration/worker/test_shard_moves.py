@@ -17,7 +17,7 @@ from tracebility.ingest.app import create_app
 from tracebility.ingest.service import open_services
 from tracebility.stores import hot, postgres, redis
 from tracebility.stores.changes import nudge
-from tracebility.stores.ledger import RawRows, ledger
+from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.tenant.audit import Actor
 from tracebility.tenant.shards import ALL_STREAMS, SHARDS, shard_of, stream_of
 
@@ -167,7 +167,7 @@ async def test_an_org_is_moved_split_and_put_back_while_it_sends(
         "SELECT sum(qty) FROM billing_meter FINAL WHERE org_id = {org:UUID} AND meter = 'spans'", {"org": str(org_id)}
     )
     assert int(metered.rows[0][0]) == len(acknowledged)
-    found = await ledger(queue, RawRows(engine, org_id), org_id)
+    found = await ledger(OrgQueue(queue, org_id), RawRows(engine, org_id))
     assert found.balanced
     assert (found.accepted, found.stored, found.in_flight) == (len(acknowledged), len(acknowledged), 0)
     assert found.distinct == len(acknowledged)

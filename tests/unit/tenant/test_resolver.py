@@ -3,6 +3,7 @@
 import asyncio
 import random
 from base64 import b64encode
+from dataclasses import replace
 from datetime import UTC, datetime
 from hmac import compare_digest
 from uuid import uuid4
@@ -13,7 +14,7 @@ from tracebility.errors import Forbidden, Overloaded, StoreUnavailable, Unauthen
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
 from tracebility.tenant import keys, resolver
 from tracebility.tenant.context import Scope
-from tracebility.tenant.resolver import KeyRecord, Resolver
+from tracebility.tenant.resolver import Change, KeyRecord, Resolver
 
 
 class ControlPlane:
@@ -29,12 +30,13 @@ class ControlPlane:
 
     async def key_by_public_id(self, public_id: PublicKeyId) -> KeyRecord | None:
         self.questions += 1
+        record = self.records.get(public_id)
         self.asked.set()
         if self.answers_after is not None:
             await self.answers_after.wait()
         if self.is_away:
             raise StoreUnavailable("postgres", "away")
-        return self.records.get(public_id)
+        return record
 
     def add(self, **changes: object) -> keys.NewKey:
         key = keys.generate()
@@ -190,6 +192,27 @@ async def test_many_requests_at_once_ask_once(plane: ControlPlane, resolve: Reso
     assert isinstance(answers[0], asyncio.CancelledError)
     assert len(set(answers[1:])) == 1
     assert plane.questions == 1
+
+
+async def test_who_asks_after_a_change_is_not_answered_by_a_look_up_of_before_it(
+    plane: ControlPlane, resolve: Resolver
+) -> None:
+    """A revocation, and the making of a key: the look-up has read, the change is heard of, then someone else asks."""
+    made, revoked = keys.generate(), plane.add()
+    before = plane.records[revoked.public_id]
+    working = replace(before, public_id=made.public_id, secret_hash=made.secret_hash)
+    for rev, (key, after) in enumerate(
+        [(revoked, replace(before, revoked_at=datetime(2020, 1, 1, tzinfo=UTC))), (made, working)], 1
+    ):
+        plane.asked, plane.answers_after = asyncio.Event(), asyncio.Event()
+        early = asyncio.create_task(resolve.resolve("", key.key))
+        await plane.asked.wait()
+        plane.records[key.public_id] = replace(after, revs=(rev, 0, 0))
+        resolve.changed(Change(rev, "api_key", key.public_id))
+        late = asyncio.create_task(resolve.resolve("", key.key))
+        plane.answers_after.set()
+        answers = await asyncio.gather(early, late, return_exceptions=True)
+        assert isinstance(answers[1], Unauthenticated) == (key is revoked)
 
 
 async def test_known_keys_outlive_postgres_for_a_stated_grace(plane: ControlPlane, resolve: Resolver) -> None:

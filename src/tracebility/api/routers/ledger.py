@@ -4,8 +4,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from tracebility.api.answers import answer, schema_of
-from tracebility.api.auth import Services
-from tracebility.api.scope import OrgRows
+from tracebility.api.scope import OrgBooks, OrgRows
 from tracebility.stores.ledger import Ledger, ledger
 
 router = APIRouter(tags=["admin"])
@@ -16,6 +15,6 @@ router = APIRouter(tags=["admin"])
     summary="The books of an org",
     responses=schema_of(Ledger, "Items, each envelope once."),
 )
-async def get_ledger(rows: OrgRows, services: Services) -> Response:
+async def get_ledger(queue: OrgBooks, rows: OrgRows) -> Response:
     """accepted = stored + dropped + dead + in_flight. `distinct` is how many different items the store holds."""
-    return answer(await ledger(services.queue, rows, rows.scope.org_id))
+    return answer(await ledger(queue, rows))

@@ -6,15 +6,16 @@ from starlette.responses import Response
 from tracebility.api.answers import answer, schema_of
 from tracebility.api.auth import Operator, Services
 from tracebility.api.bodies import body_of, takes
+from tracebility.api.scope import Shards
 from tracebility.control.shards import ShardMove, ShardMoved, ShardPlan, ShardStatus, foreseen, look, move, plan
 
 router = APIRouter(tags=["admin"])
 
 
 @router.get("/v1/admin/shards", summary="Every shard", responses=schema_of(ShardStatus, "Shards and who is on them."))
-async def get_shards(holder: Operator, services: Services) -> Response:
+async def get_shards(shards: Shards, services: Services) -> Response:
     """What is queued, what came in the last hours, of whom, and which orgs are not where their hash puts them."""
-    return answer(await look(services.control, services.queue, services.now()))
+    return answer(await look(services.control, shards, services.now()))
 
 
 @router.post(
@@ -22,9 +23,9 @@ async def get_shards(holder: Operator, services: Services) -> Response:
     summary="What would make the shards more even",
     responses=schema_of(ShardPlan, "Moves, and the skew without and with them."),
 )
-async def plan_shards(holder: Operator, services: Services) -> Response:
+async def plan_shards(shards: Shards, services: Services) -> Response:
     """Changes nothing. `held` are orgs that were moved in the last 15 minutes."""
-    return answer(await plan(services.control, services.queue, services.now()))
+    return answer(await plan(services.control, shards, services.now()))
 
 
 @router.post(
@@ -33,11 +34,11 @@ async def plan_shards(holder: Operator, services: Services) -> Response:
     responses=schema_of(ShardMoved, "Where it was and is now."),
     openapi_extra=takes(ShardMove),
 )
-async def move_org(request: Request, holder: Operator, services: Services) -> Response:
+async def move_org(request: Request, holder: Operator, shards: Shards, services: Services) -> Response:
     """One shard moves it, several split it. With `dry_run` nothing is changed, and the answer has the skew."""
     wanted = await body_of(request, ShardMove)
     async with services.changing() as transaction:
         moved = await move(transaction, holder.actor, wanted, services.now())
     if wanted.dry_run:
-        moved = await foreseen(services.control, services.queue, moved, services.now())
+        moved = await foreseen(services.control, shards, moved, services.now())
     return answer(moved)

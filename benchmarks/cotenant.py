@@ -1,0 +1,98 @@
+"""How long an org's spans take to be found while another org of the same shard sends all it can.
+
+    python -m benchmarks.cotenant [--seconds N]
+
+A whole installation; first the quiet org alone, a few small requests a second, then the same beside the flood of an org
+whose shard is the same one. What the flood had stored and left in the queue is printed with it: it is one only when it
+sends more than the worker can take.
+"""
+
+import argparse
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import uvloop
+from harness.auditor import Auditor
+from harness.installation import Installation
+from harness.load import Load
+from harness.payload import requests
+
+from tracebility.ids import OrgId
+from tracebility.tenant.shards import shard_of
+
+from . import report
+from .end_to_end import CONNECTIONS, time_to_queryable
+from .revocation import call
+
+MODULE = "benchmarks.cotenant"
+QUIET_REQUESTS_PER_S, QUIET_SPANS = 10, 5
+# The edge answers what it cannot queue with 503; the flood tries again and again, as exporters do.
+FLOOD_CONNECTIONS = 32
+BEFORE_S = 5.0  # for the flood to fill what it can
+
+
+def two_of_one_shard(ready: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two new orgs whose shard is the same."""
+    of_shard: dict[int, dict[str, Any]] = {}
+    while True:
+        number = len(of_shard)
+        org = call(ready, "POST", "/v1/admin/orgs", {"name": f"co-tenant {number}", "plan": "internal"})
+        other = of_shard.setdefault(shard_of(OrgId(UUID(org["org_id"]))), org)
+        if other is not org:
+            return other, org
+
+
+async def measure(installation: Installation, seconds: float) -> None:
+    """Print the table, and publish it."""
+    ready = installation.ready
+    quiet, loud = await asyncio.to_thread(two_of_one_shard, ready)
+    pool = requests(CONNECTIONS, tenant="quiet", spans=QUIET_SPANS)
+
+    async def found_after() -> dict[str, float]:
+        return await time_to_queryable(ready | quiet, quiet["api_key"], pool, QUIET_REQUESTS_PER_S, seconds)
+
+    await found_after()  # once unmeasured: first inserts, first merges
+    alone = await found_after()
+    print(f"alone: {alone}", flush=True)
+    headers = {"authorization": f"Bearer {loud['api_key']}"}
+    flood = Load(ready["url"], headers, requests(96, tenant="loud"), connections=FLOOD_CONNECTIONS, retry=True)
+    began = time.perf_counter()
+    flooding = asyncio.create_task(flood.run())
+    await asyncio.sleep(BEFORE_S)
+    beside = await found_after()
+    print(f"beside the flood: {beside}", flush=True)
+    sent_s = time.perf_counter() - began
+    waiting = await asyncio.to_thread(Auditor(ready, installation.data_dir / "spool").in_flight)
+    flood.stop()
+    await flooding
+    bound = 2 * alone["p99"] + 1000
+    text = report.table(
+        ("the quiet org", "p50 ms", "p95 ms", "p99 ms", "requests"),
+        [
+            (name, float(had["p50"]), float(had["p95"]), float(had["p99"]), int(had["requests"]))
+            for name, had in (("alone", alone), ("beside the flood", beside))
+        ],
+    )
+    text += (
+        f"\n\nPromised: p99 within 2 x {alone['p99']:.0f} + 1,000 = {bound:,.0f} ms. The flood had "
+        f"{flood.acknowledged / sent_s:,.0f} spans/s acknowledged, {waiting:,} envelopes of it waited at the end."
+    )
+    print(text)
+    report.publish("cotenant", "A quiet org beside one that floods its shard", text, module=MODULE)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each of the two measurements (default: 20)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="tracebility-cotenant-") as folder:
+        async with Installation(Path(folder)) as installation:
+            await measure(installation, arguments.seconds)
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
