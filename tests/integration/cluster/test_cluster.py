@@ -30,7 +30,7 @@ from tracebility.stores.ledger import Ledger, OrgQueue, RawRows, ledger
 from tracebility.telemetry import Metrics
 from tracebility.tenant.audit import Actor
 from tracebility.tenant.quota import SPANS, usage_key
-from tracebility.tenant.redis_keys import over_flag
+from tracebility.tenant.redis_keys import over_flag, stream_key
 from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM, SHARD_STREAMS, shard_of, stream_of
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.service import WorkerServices
@@ -204,6 +204,29 @@ async def test_a_slot_that_moves_under_load_loses_and_doubles_nothing(
     assert sent[0] <= stored <= sent[0] + 2  # the last one may have been cut off behind its append
 
 
+async def test_what_is_asked_of_a_slot_under_way_is_done_and_not_refused(cluster: Any, queue: redis.Queue) -> None:
+    """A key that is on neither node goes to the one that takes over; of two keys apart both are waited for."""
+    stream = f"test:{uuid4().hex}"
+    beside = stream_key(stream, "beside")
+    slot, source = key_slot(stream.encode()), await cluster.holder(stream)
+    target = (source + 1) % 3
+    await queue._pipeline([("SET", beside, "x")])
+    await cluster.begin_move(slot, source, target)
+    added = await queue.append_groups([[(stream, {"b": b"1"})], [(stream, {"b": b"2"}), (stream, {"b": b"3"})]])
+    assert not any(isinstance(one, StoreUnavailable) for one in added)
+
+    async def go_on() -> None:
+        await asyncio.sleep(0.1)
+        await cluster.move_keys(slot, source, target)
+
+    going = asyncio.create_task(go_on())
+    assert await queue._pipeline([("EXISTS", stream, beside)]) == [2]
+    await going
+    await cluster.end_move(slot, target)
+    assert [entry.fields[b"b"] for entry in await queue.range(stream)] == [b"1", b"2", b"3"]
+    assert await queue._pipeline([("DEL", stream, beside)]) == [2]
+
+
 async def test_every_key_of_an_org_is_forgotten_on_whichever_node(hot_store: hot.Hot, two_orgs: Any) -> None:
     periods = [f"2026-{month:02}" for month in range(1, 13)]
     for period in periods:
@@ -217,8 +240,9 @@ async def test_with_a_node_away_it_is_refused_and_what_the_others_gave_is_not_lo
     names = [f"test:{uuid4().hex}" for _ in range(30)]
     await queue.ensure_group(names)
     await queue.append([(name, {"b": b"x"}) for name in names])
-    gone = {name for name in names if await cluster.holder(name) == 2}
-    cluster.processes[2].send_signal(signal.SIGSTOP)
+    last = max(range(3), key=lambda nth: str(cluster.ports[nth]))  # not the one that is asked first
+    gone = {name for name in names if await cluster.holder(name) == last}
+    cluster.processes[last].send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(StoreUnavailable):
             await queue.ping()
@@ -226,8 +250,11 @@ async def test_with_a_node_away_it_is_refused_and_what_the_others_gave_is_not_lo
         assert {name for name, _ in found} == set(names) - gone
         kept = await queue.append([(name, {"b": b"y"}) for name in names])
         assert {name for name, one in zip(names, kept, strict=True) if isinstance(one, StoreUnavailable)} == gone
+        for name in (min(gone), min(set(names) - gone)):  # gates wait for it once, and not for each request
+            with pytest.raises(StoreUnavailable):
+                await hot_store.command("EXISTS", name)
     finally:
-        cluster.processes[2].send_signal(signal.SIGCONT)
+        cluster.processes[last].send_signal(signal.SIGCONT)
     async with asyncio.timeout(DEADLINE_S):
         while True:
             with suppress(StoreUnavailable):
