@@ -162,4 +162,5 @@ def _no_key(public_id: str) -> TracebilityError:
 
 def _line(key: "ShownKey") -> str:
     state = f"revoked {key.revoked_at}" if key.revoked_at else f"expires {key.expires_at}" if key.expires_at else ""
-    return f"{key.public_id}  {key.created_at}  {','.join(key.scopes):<23}  {key.name}  {state}".rstrip()
+    used = f"used {key.last_used_at}" if key.last_used_at else "never used"
+    return f"{key.public_id}  {key.created_at}  {used}  {','.join(key.scopes):<23}  {key.name}  {state}".rstrip()

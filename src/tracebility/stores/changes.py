@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from tracebility.errors import StoreUnavailable
 from tracebility.stores.hot import Hot
+from tracebility.stores.key_use import write_uses_down
 from tracebility.stores.keys import CachedKeys, PostgresKeys
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.servers import open_pool
@@ -142,10 +143,10 @@ async def resolving(
     # Before the first look-up: Redis may hold a record of before a change. With the control plane away it is used.
     with suppress(StoreUnavailable):
         await changes.ask()
-    listening = asyncio.create_task(changes.run())
+    beside = [asyncio.create_task(changes.run()), asyncio.create_task(write_uses_down(resolver, postgres))]
     try:
         yield resolver
     finally:
-        listening.cancel()
-        with suppress(asyncio.CancelledError):
-            await listening
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)

@@ -112,6 +112,7 @@ class Resolver:
         self._lookups: dict[PublicKeyId, asyncio.Future[KeyRecord | None]] = {}
         self._lookup_slots = asyncio.Semaphore(LOOKUPS)
         self._away_until = 0.0
+        self.used: set[PublicKeyId] = set()  # keys that were let in and not written down yet
 
     async def resolve(self, authorization: str, x_api_key: str) -> TenantContext:
         """The tenant of the key in these two headers; either may be empty.
@@ -138,6 +139,7 @@ class Resolver:
             raise Unauthenticated
         if record is None or record.revoked_at is not None or self._expired(record):
             raise Unauthenticated
+        self.used.add(record.public_id)
         return record
 
     def changed(self, change: Change) -> None:

@@ -26,6 +26,7 @@ def test_a_key_is_made_listed_rotated_and_revoked(commands: Any) -> None:
     assert new["revoked_at"] is not None
     text = commands.run("keys", "list", project).stdout
     assert "revoked" in text
+    assert "never used" in text
     assert made["key"][-43:] not in text + str((first, old, new))
 
 

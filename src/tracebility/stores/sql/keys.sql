@@ -72,6 +72,17 @@ UPDATE api_key SET expires_at = $2 WHERE public_id = $1
 UPDATE api_key SET revoked_at = clock_timestamp() WHERE public_id = $1 AND revoked_at IS NULL
 RETURNING org_id, project_id, name
 
+-- name: key_was_used
+-- No change of theirs that anybody has to hear of. In order, so that two processes do not wait for each other.
+UPDATE api_key SET last_used_at = clock_timestamp()
+FROM (
+    SELECT public_id FROM api_key
+    WHERE public_id = ANY ($1) AND (last_used_at IS NULL OR last_used_at < clock_timestamp() - interval '1 minute')
+    ORDER BY public_id
+    FOR NO KEY UPDATE SKIP LOCKED
+) AS due
+WHERE api_key.public_id = due.public_id
+
 -- name: key_is_of_project
 SELECT EXISTS (SELECT FROM api_key WHERE public_id = $1 AND project_id = $2)
 
