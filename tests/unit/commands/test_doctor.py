@@ -7,7 +7,13 @@ import pytest
 from tracebility.commands import doctor
 from tracebility.commands.doctor import Verdict
 
-DURABLE = {"aof_enabled": "1", "maxmemory_policy": "noeviction", "used_memory": "10", "maxmemory": "100"}
+DURABLE = {
+    "aof_enabled": "1",
+    "appendfsync": "always",
+    "maxmemory_policy": "noeviction",
+    "used_memory": "10",
+    "maxmemory": "100",
+}
 
 
 @pytest.mark.parametrize(
@@ -37,21 +43,20 @@ def test_a_store_that_is_too_old_is_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "fsync", "check", "verdict"),
+    ("said", "check", "verdict"),
     [
-        ({}, "always", "queue durability", Verdict.OK),
-        ({"aof_enabled": "0"}, "always", "queue durability", Verdict.WRONG),
-        ({}, None, "queue durability", Verdict.NOTED),
-        ({}, "always", "queue memory", Verdict.OK),
-        ({"used_memory": "81"}, "always", "queue memory", Verdict.WRONG),
-        ({"maxmemory": "0"}, "always", "queue memory", Verdict.NOTED),
-        ({"maxmemory_policy": "allkeys-lru"}, "always", "queue eviction", Verdict.WRONG),
+        ({}, "queue durability", Verdict.OK),
+        ({"aof_enabled": "0"}, "queue durability", Verdict.WRONG),
+        ({"appendfsync": None}, "queue durability", Verdict.NOTED),
+        ({}, "queue memory", Verdict.OK),
+        ({"used_memory": "81"}, "queue memory", Verdict.WRONG),
+        ({"maxmemory": "0"}, "queue memory", Verdict.NOTED),
+        ({"maxmemory_policy": "allkeys-lru"}, "queue eviction", Verdict.WRONG),
     ],
 )
-def test_a_queue_is_judged_by_what_it_would_lose(
-    said: dict[str, str], fsync: str | None, check: str, verdict: Verdict
-) -> None:
-    findings = {finding.check: finding for finding in doctor._queue_settings(DURABLE | said, fsync)}
+def test_a_queue_is_judged_by_what_it_would_lose(said: dict[str, str | None], check: str, verdict: Verdict) -> None:
+    server = {name: value for name, value in (DURABLE | said).items() if value is not None}
+    findings = {finding.check: finding for finding in doctor._queue_settings(server)}
     assert findings[check].verdict is verdict
     if verdict is Verdict.WRONG:
         assert findings[check].do
