@@ -1,7 +1,8 @@
 """What was read and who was refused, in the trail: events that requests alone cause, bounded whatever requests come.
 
 Of a kind (who, what, of which target) so many get a line each in a minute; the rest are counted, and make one line with
-their count when the minute is over. A process that dies takes the counts of a minute with it, never a first line.
+their count when the minute is over. A process that dies takes the counts of a minute with it, and a first line only
+while Postgres is away.
 """
 
 import asyncio

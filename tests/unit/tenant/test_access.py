@@ -140,3 +140,33 @@ async def test_a_refusal_whose_asker_went_away_is_counted() -> None:
         await asking
     await trail.flush(all_of_it=True)
     assert [(line.target_id, line.details["count"]) for line in lines] == [("p", 1)]
+
+
+async def test_what_comes_while_a_count_cannot_be_written_is_counted_with_it() -> None:
+    at, is_away = 1_795_000_000.0, False
+    lines: list[Event] = []
+    asked, told = asyncio.Event(), asyncio.Event()
+
+    async def write(event: Event) -> None:
+        if is_away:
+            asked.set()
+            await told.wait()
+            raise StoreUnavailable("postgres", "away")
+        lines.append(event)
+
+    async def read(times: int) -> None:
+        for _ in range(times):
+            await trail.read(ORG, ACTORS[0], PROJECTS[0], "/runs", must=False)
+
+    trail = AccessTrail(write, lambda: at)
+    await read(3)
+    at, is_away = at + WINDOW_S, True
+    flushing = asyncio.create_task(trail.flush())
+    await asked.wait()
+    reading = asyncio.create_task(read(4))
+    await asyncio.sleep(0)
+    told.set()
+    await asyncio.gather(flushing, reading)
+    is_away = False
+    await trail.flush(all_of_it=True)
+    assert sum(line.details["count"] for line in lines) == 7
