@@ -33,12 +33,13 @@ from tracebility.control.deletions import Deletion, UserDeletion
 from tracebility.control.keys import MadeKey, NewKey, RotatedKey, Rotation
 from tracebility.control.orgs import MadeOrg, NewOrg, Org, OrgChanges
 from tracebility.control.places import ChangedProject, MadeProject, MadeWorkspace, NewPlace, ProjectChanges
-from tracebility.control.plans import Plan, PlanLimits, PlanPage
+from tracebility.control.plans import Plan, PlanPage
 from tracebility.control.quotas import Quotas
 from tracebility.control.shards import ShardMove, ShardMoved, ShardPlan, ShardStatus
 from tracebility.control.usage import UsageByHour
 from tracebility.stores.ledger import Ledger
 from tracebility.telemetry import RequestMetrics
+from tracebility.tenant.limits import Limits
 from tracebility.wire import openapi as ingest
 
 # Answers are one tenant's: no cache on the way may keep one, and a browser must not guess what it holds.
@@ -56,7 +57,7 @@ _ANSWERS = (
     *(Ledger, audit.AuditPage, audit.AuditGapPage, UsageByHour),
 )
 _BODIES = (
-    *(PlanLimits, NewOrg, OrgChanges, NewPlace, NewKey, Rotation),
+    *(Limits, NewOrg, OrgChanges, NewPlace, NewKey, Rotation),
     *(ShardMove, UserDeletion, ProjectChanges),
 )
 

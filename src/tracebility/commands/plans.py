@@ -56,8 +56,9 @@ def set_plan(
     async def put(transaction: "Transaction", actor: "Actor") -> "Plan":
         from tracebility.control import plans
         from tracebility.control.documents import read
+        from tracebility.tenant.limits import Limits
 
-        return await plans.put_plan(transaction, actor, name, read(limits.read(), plans.PlanLimits))
+        return await plans.put_plan(transaction, actor, name, read(limits.read(), Limits))
 
     plan = changing(data_dir, put)
     tell(_line(plan), document(plan), as_json=as_json)

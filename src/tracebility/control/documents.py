@@ -10,8 +10,6 @@ import msgspec
 
 from tracebility.errors import BadRequest, Unprocessable
 
-# What JSON readers of every language keep exactly.
-LARGEST = 2**53 - 1
 # A name is shown in lists and in mails.
 NAME_CHARS = 200
 # Of what a client wrote, repeated in an answer.

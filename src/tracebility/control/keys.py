@@ -9,13 +9,13 @@ from msgspec import Meta
 
 from tracebility.control.documents import must_be_name, stamp, unacceptable
 from tracebility.control.places import ProjectPlace
-from tracebility.control.plans import Burst, RequestsPerS
 from tracebility.errors import Forbidden, KeyEnded, NotFound
 from tracebility.ids import PublicKeyId
 from tracebility.stores.postgres import Row, Transaction
 from tracebility.tenant import keys
 from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
 from tracebility.tenant.context import TENANT_SCOPES, Scope
+from tracebility.tenant.limits import Burst, RequestsPerS
 
 LONGEST_OVERLAP_S = 7 * 86_400
 DEFAULT_OVERLAP_S = 3_600

@@ -9,12 +9,13 @@ from msgspec import UNSET, UnsetType
 
 from tracebility.control import keys, places
 from tracebility.control.documents import must_be_name, stamp, unacceptable
-from tracebility.control.plans import NAME, RetentionDays
+from tracebility.control.plans import NAME
 from tracebility.errors import BeingDeleted, NotFound
 from tracebility.ids import OrgId, uuid7
 from tracebility.stores.postgres import Row, Statements, Transaction
 from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
 from tracebility.tenant.context import TENANT_SCOPES
+from tracebility.tenant.limits import RetentionDays
 
 FIRST_NAME = "default"  # of an org's first workspace, and of its project
 DEFAULT_PLAN = "free"

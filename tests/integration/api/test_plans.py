@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tracebility.control.documents import LARGEST, read
-from tracebility.control.plans import LARGEST_BURST, MOST_REQUESTS_PER_S, PlanLimits, shown
+from tracebility.control.plans import shown
 from tracebility.stores.changes import resolving
+from tracebility.tenant.limits import LARGEST_BURST, MOST_REQUESTS_PER_S, Limits
 
 WHOLE = {
     "rate": {"requests_per_s": 50, "burst": 200},
@@ -202,7 +203,7 @@ async def test_whatever_plan_is_put_is_shown_so_and_putting_that_changes_nothing
     assert answer.status_code == 200, answer.text
     plan = await listed(api, operator, "any")
     assert plan == answer.json()
-    assert plan == msgspec.to_builtins(shown("any", read(msgspec.json.encode(document), PlanLimits)))
+    assert plan == msgspec.to_builtins(shown("any", read(msgspec.json.encode(document), Limits)))
     before = await trail.length()
     again = {name: value for name, value in plan.items() if name != "name"}
     assert (await put(api, operator, "any", again)).json() == plan

@@ -27,6 +27,7 @@ from tracebility.stores.changes import ASK_EVERY_S, Changes
 from tracebility.stores.keys import CachedKeys, PostgresKeys, _encode
 from tracebility.tenant import keys, resolver
 from tracebility.tenant.audit import SYSTEM
+from tracebility.tenant.limits import Limits, MeterLimits, Meters
 from tracebility.tenant.redis_keys import shared_key
 from tracebility.tenant.resolver import KeyRecord, Resolver
 
@@ -316,7 +317,7 @@ class RevocationMachine(RuleBasedStateMachine):
         await self.change(orgs.change_org, self.org_id, changes, datetime.now(UTC))
 
     async def put_plan(self, plan: str, spans: int) -> None:
-        limits = plans.PlanLimits(meters=plans.PlanMeters(spans=plans.PlanMeter(hard=spans)))
+        limits = Limits(meters=Meters(spans=MeterLimits(hard=spans)))
         await self.change(plans.put_plan, plan, limits)
 
     async def insert_key(self, key: str, expires_at: float | None) -> None:

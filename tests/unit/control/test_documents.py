@@ -13,10 +13,10 @@ from tracebility.control.documents import checked, must_be_name, read, stamp
 from tracebility.control.keys import NewKey, Rotation, in_order
 from tracebility.control.orgs import NewOrg, OrgChanges
 from tracebility.control.places import NewPlace
-from tracebility.control.plans import PlanLimits
 from tracebility.errors import BadRequest, Problem, Unprocessable
+from tracebility.tenant.limits import Limits
 
-KINDS: list[type[msgspec.Struct]] = [PlanLimits, NewOrg, OrgChanges, NewPlace, NewKey, Rotation]
+KINDS: list[type[msgspec.Struct]] = [Limits, NewOrg, OrgChanges, NewPlace, NewKey, Rotation]
 FIELDS = sorted({name for kind in KINDS for name in kind.__struct_fields__} | {"requests_per_s", "spans", "hard", "x"})
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["read", "admin"])
@@ -60,11 +60,11 @@ def test_no_depth_is_too_much(kind: type[msgspec.Struct], start: str, depth: int
     [
         ("{}", NewOrg, "name: is missing."),
         ('{"name": "a", "x": 1}', NewOrg, "x: there is no such field."),
-        ('{"meters": {"runs": {}}}', PlanLimits, "meters.runs: there is no such field."),
-        ('{"meters": {"spans": {"hard": -1}}}', PlanLimits, "meters.spans.hard: expected `int` >= 0."),
+        ('{"meters": {"runs": {}}}', Limits, "meters.runs: there is no such field."),
+        ('{"meters": {"spans": {"hard": -1}}}', Limits, "meters.spans.hard: expected `int` >= 0."),
         (
             '{"meters": {"spans": {"hard": 1, "soft": 2}}}',
-            PlanLimits,
+            Limits,
             "meters.spans.soft: takes at most hard, 1.",
         ),
         ('{"suspended": null}', OrgChanges, "suspended: expected `bool`, got `null`."),

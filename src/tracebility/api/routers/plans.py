@@ -6,7 +6,8 @@ from starlette.responses import Response
 from tracebility.api.answers import answer, schema_of
 from tracebility.api.auth import Operator, Services
 from tracebility.api.bodies import body_of, takes
-from tracebility.control.plans import Plan, PlanLimits, PlanPage, every_plan, put_plan
+from tracebility.control.plans import Plan, PlanPage, every_plan, put_plan
+from tracebility.tenant.limits import Limits
 
 router = APIRouter(tags=["admin"])
 
@@ -21,11 +22,11 @@ async def list_plans(holder: Operator, services: Services) -> Response:
     "/v1/admin/plans/{name}",
     summary="Make or replace a plan",
     responses=schema_of(Plan, "The plan."),
-    openapi_extra=takes(PlanLimits),
+    openapi_extra=takes(Limits),
 )
 async def replace_plan(name: str, request: Request, holder: Operator, services: Services) -> Response:
     """The whole plan: what is absent, or null, is unlimited; `hard: 0` refuses everything."""
-    limits = await body_of(request, PlanLimits)
+    limits = await body_of(request, Limits)
     async with services.changing() as transaction:
         plan = await put_plan(transaction, holder.actor, name, limits)
     return answer(plan)

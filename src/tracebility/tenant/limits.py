@@ -1,0 +1,117 @@
+"""What an org may send, keep and run at once: each limit with its unit and its reason. By default there is none."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+# What the limiter can count, and what one process can serve at most is far below.
+MOST_REQUESTS_PER_S = 1_000_000
+LARGEST_BURST = 10_000_000
+LONGEST_RETENTION_DAYS = 36_500
+MOST_AT_ONCE = 10_000
+# What every reader of JSON reads exactly.
+LARGEST_AMOUNT = 2**53 - 1
+
+RequestsPerS = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=MOST_REQUESTS_PER_S,
+        extra={"unit": "requests/s"},
+        description="Over all keys and ingest routes: a loop gone wild costs its own org alone.",
+    ),
+]
+Burst = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=LARGEST_BURST,
+        extra={"unit": "requests"},
+        description="At once after a pause: exporters send by the batch. Unless said, a second's worth.",
+    ),
+]
+RetentionDays = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=LONGEST_RETENTION_DAYS,
+        extra={"unit": "days"},
+        description="From the start of a span or run until it is deleted: what is kept costs disk, and may have to go by law.",
+    ),
+]
+EvalConcurrency = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=MOST_AT_ONCE,
+        extra={"unit": "evaluations"},
+        description="At once: evaluators call models, which have limits and prices of their own.",
+    ),
+]
+QueryConcurrency = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=MOST_AT_ONCE,
+        extra={"unit": "queries"},
+        description="At once: the engine is shared, and its memory with it.",
+    ),
+]
+Hard = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=LARGEST_AMOUNT,
+        extra={"unit": "of the meter, a month"},
+        description="Past it requests are refused whole: nobody is billed for more than was agreed. 0 refuses all.",
+    ),
+]
+Soft = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=LARGEST_AMOUNT,
+        extra={"unit": "of the meter, a month"},
+        description="Past it the org is told, once a month: there is time to do something before the hard one.",
+    ),
+]
+
+
+class RateLimits(msgspec.Struct, forbid_unknown_fields=True):
+    """Requests of an org, over all its keys. A burst that is not given is a second's worth."""
+
+    requests_per_s: RequestsPerS | None = None
+    burst: Burst | None = None
+
+    def __post_init__(self) -> None:
+        if self.burst is None:
+            self.burst = self.requests_per_s and min(self.requests_per_s, LARGEST_BURST)
+
+
+class MeterLimits(msgspec.Struct, forbid_unknown_fields=True):
+    """What a meter may come to in a month. A hard limit of 0 refuses everything; at the soft one the org is told."""
+
+    hard: Hard | None = None
+    soft: Soft | None = None
+
+    def __post_init__(self) -> None:
+        if self.hard is not None and self.soft is not None and self.soft > self.hard:
+            raise ValueError(f"soft: takes at most hard, {self.hard}")
+
+
+class Meters(msgspec.Struct, forbid_unknown_fields=True):
+    """The meters there are."""
+
+    spans: MeterLimits | None = None
+    bytes: MeterLimits | None = None
+
+
+class Limits(msgspec.Struct, forbid_unknown_fields=True):
+    """All limits of an org, as its plan has them. None, or what is absent, is unlimited."""
+
+    rate: RateLimits | None = None
+    meters: Meters | None = None
+    retention_days: RetentionDays | None = None
+    eval_concurrency: EvalConcurrency | None = None
+    query_concurrency: QueryConcurrency | None = None
