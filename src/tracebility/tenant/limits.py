@@ -37,7 +37,7 @@ RetentionDays = Annotated[
         ge=1,
         le=LONGEST_RETENTION_DAYS,
         extra={"unit": "days"},
-        description="From the start of a span or run until it is deleted: what is kept costs disk, and may have to go by law.",
+        description="From the start of a span or run until it is deleted: data costs disk, and may have to go by law.",
     ),
 ]
 EvalConcurrency = Annotated[
