@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracebility.control.documents import LARGEST, read
+from tracebility.control.documents import read
 from tracebility.control.plans import shown
 from tracebility.stores.changes import resolving
-from tracebility.tenant.limits import LARGEST_BURST, MOST_REQUESTS_PER_S, Limits
+from tracebility.tenant.limits import LARGEST_AMOUNT, LARGEST_BURST, MOST_REQUESTS_PER_S, Limits
 
 WHOLE = {
     "rate": {"requests_per_s": 50, "burst": 200},
@@ -48,8 +48,8 @@ async def listed(api: httpx.AsyncClient, operator: Any, name: str) -> dict[str, 
         ({"meters": {"spans": {"hard": None}, "bytes": {}}}, UNLIMITED),
         ({"rate": {"requests_per_s": 7}}, UNLIMITED | {"rate": {"requests_per_s": 7, "burst": 7}}),
         (
-            {"meters": {"bytes": {"hard": LARGEST}}},
-            UNLIMITED | {"meters": {"spans": None, "bytes": {"hard": LARGEST, "soft": None}}},
+            {"meters": {"bytes": {"hard": LARGEST_AMOUNT}}},
+            UNLIMITED | {"meters": {"spans": None, "bytes": {"hard": LARGEST_AMOUNT, "soft": None}}},
         ),
         (
             {"meters": {"spans": {"hard": 0, "soft": 0}}},
@@ -111,7 +111,7 @@ async def test_two_who_make_one_plan_at_once_make_one(
         ({"meters": {"runs": {"hard": 1}}}, "meters.runs"),
         ({"meters": {"spans": 5}}, "meters.spans"),
         ({"meters": {"spans": {"hard": -1}}}, "meters.spans.hard"),
-        ({"meters": {"spans": {"hard": LARGEST + 1}}}, "meters.spans.hard"),
+        ({"meters": {"spans": {"hard": LARGEST_AMOUNT + 1}}}, "meters.spans.hard"),
         ({"meters": {"spans": {"hard": 10**40}}}, "meters.spans.hard"),
         ({"meters": {"spans": {"hard": 1, "soft": 2}}}, "meters.spans.soft"),
         ({"meters": {"bytes": {"hard": 0, "soft": 1}}}, "meters.bytes.soft"),
@@ -174,7 +174,7 @@ async def test_a_body_that_cannot_be_read_is_refused(
     assert status == 200 or answer.headers["content-type"] == "application/problem+json"
 
 
-amounts = st.none() | st.integers(0, LARGEST)
+amounts = st.none() | st.integers(0, LARGEST_AMOUNT)
 meters = st.none() | st.tuples(amounts, amounts).map(
     lambda pair: {"hard": pair[0], "soft": pair[1] if None in pair else min(pair)}
 )
