@@ -154,6 +154,22 @@ async def empty_redis_url(_spare_redis_url: str) -> str:
     return _spare_redis_url
 
 
+@pytest.fixture
+async def empty_queue(empty_redis_url: str) -> AsyncIterator[redis.Queue]:
+    """The queue there."""
+    opened = await redis.connect(empty_redis_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def empty_hot_store(empty_redis_url: str) -> AsyncIterator[hot.Hot]:
+    """The control role there."""
+    opened = await hot.connect(empty_redis_url)
+    yield opened
+    await opened.close()
+
+
 @dataclass(frozen=True)
 class TenantUnderTest:
     """A tenant of one test's own, with a key that may do everything a tenant's key may."""

@@ -172,7 +172,11 @@ async def _queue(reached: "Reached") -> list[Finding]:
             replace(finding, check=finding.check + where)
             for finding in (
                 _version("redis", named, _numbers(spoken) >= OLDEST_REDIS, oldest),
-                _clock("redis", int(server["server_time_usec"]) / 1e6, before),
+                *(
+                    [_clock("redis", int(server["server_time_usec"]) / 1e6, before)]
+                    if "server_time_usec" in server
+                    else []
+                ),
                 *_queue_settings(server),
             )
         ]

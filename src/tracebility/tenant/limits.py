@@ -13,67 +13,66 @@ MOST_AT_ONCE = 10_000
 # What every reader of JSON reads exactly.
 LARGEST_AMOUNT = 2**53 - 1
 
+
+def _limit(least: int, most: int, unit: str, reason: str) -> Meta:
+    return Meta(ge=least, le=most, extra={"unit": unit}, description=reason)
+
+
 RequestsPerS = Annotated[
     int,
-    Meta(
-        ge=1,
-        le=MOST_REQUESTS_PER_S,
-        extra={"unit": "requests/s"},
-        description="Over all keys and ingest routes: a loop gone wild costs its own org alone.",
+    _limit(
+        1,
+        MOST_REQUESTS_PER_S,
+        "requests/s",
+        "Over all keys and ingest routes: a loop gone wild costs its own org alone.",
     ),
 ]
 Burst = Annotated[
     int,
-    Meta(
-        ge=1,
-        le=LARGEST_BURST,
-        extra={"unit": "requests"},
-        description="At once after a pause: exporters send by the batch. Unless said, a second's worth.",
+    _limit(
+        1,
+        LARGEST_BURST,
+        "requests",
+        "At once after a pause: exporters send by the batch. Unless said, a second's worth.",
     ),
 ]
 RetentionDays = Annotated[
     int,
-    Meta(
-        ge=1,
-        le=LONGEST_RETENTION_DAYS,
-        extra={"unit": "days"},
-        description="From the start of a span or run until it is deleted: data costs disk, and may have to go by law.",
+    _limit(
+        1,
+        LONGEST_RETENTION_DAYS,
+        "days",
+        "From the start of a span or run until it is deleted: data costs disk, and may have to go by law.",
     ),
 ]
 EvalConcurrency = Annotated[
     int,
-    Meta(
-        ge=1,
-        le=MOST_AT_ONCE,
-        extra={"unit": "evaluations"},
-        description="At once: evaluators call models, which have limits and prices of their own.",
+    _limit(
+        1,
+        MOST_AT_ONCE,
+        "evaluations",
+        "At once: evaluators call models, which have limits and prices of their own.",
     ),
 ]
 QueryConcurrency = Annotated[
-    int,
-    Meta(
-        ge=1,
-        le=MOST_AT_ONCE,
-        extra={"unit": "queries"},
-        description="At once: the engine is shared, and its memory with it.",
-    ),
+    int, _limit(1, MOST_AT_ONCE, "queries", "At once: the engine is shared, and its memory with it.")
 ]
 Hard = Annotated[
     int,
-    Meta(
-        ge=0,
-        le=LARGEST_AMOUNT,
-        extra={"unit": "of the meter, a month"},
-        description="Past it requests are refused whole: nobody is billed for more than was agreed. 0 refuses all.",
+    _limit(
+        0,
+        LARGEST_AMOUNT,
+        "of the meter, a month",
+        "Past it requests are refused whole: nobody is billed for more than was agreed. 0 refuses all.",
     ),
 ]
 Soft = Annotated[
     int,
-    Meta(
-        ge=0,
-        le=LARGEST_AMOUNT,
-        extra={"unit": "of the meter, a month"},
-        description="Past it the org is told, once a month: there is time to do something before the hard one.",
+    _limit(
+        0,
+        LARGEST_AMOUNT,
+        "of the meter, a month",
+        "Past it the org is told, once a month: there is time to do something before the hard one.",
     ),
 ]
 

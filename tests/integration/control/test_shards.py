@@ -257,10 +257,8 @@ async def test_with_postgres_away_a_router_goes_on_and_learns_when_it_is_back(
 
 
 @pytest.fixture
-async def books(empty_redis_url: str) -> AsyncIterator[redis.Queue]:
-    opened = await redis.connect(empty_redis_url)
-    yield opened
-    await opened.close()
+def books(empty_queue: redis.Queue) -> redis.Queue:
+    return empty_queue
 
 
 @pytest.fixture

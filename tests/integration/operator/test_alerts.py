@@ -22,19 +22,13 @@ from tracebility.tenant.shards import DEAD_LETTER_STREAM, stream_of
 
 
 @pytest.fixture
-async def queue(empty_redis_url: str) -> AsyncIterator[redis.Queue]:
-    opened = await redis.connect(empty_redis_url)
-    yield opened
-    await opened.close()
+def queue(empty_queue: redis.Queue) -> redis.Queue:
+    return empty_queue
 
 
 @pytest.fixture
-async def store(empty_redis_url: str) -> AsyncIterator[hot.Hot]:
-    opened = await hot.connect(empty_redis_url)
-    await opened.command("FLUSHALL")
-    yield opened
-    await opened.command("FLUSHALL")
-    await opened.close()
+def store(empty_hot_store: hot.Hot) -> hot.Hot:
+    return empty_hot_store
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -126,18 +125,13 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def store(empty_redis_url: str) -> AsyncIterator[hot.Hot]:
-    opened = await hot.connect(empty_redis_url)
-    await opened.command("FLUSHALL")
-    yield opened
-    await opened.close()
+def store(empty_hot_store: hot.Hot) -> hot.Hot:
+    return empty_hot_store
 
 
 @pytest.fixture
-async def streams(empty_redis_url: str, store: hot.Hot) -> AsyncIterator[redis.Queue]:
-    opened = await redis.connect(empty_redis_url)
-    yield opened
-    await opened.close()
+def streams(empty_queue: redis.Queue) -> redis.Queue:
+    return empty_queue
 
 
 @dataclass

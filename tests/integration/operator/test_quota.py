@@ -1,7 +1,7 @@
 """The reconciler over the real stores: exact, forward only, and silent while it does not know."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -79,18 +79,13 @@ class Books:
 
 
 @pytest.fixture
-async def store(empty_redis_url: str) -> AsyncIterator[hot.Hot]:
-    opened = await hot.connect(empty_redis_url)
-    await opened.command("DEL", METERED)
-    yield opened
-    await opened.close()
+def store(empty_hot_store: hot.Hot) -> hot.Hot:
+    return empty_hot_store
 
 
 @pytest.fixture
-async def streams(empty_redis_url: str) -> AsyncIterator[redis.Queue]:
-    opened = await redis.connect(empty_redis_url)
-    yield opened
-    await opened.close()
+def streams(empty_queue: redis.Queue) -> redis.Queue:
+    return empty_queue
 
 
 @pytest.fixture

@@ -33,17 +33,13 @@ class Clock:
 
 
 @pytest.fixture
-async def store(empty_redis_url: str) -> AsyncIterator[hot.Hot]:
-    opened = await hot.connect(empty_redis_url)
-    yield opened
-    await opened.close()
+def store(empty_hot_store: hot.Hot) -> hot.Hot:
+    return empty_hot_store
 
 
 @pytest.fixture
-async def streams(empty_redis_url: str) -> AsyncIterator[redis.Queue]:
-    opened = await redis.connect(empty_redis_url)
-    yield opened
-    await opened.close()
+def streams(empty_queue: redis.Queue) -> redis.Queue:
+    return empty_queue
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """Who shares a shard with an org that floods it does not wait for the flood."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from tracebility.errors import StoreUnavailable
-from tracebility.stores import hot, redis
+from tracebility.stores import redis
 from tracebility.stores.hot import Hot
 from tracebility.telemetry import Metrics
 from tracebility.tenant.shards import SHARD_STREAMS, overflow_of, shard_of
@@ -19,17 +18,13 @@ FLOOD, OTHERS = 500, 300
 
 
 @pytest.fixture
-async def queue(empty_redis_url: str) -> AsyncIterator[redis.Queue]:
-    opened = await redis.connect(empty_redis_url)
-    yield opened
-    await opened.close()
+def queue(empty_queue: redis.Queue) -> redis.Queue:
+    return empty_queue
 
 
 @pytest.fixture
-async def hot_store(empty_redis_url: str) -> AsyncIterator[Hot]:
-    opened = await hot.connect(empty_redis_url)
-    yield opened
-    await opened.close()
+def hot_store(empty_hot_store: Hot) -> Hot:
+    return empty_hot_store
 
 
 async def test_an_org_is_served_before_what_another_has_too_much_of(
