@@ -43,7 +43,8 @@ def set_retention(
 
       tracebility retention set 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a org
     """
-    if days != AS_THE_ORG and not days.isdecimal():
+    # What has more digits than any number of days is none, and would be refused by Python itself.
+    if days != AS_THE_ORG and not (days.isdecimal() and days.isascii() and len(days) < 10):
         raise TracebilityError(f"DAYS takes a number of days, or '{AS_THE_ORG}'.")
     wanted = None if days == AS_THE_ORG else int(days)
 

@@ -43,8 +43,14 @@ def test_a_project_keeps_its_data_as_long_as_is_said(commands: Any) -> None:
 
 @pytest.mark.parametrize(
     ("project", "days", "words"),
-    [(None, "0", "retention_days:"), (None, "ten", "DAYS takes"), (str(uuid.UUID(int=7)), "9", "no project")],
-    ids=["none", "words", "nobodys"],
+    [
+        (None, "0", "retention_days:"),
+        (None, "ten", "DAYS takes"),
+        (None, "9" * 5000, "DAYS takes"),
+        (None, "٣", "DAYS takes"),
+        (str(uuid.UUID(int=7)), "9", "no project"),
+    ],
+    ids=["none", "words", "too many digits", "digits of others", "nobodys"],
 )
 def test_what_a_project_cannot_be_kept_for_is_said(commands: Any, project: str | None, days: str, words: str) -> None:
     mine = commands.answer("orgs", "create", "Acme")["project_id"]

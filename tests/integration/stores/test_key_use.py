@@ -1,12 +1,14 @@
 """When a key was last let in."""
 
+import asyncio
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from tracebility.errors import StoreUnavailable, Unauthenticated
-from tracebility.stores import postgres
+from tracebility.stores import hot, key_use, postgres
+from tracebility.stores.changes import resolving
 from tracebility.stores.key_use import write_once
 from tracebility.stores.keys import PostgresKeys
 from tracebility.tenant import keys
@@ -56,6 +58,16 @@ async def test_a_refused_key_was_not_used(resolver: Resolver, control: postgres.
         with pytest.raises(Unauthenticated):
             await resolver.principal(f"Bearer {refused}", "")
     assert resolver.used == set()
+
+
+async def test_a_process_writes_by_itself(
+    control: postgres.Postgres, hot_store: hot.Hot, stores: Any, two_orgs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_use, "EVERY_S", 0.02)
+    async with resolving(control, hot_store, stores.redis_url) as resolver, asyncio.timeout(30):
+        await resolver.principal(f"Bearer {two_orgs[0].key}", "")
+        while (await written(control, two_orgs[0].key.split("_")[1]))[0] is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 async def test_what_cannot_be_written_is_written_the_next_time(
