@@ -65,6 +65,13 @@ class Claimed:
     deleted: list[StreamId]
 
 
+class Silent(NamedTuple):
+    """A pending entry that nobody says they are at work on, and how often it was delivered."""
+
+    id: StreamId
+    deliveries: int
+
+
 @dataclass(frozen=True, slots=True)
 class Depth:
     """How full a stream is. ``oldest_ms`` is the Unix time of its first entry, None when it is empty."""
@@ -239,10 +246,20 @@ class Queue:
         if ids:
             await self._pipeline([("XCLAIM", stream, GROUP, consumer, 0, *ids, "JUSTID")])
 
-    async def deliveries(self, stream: str, ids: Sequence[StreamId]) -> dict[StreamId, int]:
-        """How often each pending id has been delivered."""
-        replies = await self._pipeline([("XPENDING", stream, GROUP, entry_id, entry_id, 1) for entry_id in ids])
-        return {row[0]: int(row[3]) for reply in replies for row in reply}
+    async def silent(
+        self, streams: Sequence[str], idle_ms: int, *, count: int, start: StreamId = b"-"
+    ) -> list[tuple[str, list[Silent]]]:
+        """The oldest ``count`` pending entries of each stream, from ``start`` on, of which nothing was heard for
+        ``idle_ms``. Looking is no delivery.
+        """
+        replies = await self._pipeline(
+            [("XPENDING", stream, GROUP, "IDLE", idle_ms, start, "+", count) for stream in streams]
+        )
+        return [
+            (stream, [Silent(row[0], int(row[3])) for row in reply])
+            for stream, reply in zip(streams, replies, strict=True)
+            if reply
+        ]
 
     async def ack_and_delete(self, stream: str, ids: Sequence[StreamId]) -> None:
         """Acknowledge and delete: an acknowledgement alone frees no memory."""

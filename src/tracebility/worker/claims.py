@@ -1,56 +1,84 @@
 """What other workers left behind: entries that were given to a process which fell silent, or which they ended."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import structlog
 
 from tracebility.stores import consumers
-from tracebility.stores.redis import Entry, Queue
+from tracebility.stores.redis import Entry, Queue, Silent
 from tracebility.worker.metrics import WorkerMetrics
 
 # Five heartbeats. After a kill the entries flow again within this and one look; at once when the dead process is known
 # to be of this machine.
 CLAIM_IDLE_MS = 5_000
 CLAIM_COUNT = 64
-# What ended its workers so often is tried alone, so that it is known for what it is; after so many it is given up.
-ALONE_FROM = 3
+# Of what ended its workers it is not known which entry it was: it is tried apart from all else, at first with a few
+# others like it, so that thousands of innocents are through in seconds, then alone; after so many times it is given up.
+APART_FROM = 3
+APART_TOGETHER = 32
+ALONE_FROM = 4
 MOST_DELIVERIES = 5
 
 log = structlog.get_logger()
 
 
+class Group(NamedTuple):
+    """Neighbours in a stream that may be taken over, and written, together. ``is_suspect``: apart from all else."""
+
+    stream: str
+    silent: Sequence[Silent]
+    is_suspect: bool
+
+
 class Claimed(NamedTuple):
     """An entry taken over; ``deliveries`` counts this one."""
 
-    stream: str
     entry: Entry
     deliveries: int
 
 
-async def claimed(
-    queue: Queue, consumer: str, streams: Sequence[str], metrics: WorkerMetrics, idle_ms: int
-) -> AsyncIterator[Claimed]:
-    """Entries that were silent for ``idle_ms``, each claimed just before it is given.
+async def left_behind(
+    queue: Queue, streams: Sequence[str], idle_ms: int, is_held: Callable[[str, bytes], bool]
+) -> AsyncGenerator[Group, None]:
+    """What was silent for ``idle_ms``, except what this worker holds."""
+    for stream, found in await queue.silent(streams, idle_ms, count=CLAIM_COUNT):
+        while found:
+            for group in _groups([one for one in found if not is_held(stream, one.id)]):
+                yield Group(stream, group, group[-1].deliveries + 1 >= APART_FROM)
+            following = await queue.silent([stream], idle_ms, count=CLAIM_COUNT, start=b"(" + found[-1].id)
+            found = following[0][1] if following else []
 
-    The next is claimed only when the one given has been dealt with, if it is to be tried alone: claiming counts as a
-    delivery, and what waits behind an entry that ends the process must not be given up for it.
-    """
-    for stream in streams:
-        cursor, count = b"0-0", 1
-        while True:
-            step = await queue.autoclaim(stream, consumer, idle_ms, start=cursor, count=count)
-            if step.deleted:
-                metrics.lost.inc(len(step.deleted))
-                log.error("entries vanished while pending", stream=stream, count=len(step.deleted))
-            counts = await queue.deliveries(stream, [entry.id for entry in step.entries])
-            for entry in step.entries:
-                metrics.reclaimed.inc()
-                yield Claimed(stream, entry, counts.get(entry.id, 1))
-            is_suspect = any(number >= ALONE_FROM for number in counts.values())
-            cursor, count = step.cursor, 1 if is_suspect else CLAIM_COUNT
-            if cursor == b"0-0":
-                break
+
+async def claim(queue: Queue, consumer: str, metrics: WorkerMetrics, idle_ms: int, group: Group) -> list[Claimed]:
+    """Take ``group`` over, which counts as a delivery: so only now, and not while anything else may end the process."""
+    stream, silent, _ = group
+    step = await queue.autoclaim(stream, consumer, idle_ms, start=silent[0].id, count=len(silent))
+    if step.deleted:
+        metrics.lost.inc(len(step.deleted))
+        log.error("entries vanished while pending", stream=stream, count=len(step.deleted))
+    metrics.reclaimed.inc(len(step.entries))
+    before = {one.id: one.deliveries for one in silent}
+    return [Claimed(entry, before.get(entry.id, 0) + 1) for entry in step.entries]
+
+
+def _groups(found: Sequence[Silent]) -> Iterator[list[Silent]]:
+    """Neighbours that may be tried together, once they are delivered once more."""
+    group: list[Silent] = []
+    for one in found:
+        room = _most_together(one.deliveries + 1)
+        if group and (len(group) >= room or _most_together(group[0].deliveries + 1) != room):
+            yield group
+            group = []
+        group.append(one)
+    if group:
+        yield group
+
+
+def _most_together(deliveries: int) -> int:
+    if deliveries < APART_FROM:
+        return CLAIM_COUNT
+    return APART_TOGETHER if deliveries < ALONE_FROM else 1
 
 
 async def idle_to_claim(queue: Queue, streams: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 import structlog
 
@@ -23,13 +23,13 @@ from tracebility.tenant.shards import LEGACY_STREAM, OVERFLOW_STREAMS, SHARD_STR
 from tracebility.wire.envelope import Envelope, MalformedEnvelope, from_fields
 from tracebility.worker import rows
 from tracebility.worker.claims import (
-    ALONE_FROM,
     CLAIM_IDLE_MS,
     MOST_DELIVERIES,
-    claimed,
+    claim,
     forget_the_gone,
     idle_to_claim,
     leave,
+    left_behind,
 )
 from tracebility.worker.in_hand import InHand
 from tracebility.worker.legacy import Legacy
@@ -53,6 +53,7 @@ READ_BYTES = 8 << 20  # to aim at in one round trip over all streams
 MOST_ENTRIES_A_STREAM = 64  # COUNT is per stream; READ_BYTES lowers it where entries are large
 RETRY_S = 0.5
 CLAIM_EVERY_S = 1.0
+SUSPECTS_S = 1.0  # for entries that may end the process, before what is new has its turn
 FORGET_EVERY_S = 60.0
 # A worker that is told to end gets this long to write what it holds; the rest stays in the queue.
 LEAVE_S = 5.0
@@ -154,32 +155,39 @@ class Drain:
         now = time.monotonic()
         if now < self._claim_at:
             return
-        self._claim_at = now + CLAIM_EVERY_S  # also where it fails: what is new is read meanwhile
-        if self._idle_ms is None:
-            await self._queue.ensure_group(self._streams)
-            self._idle_ms = await idle_to_claim(self._queue, self._streams)
-        async for stream, entry, deliveries in claimed(
-            self._queue, self._name, self._streams, self._metrics, self._idle_ms
-        ):
-            if (stream, entry.id) in self._in_hand:
-                continue  # its heartbeat came late
-            self._in_hand.hold(stream, entry)
-            if deliveries > MOST_DELIVERIES:
-                await self._bury(
-                    stream, entry, f"ended the worker or was never finished, {deliveries - 1} times", deliveries
-                )
-            elif deliveries >= ALONE_FROM:
-                await self._hand_over()
-                await self._take(stream, entry, deliveries=deliveries)
-                await self._hand_over()
-                await self._written()
-            else:
-                await self._take(stream, entry, deliveries=deliveries)
-        self._idle_ms = CLAIM_IDLE_MS
-        if now >= self._forget_at:
-            await forget_the_gone(self._queue, self._name, self._streams)
-            self._forget_at = now + FORGET_EVERY_S
-        self._claim_at = time.monotonic() + CLAIM_EVERY_S
+        try:
+            if self._idle_ms is None:
+                await self._queue.ensure_group(self._streams)
+                self._idle_ms = await idle_to_claim(self._queue, self._streams)
+            idle_ms, self._idle_ms = self._idle_ms, CLAIM_IDLE_MS
+            await self._take_over(idle_ms)
+            if now >= self._forget_at:
+                await forget_the_gone(self._queue, self._name, self._streams)
+                self._forget_at = now + FORGET_EVERY_S
+        finally:
+            self._claim_at = time.monotonic() + CLAIM_EVERY_S  # what is new is read meanwhile
+
+    async def _take_over(self, idle_ms: int) -> None:
+        """What others left behind. Suspects for a while only: those that are left then are found by the next look."""
+        end = time.monotonic() + SUSPECTS_S
+        groups = left_behind(self._queue, self._streams, idle_ms, self._in_hand.holds)
+        async with aclosing(groups):
+            async for group in groups:
+                if group.is_suspect:
+                    if time.monotonic() >= end:
+                        continue
+                    await self._hand_over()
+                    await self._written()
+                for entry, deliveries in await claim(self._queue, self._name, self._metrics, idle_ms, group):
+                    self._in_hand.hold(group.stream, entry)
+                    if deliveries > MOST_DELIVERIES:
+                        reason = f"ended the worker or was never finished, {deliveries - 1} times"
+                        await self._bury(group.stream, entry, reason, deliveries)
+                    else:
+                        await self._take(group.stream, entry, deliveries=deliveries)
+                if group.is_suspect:
+                    await self._hand_over()
+                    await self._written()
 
     async def _take(self, stream: str, entry: Entry, *, deliveries: int) -> None:
         """Map an entry into the batch under way, or move it to the dead letters when it cannot be read."""

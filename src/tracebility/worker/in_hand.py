@@ -24,8 +24,9 @@ class InHand:
         self._metrics = metrics
         self._sizes: dict[str, dict[bytes, int]] = {stream: {} for stream in streams}
 
-    def __contains__(self, place: tuple[str, bytes]) -> bool:
-        return place[1] in self._sizes[place[0]]
+    def holds(self, stream: str, entry_id: bytes) -> bool:
+        """Whether an entry is in this worker's hands, even where its heartbeat came late."""
+        return entry_id in self._sizes[stream]
 
     def hold(self, stream: str, entry: Entry) -> int:
         """Begin to answer for ``entry``; its size."""

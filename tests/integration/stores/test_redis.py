@@ -84,7 +84,10 @@ async def test_what_a_silent_consumer_holds_can_be_claimed(queue: Queue, stream:
     assert claimed.deleted == [ids[1]]
     await queue.keep(stream, "alive", [ids[0]])
     # Read, read again and claimed: three deliveries. Saying that it is at work on an entry is none.
-    assert await queue.deliveries(stream, [ids[0], ids[2]]) == {ids[0]: 3, ids[2]: 3}
+    assert await queue.silent([stream], 0, count=10) == [(stream, [(ids[0], 3), (ids[2], 3)])]
+    assert await queue.silent([stream], 0, count=1) == [(stream, [(ids[0], 3)])]
+    assert await queue.silent([stream], 0, count=10, start=b"(" + ids[0]) == [(stream, [(ids[2], 3)])]
+    assert await queue.silent([stream], 60_000, count=10) == []
     assert (await queue.autoclaim(stream, "third", 60_000)).entries == []
 
 

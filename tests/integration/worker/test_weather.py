@@ -13,7 +13,7 @@ from tracebility.cli import app
 from tracebility.stores import clickhouse, consumers
 from tracebility.tenant.shards import DEAD_LETTER_STREAM
 from tracebility.worker import write
-from tracebility.worker.claims import ALONE_FROM, MOST_DELIVERIES, forget_the_gone
+from tracebility.worker.claims import ALONE_FROM, APART_FROM, MOST_DELIVERIES, forget_the_gone
 from tracebility.worker.columns import span_block
 
 Make = Callable[..., Any]
@@ -162,10 +162,9 @@ async def test_an_entry_is_tried_as_often_as_is_said(tenant: Any, worker: Make, 
     assert await tenant.dead() == []
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_what_ended_its_workers_is_tried_alone(
-    tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[set[bytes]]:
+    """The ids of the entries of each batch that a worker writes."""
     written: list[set[bytes]] = []
     write_batch = write.Writer.write
 
@@ -174,17 +173,56 @@ async def test_what_ended_its_workers_is_tried_alone(
         return await write_batch(self, work)
 
     monkeypatch.setattr(write.Writer, "write", noted)
-    await tenant.queue.ensure_group([tenant.stream])
-    [suspect] = await tenant.send([spans(0)])
-    await tenant.queue.read([tenant.stream], GHOST, 1)
-    for _ in range(ALONE_FROM - 2):
-        await tenant.queue.read_pending(tenant.stream, GHOST, b"0", 1)
+    return written
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_ended_its_workers_is_tried_alone(
+    tenant: Any, worker: Make, spans: Make, written: list[set[bytes]]
+) -> None:
+    suspects = [await delivered_elsewhere(tenant, spans(0), ALONE_FROM - 1)]
     others = await tenant.send([spans(1)], [spans(2)])
     await tenant.queue.read([tenant.stream], GHOST, 10)
     async with worker() as running:
         await running.drained(tenant)
-    assert {suspect} in written
-    assert set().union(*written) == {suspect, *others}
+    assert set(suspects) in written
+    assert set().union(*written) == {*suspects, *others}
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_may_have_ended_its_workers_is_tried_in_groups_apart_from_the_rest(
+    tenant: Any, worker: Make, spans: Make, written: list[set[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracebility.worker.claims.APART_TOGETHER", 3)
+    await tenant.queue.ensure_group([tenant.stream])
+    suspects = await tenant.send(*([spans(number)] for number in range(5)))
+    await tenant.queue.read([tenant.stream], GHOST, 10)
+    for _ in range(APART_FROM - 2):
+        await tenant.queue.read_pending(tenant.stream, GHOST, b"0", 10)
+    others = await tenant.send([spans(5)], [spans(6)])
+    await tenant.queue.read([tenant.stream], GHOST, 10)
+    async with worker() as running:
+        await running.drained(tenant)
+    assert [ids for ids in written if ids] == [set(suspects[:3]), set(suspects[3:]), set(others)]
+
+
+@pytest.mark.usefixtures("impatient", "no_dead_letters")
+async def test_what_is_new_is_read_while_there_are_suspects(
+    tenant: Any, worker: Make, spans: Make, written: list[set[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracebility.worker.consume.SUSPECTS_S", 0.0)
+    monkeypatch.setattr("tracebility.worker.consume.CLAIM_EVERY_S", 0.3)
+    await tenant.queue.ensure_group([tenant.stream])
+    suspects = await tenant.send([spans(0)])
+    await tenant.queue.read([tenant.stream], GHOST, 10)
+    for _ in range(ALONE_FROM - 2):
+        await tenant.queue.read_pending(tenant.stream, GHOST, b"0", 10)
+    new = await tenant.send([spans(1)])
+    async with worker() as running:
+        await running.until(lambda: set(new) in written)
+        monkeypatch.setattr("tracebility.worker.consume.SUSPECTS_S", 1.0)
+        await running.drained(tenant)
+    assert [ids for ids in written if ids] == [set(new), set(suspects)]
 
 
 @pytest.mark.usefixtures("impatient")
@@ -235,12 +273,22 @@ async def test_a_worker_takes_nothing_twice_that_it_holds(
     monkeypatch.setattr("tracebility.worker.in_hand.HEARTBEAT_S", 3600.0)
     monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 0)
     monkeypatch.setattr("tracebility.worker.consume.CLAIM_EVERY_S", 0.0)
+    looks = 0
+    look = type(tenant.queue).silent
+
+    async def counted(self: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal looks
+        found = await look(self, *arguments, **options)
+        looks += tenant.stream in dict(found)
+        return found
+
+    monkeypatch.setattr(type(tenant.queue), "silent", counted)
     async with Gate(stores.clickhouse_url) as gate:
         engine = await clickhouse.connect(gate.url)
         gate.shut()
         async with worker_of(tenant.queue, engine) as running:
             await tenant.send([spans(0)])
-            await running.until(lambda: running.metrics.reclaimed._value.get() > 1)
+            await running.until(lambda: looks > 2)
             gate.is_shut = False
             await running.drained(tenant)
             await running.until(lambda: running.metrics.envelopes._value.get() >= 1)
