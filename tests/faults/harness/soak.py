@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
@@ -46,6 +47,7 @@ STALL_CHANCE = 0.3  # of a victim that hangs for a while before it dies, as behi
 STALL_S = (0.2, 2.0)
 WHOLE_CHANCE = 0.1  # of a strike in which all stores, all targets, or the supervisor of either is killed
 LAST_WORD_S = 60.0  # from fine weather until every request in hand is answered
+ASKING_S = 15.0  # for an answer that is no "come again"
 SETTLED_S = 60.0  # from the last span until the reconciler has counted it
 SLOW_S, SLOW_BYTES_PER_S = 0.05, 200_000
 CUT_BYTES = (2_000, 60_000)
@@ -303,8 +305,17 @@ class Soak:
         ready = self._weather.targets.ready
         headers = {"authorization": f"Bearer {ready['operator_key']}", "content-type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
-        with urlopen(Request(ready["url"] + path, data, headers), timeout=30) as answer:
-            return json.load(answer)
+        end = time.monotonic() + ASKING_S
+        while True:
+            try:
+                with urlopen(Request(ready["url"] + path, data, headers), timeout=30) as answer:
+                    return json.load(answer)
+            except HTTPError as refusal:
+                # A connection that the weather broke is found to be so by whoever uses it first.
+                wait_s = refusal.headers.get("retry-after")
+                if wait_s is None or time.monotonic() >= end:
+                    raise Failed(f"{path}: {refusal.code} {refusal.read().decode()}") from refusal
+                time.sleep(int(wait_s))
 
     def _tell(self, text: str) -> None:
         self._say(f"{time.monotonic() - self._began:7.1f} s  {text}")

@@ -2,14 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tracebility.embedded.clickhouse import answers, codecs, request
 from tracebility.embedded.clickhouse.body import Body, Room
-from tracebility.embedded.clickhouse.engine import EngineError
+from tracebility.embedded.clickhouse.engine import DiskFailed, EngineError
 from tracebility.embedded.clickhouse.execution import Answer, ClientGone, Statements
 from tracebility.embedded.clickhouse.host import EngineHost, Stuck
 from tracebility.embedded.clickhouse.log import log
@@ -25,6 +25,7 @@ MIN_COMPRESSED_BYTES = 1024
 # A form holds a statement and parameters, never data.
 MAX_FORM_BYTES = 16 << 20
 EXIT_STUCK = 70
+EXIT_DISK_FAILED = 74
 _READ_ERROR_S = 1.0
 _MAINTENANCE_S = 5
 # Seconds without an insert after which memory is given back: the next statement pays some 20 ms for it, once.
@@ -49,6 +50,8 @@ class Front:
             inserts = self._statements.inserts
             await asyncio.sleep(_MAINTENANCE_S)
             await self._statements.close_idle_sessions()
+            with _ends_where_the_disk_failed():
+                await self._host.check_disk()
             quiet_s = quiet_s + _MAINTENANCE_S if inserts == self._statements.inserts else 0
             if quiet_s >= _QUIET_S and trimmed_after != inserts:
                 trimmed_after = inserts
@@ -85,7 +88,8 @@ class Front:
                 body = Body(self._room, self._spool_dir, None)
             asked = request.read(scope["method"], url, headers, form, user)
             query_id = asked.query_id
-            await self._answer(asked, body, headers, receive, send, began)
+            with _ends_where_the_disk_failed():
+                await self._answer(asked, body, headers, receive, send, began)
         except EngineError as error:
             await self._fail(error, query_id, send, began)
         except Stuck:
@@ -178,6 +182,16 @@ class Front:
         if error.code == request.AUTHENTICATION_FAILED:
             head.append((b"WWW-Authenticate", b'Basic realm="ClickHouse server HTTP API"'))
         await _send_whole(send, answers.status_of(error), head, answers.error_text(error, self._host.engine.version))
+
+
+@contextmanager
+def _ends_where_the_disk_failed() -> Iterator[None]:
+    try:
+        yield
+    except DiskFailed:
+        with suppress(OSError):  # the log may be on the same disk
+            log("disk", level="error", detail="a write failed, is the disk full? Leaving, to be started again")
+        os._exit(EXIT_DISK_FAILED)
 
 
 async def _collect(receive: Receive, body: Body) -> None:

@@ -231,7 +231,7 @@ class Statements:
 
     async def _call(self, run: _Run, call: Callable[[], _T]) -> _T:
         """Run a blocking call; end it when the client leaves or the deadline passes, if it is one that may be ended."""
-        work = run.pool.submit(call)
+        work = run.pool.submit(call if run.ends_with_client else lambda: _written(run.handle, call))
         future = asyncio.wrap_future(work)
         future.add_done_callback(_seen)
         leaves = asyncio.ensure_future(run.gone.wait())
@@ -276,6 +276,13 @@ class Statements:
 
     def _came_loose(self) -> None:
         self._stuck -= 1
+
+
+def _written(handle: Handle, call: Callable[[], _T]) -> _T:
+    """What ``call`` gives, once it is known that all of it is on disk."""
+    result = call()
+    handle.check_disk()
+    return result
 
 
 def _seen(future: "asyncio.Future[_T]") -> None:

@@ -89,6 +89,10 @@ class EngineHost:
 
         await self._on_control(drop)
 
+    async def check_disk(self) -> None:
+        """Raises `DiskFailed` when the engine could not write something, such as a merge in the background."""
+        await self._on_control(lambda: self.engine.check_disk())
+
     async def close(self) -> None:
         """Stop the engine, after what still runs on its threads."""
         for pool in (self.reads, self.writes, self.control, self.closing):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import psutil
 import pytest
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, Error
+
+from tracebility.embedded.clickhouse.app import EXIT_DISK_FAILED
 
 from .conftest import OWNER_PASSWORD, FrontProcess
 
@@ -255,3 +258,62 @@ def test_an_insert_that_fails_as_its_part_is_made_says_so(
         owner.insert(name, rows, ["id"])
     assert owner.query(f"SELECT count() FROM {name}").result_rows == [(0,)]
     assert owner.insert(name, [[7]], ["id"]).written_rows == 1
+
+
+def limit_files(front: FrontProcess, size: int) -> None:
+    """Writes past ``size`` bytes of a file fail from now on, as on a full disk."""
+    resource.prlimit(front.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_an_insert_of_which_a_write_failed_is_not_acknowledged_and_may_be_sent_again(own_front: FrontProcess) -> None:
+    """The engine itself would say that all is well, and have a part that nobody can read."""
+    client = own_front.client()
+    client.command("CREATE TABLE t (n UInt64, noise String) ENGINE = MergeTree ORDER BY n")
+    noise = "SELECT number, randomString(1000) FROM numbers({start:UInt64}, 100)"
+    client.command("INSERT INTO t " + noise, {"start": 0})
+    limit_files(own_front, 50_000)
+    with pytest.raises(Error):
+        client.insert("t", [[100 + n, os.urandom(1000)] for n in range(100)], ["n", "noise"])
+    assert own_front.process is not None
+    assert own_front.process.wait(DEADLINE_S) == EXIT_DISK_FAILED
+    own_front.start()
+    with pytest.raises(Error):
+        limit_files(own_front, 50_000)
+        client.command("INSERT INTO t " + noise, {"start": 100})
+    own_front.process.wait(DEADLINE_S)
+    client = own_front.start().client()
+    assert client.query("SELECT count(), sum(cityHash64(*)) > 0 FROM t").result_rows == [(100, 1)]
+    client.command("INSERT INTO t " + noise, {"start": 100})
+    assert client.query("SELECT count(), uniqExact(n), max(length(noise)) FROM t").result_rows == [(200, 200, 1000)]
+
+
+def test_a_merge_of_which_a_write_failed_loses_nothing(own_front: FrontProcess) -> None:
+    """Its sources are kept for half a minute."""
+    client = own_front.client()
+    client.command("CREATE TABLE t (n UInt64, noise String) ENGINE = MergeTree ORDER BY n")
+    client.command("SYSTEM STOP MERGES t")
+    for start in range(0, 500, 100):
+        client.command(f"INSERT INTO t SELECT number, randomString(1000) FROM numbers({start}, 100)")
+    before = client.query("SELECT count(), sum(cityHash64(*)) FROM t").result_rows
+    limit_files(own_front, 200_000)
+    client.command("SYSTEM START MERGES t")
+    with suppress(Error):
+        client.command("OPTIMIZE TABLE t FINAL")
+    assert own_front.process is not None
+    assert own_front.process.wait(DEADLINE_S) == EXIT_DISK_FAILED
+    client = own_front.start().client()
+    assert client.query("SELECT count(), sum(cityHash64(*)) FROM t").result_rows == before
+
+
+def test_what_fails_in_the_background_is_found_without_a_statement(own_front: FrontProcess) -> None:
+    client = own_front.client()
+    client.command("CREATE TABLE t (n UInt64, noise String) ENGINE = MergeTree ORDER BY n")
+    client.command("INSERT INTO t SELECT number, randomString(1000) FROM numbers(1000)")
+    limit_files(own_front, 200_000)
+    client.command("ALTER TABLE t UPDATE noise = reverse(noise) WHERE 1 SETTINGS mutations_sync = 0")
+    assert own_front.process is not None
+    assert own_front.process.wait(DEADLINE_S) == EXIT_DISK_FAILED
+    client = own_front.start().client()
+    assert client.query("SELECT count(), min(length(noise)), max(length(noise)) FROM t").result_rows == [
+        (1000, 1000, 1000)
+    ]
