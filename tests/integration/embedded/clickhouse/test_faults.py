@@ -277,8 +277,8 @@ def test_an_insert_of_which_a_write_failed_is_not_acknowledged_and_may_be_sent_a
     assert own_front.process is not None
     assert own_front.process.wait(DEADLINE_S) == EXIT_DISK_FAILED
     own_front.start()
+    limit_files(own_front, 50_000)
     with pytest.raises(Error):
-        limit_files(own_front, 50_000)
         client.command("INSERT INTO t " + noise, {"start": 100})
     own_front.process.wait(DEADLINE_S)
     client = own_front.start().client()
