@@ -198,6 +198,8 @@ async def _queue(reached: "Reached") -> list[Finding]:
 
 def _queue_settings(server: Mapping[str, str]) -> list[Finding]:
     """Whether what the queue acknowledged survives: it is on disk, and nothing drops it to make room."""
+    from tracebility.stores.redis import is_durable
+
     fsync = server.get("appendfsync")
     appending = server.get("aof_enabled") == "1"
     if appending and fsync is None:
@@ -205,8 +207,9 @@ def _queue_settings(server: Mapping[str, str]) -> list[Finding]:
     else:
         durable = _judged(
             "queue durability",
-            not appending or fsync != "always",
-            f"appendonly {'yes' if appending else 'no'}, appendfsync {fsync}",
+            not is_durable(server),
+            f"appendonly {'yes' if appending else 'no'}, appendfsync {fsync}, "
+            f"last write {server.get('aof_last_write_status', 'unknown')}",
             "Set 'appendonly yes' and 'appendfsync always': else acknowledged spans can be lost in the queue.",
         )
     policy = server.get("maxmemory_policy", "")

@@ -17,7 +17,7 @@ from tracebility.stores.clickhouse import Engine
 from tracebility.stores.hot import Hot
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
-from tracebility.stores.redis import Depth, Queue
+from tracebility.stores.redis import Depth, Queue, is_durable
 from tracebility.tenant.quota import EDGES, SPOOLS
 from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM, SHARD_STREAMS, SHARDS
 
@@ -67,6 +67,7 @@ class Alerts:
             "shard_skew": lambda: self._skew(depths),
             "dead_letters": lambda: self._dead(depths[DEAD_LETTER_STREAM].length),
             "disk_buffer": self._spilled,
+            "queue_durability": self._durability,
             "books": self._missing,
             "audit_gaps": self._gaps,
             "clock_skew": self._clocks,
@@ -124,6 +125,19 @@ class Alerts:
         if gone:
             text += f"; {len(gone)} of their processes are gone"
         return Alert("disk_buffer", text, {"bytes": sum(held.values()), "gone": gone})
+
+    async def _durability(self) -> Alert | None:
+        """A queue that answers before its disk has it: slow disks (``aof_delayed_fsync``) make the loss larger."""
+        names = ("aof_enabled", "appendfsync", "aof_last_write_status", "aof_delayed_fsync")
+        weak = {
+            place: {name: server[name] for name in names if name in server}
+            for place, server in (await self._queue.info()).items()
+            if not is_durable(server)
+        }
+        if not weak:
+            return None
+        text = "What is acknowledged may not be on the queue's disk: tracebility doctor says what to set"
+        return Alert("queue_durability", text, {"servers": weak})
 
     async def _missing(self) -> Alert | None:
         """Envelopes that are in flight by the books, and in no stream any more."""

@@ -465,6 +465,15 @@ class Queue:
         return await self._servers.pipelined(commands, raise_on_error=raise_on_error)
 
 
+def is_durable(server: Mapping[str, str]) -> bool:
+    """Whether a server, as `Queue.info` tells of it, has on disk what it acknowledges; also where it will not say."""
+    return (
+        server.get("aof_enabled") == "1"
+        and server.get("appendfsync", "always") == "always"
+        and server.get("aof_last_write_status", "ok") == "ok"
+    )
+
+
 def _xadd(stream: str, fields: Fields) -> tuple[Any, ...]:
     return ("XADD", stream, "*", *(part for field in fields.items() for part in field))
 

@@ -47,14 +47,14 @@ def generate() -> NewKey:
     """A new key."""
     public_id = _random(PUBLIC_ID_CHARS)
     unchecked = f"{PREFIX}_{public_id}_{_random(SECRET_CHARS - CHECKSUM_CHARS)}"
-    key = unchecked + _checksum(unchecked)
+    key = unchecked + checksum(unchecked)
     return NewKey(PublicKeyId(public_id), key, _hash(key))
 
 
 def parse(text: str) -> ParsedKey | None:
     """The key that ``text`` is; None when it is malformed or its checksum is wrong."""
     found = _FORM.fullmatch(text)
-    if found is None or _checksum(text[:-CHECKSUM_CHARS]) != text[-CHECKSUM_CHARS:]:
+    if found is None or checksum(text[:-CHECKSUM_CHARS]) != text[-CHECKSUM_CHARS:]:
         return None
     return ParsedKey(PublicKeyId(found[1]), _hash(text))
 
@@ -77,7 +77,7 @@ def _random(count: int) -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(count))
 
 
-def _checksum(unchecked: str) -> str:
+def checksum(unchecked: str) -> str:
     """CRC-32 of all that stands before it, in six digits of base 62."""
     upper, lowest = divmod(crc32(unchecked.encode()), len(_PAIRS))
     highest, middle = divmod(upper, len(_PAIRS))

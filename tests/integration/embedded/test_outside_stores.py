@@ -46,16 +46,18 @@ async def test_outside_stores_are_used_and_not_started(stores: Any, tmp_path: Pa
         stores.clickhouse_url,
     )
     # That control plane had a tenant already, whose keys are with whoever made it: this installation has its own.
-    assert ready["org_id"] == stores.ready["org_id"]
     assert ready["api_key"] != stores.ready["api_key"]
     parsed = keys.parse(ready["api_key"])
     assert parsed is not None
     control = await postgres.connect(stores.pg_dsn)
     try:
         record = await control.fetchrow("key_by_public_id", parsed.public_id)
+        oldest = await control.fetchrow("oldest_project")
     finally:
         await control.close()
     assert record is not None
+    assert oldest is not None
+    assert ready["org_id"] == str(oldest["org_id"]) == str(record["org_id"])
     assert keys.matches(parsed, record["secret_hash"])
 
 

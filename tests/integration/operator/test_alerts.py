@@ -75,6 +75,18 @@ async def test_only_new_dead_letters_are_told(alerts: Alerts, queue: redis.Queue
     assert await standing(alerts) == {}
 
 
+async def test_a_queue_that_answers_before_its_disk_has_it_is_told(alerts: Alerts, store: hot.Hot) -> None:
+    await store.command("CONFIG", "SET", "appendfsync", "everysec")
+    try:
+        found = (await standing(alerts))["queue_durability"]
+    finally:
+        await store.command("CONFIG", "SET", "appendfsync", "always")
+    [server] = found.details["servers"].values()
+    assert (server["appendfsync"], server["aof_last_write_status"]) == ("everysec", "ok")
+    assert int(server["aof_delayed_fsync"]) >= 0
+    assert await standing(alerts) == {}
+
+
 async def test_a_disk_buffer_that_holds_something_is_told_and_whether_anyone_will_replay_it(
     alerts: Alerts, store: hot.Hot
 ) -> None:

@@ -96,7 +96,7 @@ async def test_every_bad_key_is_refused_in_the_same_words(plane: ControlPlane, r
     expired = plane.add(expires_at=datetime.fromtimestamp(plane.now, UTC))
     stranger = keys.generate()
     forged = f"tb_{key.public_id}_{keys.generate().key[-keys.SECRET_CHARS : -keys.CHECKSUM_CHARS]}"
-    wrong_secret = forged + keys._checksum(forged)
+    wrong_secret = forged + keys.checksum(forged)
     ways = [
         ("", ""),
         ("Bearer", ""),

@@ -1,0 +1,73 @@
+"""How long a worker takes to take over what a dead one left, by how much it is.
+
+    python -m benchmarks.claims [--largest N]
+
+A Valkey as `tracebility up` runs it; one stream, entries of 100 bytes that a dead consumer was given, a thousandth of
+them deleted while pending. Taken over as the worker does, without the mapping and writing of what is in them.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import uvloop
+from harness.installation import Installation
+
+from tracebility.stores import redis
+from tracebility.telemetry import Metrics
+from tracebility.worker.claims import claim, left_behind
+from tracebility.worker.metrics import WorkerMetrics
+
+from . import report
+
+MODULE = "benchmarks.claims"
+SMALLEST = 10_000
+STEP = 10_000
+
+
+async def taken_over(queue: redis.Queue, count: int) -> tuple[float, int, int]:
+    """Seconds, entries taken over, and entries told as lost."""
+    stream = f"bench:{uuid4().hex}"
+    await queue.ensure_group([stream])
+    for _ in range(count // STEP):
+        ids = [one for one in await queue.append([(stream, {"b": b"x" * 100})] * STEP) if isinstance(one, bytes)]
+        await queue.read([stream], "dead", STEP)
+        await queue.delete(stream, ids[:: STEP // 10])
+    metrics = WorkerMetrics(Metrics())
+    held: set[bytes] = set()
+    began = time.perf_counter()
+
+    def is_held(_: str, entry_id: bytes) -> bool:
+        return entry_id in held
+
+    async for group in left_behind(queue, [stream], 0, is_held):
+        held.update(one.entry.id for one in await claim(queue, "alive", metrics, 0, group))
+    seconds = time.perf_counter() - began
+    await queue.delete(stream, list(held))
+    return seconds, len(held), int(metrics.lost._value.get())
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
+    parser.add_argument("--largest", type=int, default=1_000_000, help="entries of the last row (default: 1,000,000)")
+    arguments = parser.parse_args()
+    rows: list[tuple[object, ...]] = []
+    with tempfile.TemporaryDirectory(prefix="tracebility-claims-") as folder:
+        async with Installation(Path(folder), "--only-stores") as installation:
+            queue = await redis.connect(installation.ready["redis_url"])
+            count = SMALLEST
+            while count <= arguments.largest:
+                seconds, taken, lost = await taken_over(queue, count)
+                rows.append((count, taken, lost, seconds, seconds / count * 1e6))
+                print(rows[-1], flush=True)
+                count *= 10
+            await queue.close()
+    text = report.table(("pending", "taken over", "told as lost", "seconds", "us an entry"), rows)
+    print(text)
+    report.publish("claims", "Taking over what a dead worker left", text, module=MODULE)
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

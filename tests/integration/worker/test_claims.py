@@ -1,0 +1,43 @@
+"""What a dead worker left: all of it is taken over, and what its stream lost meanwhile is told."""
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+
+from tracebility.stores.redis import Queue
+from tracebility.telemetry import Metrics
+from tracebility.worker.claims import CLAIM_COUNT, claim, left_behind
+from tracebility.worker.metrics import WorkerMetrics
+
+LEFT, LOST = 50 * CLAIM_COUNT, 30
+
+
+@pytest.fixture
+async def stream(queue: Queue) -> AsyncIterator[str]:
+    name = f"test:{uuid4().hex}"
+    await queue.ensure_group([name])
+    yield name
+    await queue._pipeline([("DEL", name)])
+
+
+async def test_thousands_that_were_left_are_all_taken_over_and_those_that_vanished_are_counted(
+    queue: Queue, stream: str
+) -> None:
+    ids = [one for one in await queue.append([(stream, {"b": b"x"})] * LEFT) if isinstance(one, bytes)]
+    await queue.read([stream], "dead", LEFT)
+    vanished = ids[:: LEFT // LOST][:LOST]
+    await queue.delete(stream, vanished)
+    metrics = WorkerMetrics(Metrics())
+    held: set[bytes] = set()
+
+    def is_held(_: str, entry_id: bytes) -> bool:
+        return entry_id in held
+
+    async for group in left_behind(queue, [stream], 0, is_held):
+        taken = await claim(queue, "alive", metrics, 0, group)
+        assert all(one.deliveries == 2 for one in taken)
+        held.update(one.entry.id for one in taken)
+    assert held == {*ids} - {*vanished}
+    assert metrics.lost._value.get() == LOST
+    assert metrics.reclaimed._value.get() == LEFT - LOST
