@@ -116,7 +116,7 @@ MUTANTS = (
     Mutant(
         "what a process keeps of a key outlives a change that it heard of",
         f"{TENANT}/resolver.py",
-        "if entry is not None and self.is_outdated(entry.record):",
+        "if self._is_outdated((entry or _NO_ENTRY).knows):",
         "if False:",
         "tests/integration/tenant/test_revocation.py",
     ),

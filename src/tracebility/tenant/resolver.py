@@ -86,11 +86,26 @@ class Change(NamedTuple):
     id: str
 
 
+# What may change of a key's record: (kind, id), and the latest change of it that the record knows of.
+_Known = tuple[tuple[tuple[str, str], int], ...]
+
+
 @dataclass(slots=True)
 class _Entry:
     record: KeyRecord
     fetched_at: float
     fresh_until: float
+    knows: _Known
+
+
+def _knows(record: KeyRecord) -> _Known:
+    told = (("api_key", record.public_id), ("org", str(record.org_id)), ("plan", record.plan))
+    return tuple(zip(told, record.revs, strict=True))
+
+
+# Stands in for the record of a key that there is not, so that the answer takes as long as for one that there is.
+_NOBODY = KeyRecord(PublicKeyId(""), None, None, None, "", frozenset(), None, None, keys.NO_HASH)
+_NO_ENTRY = _Entry(_NOBODY, 0.0, 0.0, _knows(_NOBODY))
 
 
 class Resolver:
@@ -159,23 +174,24 @@ class Resolver:
 
     def is_outdated(self, record: KeyRecord) -> bool:
         """Whether something has changed that ``record`` does not know of."""
-        if not self._changes:
-            return False
-        told = (("api_key", record.public_id), ("org", str(record.org_id)), ("plan", record.plan))
-        return any(self._changes.get(at, (0, 0.0))[0] > rev for at, rev in zip(told, record.revs, strict=True))
+        return self._is_outdated(_knows(record))
+
+    def _is_outdated(self, knows: _Known) -> bool:
+        return any(self._changes.get(at, (0, 0.0))[0] > rev for at, rev in knows)
 
     def _expired(self, record: KeyRecord) -> bool:
         return record.expires_at is not None and record.expires_at.timestamp() <= self._now()
 
     async def _record(self, public_id: PublicKeyId) -> KeyRecord | None:
         now = self._clock()
-        entry = self._known.get(public_id)
-        if entry is not None and self.is_outdated(entry.record):
+        entry, unknown_until = self._known.get(public_id), self._unknown.get(public_id, 0.0)
+        if self._is_outdated((entry or _NO_ENTRY).knows):
             entry = None
         if entry is not None and now < entry.fresh_until:
             self._known.move_to_end(public_id)
             return entry.record
-        if self._unknown.get(public_id, 0.0) > now:
+        if unknown_until > now:
+            self._unknown.move_to_end(public_id)
             return None
         in_grace = entry is not None and now < entry.fetched_at + GRACE_S
         try:
@@ -218,7 +234,7 @@ class Resolver:
         else:
             fresh_until = now + TTL_S + random.random() * TTL_JITTER_S  # noqa: S311  (spreads load, guards nothing)
             self._unknown.pop(public_id, None)
-            _keep(self._known, public_id, _Entry(record, now, fresh_until), KNOWN_KEYS)
+            _keep(self._known, public_id, _Entry(record, now, fresh_until, _knows(record)), KNOWN_KEYS)
         return record
 
 
