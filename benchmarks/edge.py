@@ -108,7 +108,7 @@ async def run(installation: Installation, pool: list[Request]) -> None:
             turns["reference"].append(await turn(f"http://127.0.0.1:{port}", {}, pool, server.pid))
             with redis.Redis.from_url(ready["redis_url"]) as queue:
                 queue.unlink(STREAM)
-            with _halted(ready["pids"]["ingest-worker"]):
+            with halted(ready["pids"]["ingest-worker"]):
                 edge = await turn(ready["url"], installation.headers(), pool, ready["pids"]["ingest-api"])
             turns["edge"].append(edge)
             await until("the worker drains", lambda: auditor.in_flight() == 0, 120)
@@ -133,7 +133,7 @@ def _median(turns: list[Turn]) -> Turn:
 
 
 @contextlib.contextmanager
-def _halted(pid: int) -> Iterator[None]:
+def halted(pid: int) -> Iterator[None]:
     os.kill(pid, signal.SIGSTOP)
     try:
         yield

@@ -1,106 +1,143 @@
-"""What rate, sameness, quota and books cost a request: CPU of the edge with them, and with everything let in.
+"""What rate, sameness, quota and books cost the edge: two edges on the same stores, one of which lets everything in.
 
     python -m benchmarks.gates [--requests N] [--turns N]
 
-An installation's stores, the edge's own code in this process, 16 requests at a time of 50 spans of 2 KB; turns with and
-without the gates take turns, so that a machine whose speed changes tells no lies. HTTP is not part of it: the last
-column adds what a request costs the server outside of this (docs/performance.md, the edge).
+A whole installation and two more edges, sent to in turns, so that a machine whose speed changes tells no lies: 16
+connections, requests of 50 spans of 2 KB, an org with a rate, a quota of spans and one of bytes. The worker is halted
+meanwhile. Compared is the CPU of the edges' processes a request, all of HTTP included.
 """
 
 import argparse
 import asyncio
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
-import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import numpy as np
+import psutil
 import uvloop
-from harness.installation import Installation
-from harness.payload import requests
+from harness.auditor import Auditor
+from harness.installation import Installation, until
+from harness.load import Load
+from harness.payload import Request, requests
 
-from tracebility.config import Settings
-from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
-from tracebility.ingest.accept import Intake, Sent
-from tracebility.ingest.service import open_services
+from tracebility.embedded.installation import free_port
 from tracebility.tenant.admission import Admitted
-from tracebility.tenant.context import Allowance, MeterLimit, Rate, Scope, TenantContext, sealed_context
+from tracebility.tenant.context import TenantContext
 
-CONCURRENCY = 16
-# Of a request, outside of what is measured here: reading and answering HTTP, resolving the key.
-HTTP_US = 200
+from . import report
+from .edge import halted
+from .meters import CpuMeter
+from .revocation import call
+
+MODULE = "benchmarks.gates"
+CONNECTIONS = 16
+PLAN = {"rate": {"requests_per_s": 100_000}, "meters": {"spans": {"hard": 10**11}, "bytes": {"hard": 10**15}}}
 
 
 class NoGates:
     """Lets everything in and asks nobody."""
 
+    def __init__(self, *_: Any) -> None:
+        self.touched: set[str] = set()
+
     async def admit(self, tenant: TenantContext, claim: Any) -> Admitted:
-        return Admitted(tenant, claim, is_degraded=False)
+        """Let in."""
+        return Admitted(tenant, claim)
 
     async def count_request(self, tenant: TenantContext) -> None:
-        return
+        """Let in."""
 
     def keep(self, admitted: Admitted) -> None:
-        return
+        """Nothing is kept of it."""
 
     async def give_back(self, admitted: Admitted) -> None:
-        return
+        """Nothing was taken."""
 
 
-async def measure(installation: Installation, count: int, turns: int) -> None:
-    """Print the table."""
+WITHOUT = """
+from benchmarks.gates import NoGates
+from tracebility.ingest import service
+from tracebility.targets import run
+service.Admission = NoGates
+run("ingest-api")
+"""
+COMMANDS = {"with": ["-m", "tracebility.targets", "ingest-api"], "without": ["-c", WITHOUT]}
+
+
+@contextmanager
+def edge(which: str, ready: dict[str, Any], folder: Path) -> Iterator[tuple[int, str]]:
+    """The pid and the address of an edge of its own."""
+    port = free_port()
+    environment = {
+        "TRACEBILITY_PG_DSN": ready["pg_dsn"],
+        "TRACEBILITY_REDIS_URL": ready["redis_url"],
+        "TRACEBILITY_PORT": str(port),
+        "TRACEBILITY_SPOOL_DIR": str(folder / which),
+    }
+    command = [sys.executable, *COMMANDS[which]]
+    with subprocess.Popen(command, env=os.environ | environment) as process:
+        try:
+            yield process.pid, f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+async def measure(installation: Installation, folder: Path, count: int, turns: int) -> None:
+    """Print the table, and publish it."""
     ready = installation.ready
-    settings = Settings(
-        pg_dsn=ready["pg_dsn"], redis_url=ready["redis_url"], spool_dir=Path(tempfile.mkdtemp()) / "spool"
-    )
-    rate = Rate(100_000, 1_000_000)
-    limits = {"spans": MeterLimit(10**12, 10**12), "bytes": MeterLimit(10**15, None)}
-    tenant = sealed_context(
-        OrgId(uuid4()), WorkspaceId(uuid4()), ProjectId(uuid4()), "bench", frozenset({Scope.INGEST_WRITE}),
-        PublicKeyId("bench"), Allowance(rate, rate, limits),
-    )  # fmt: skip
-    numbers = np.random.default_rng(3)
-    pool = requests(64, tenant="bench")
-    async with open_services(settings) as services:
-        intake = services.intake
-        gates = {"with": intake._admission, "without": NoGates()}
-        costs: dict[str, list[float]] = {"with": [], "without": []}
-        for turn in range(turns * 2):
-            which = ("with", "without")[turn % 2]
-            intake._admission = gates[which]  # type: ignore[assignment]
-            began = time.process_time()
-            await _sent(intake, tenant, pool, numbers, count)
-            costs[which].append((time.process_time() - began) / count * 1e6)
+    await asyncio.to_thread(call, ready, "PUT", "/v1/admin/plans/bench", PLAN)
+    org = await asyncio.to_thread(call, ready, "POST", "/v1/admin/orgs", {"name": "gates", "plan": "bench"})
+    headers = {"authorization": f"Bearer {org['api_key']}"}
+    auditor = Auditor(ready, installation.data_dir / "spool")
+    pool = requests(64, tenant="gates")
+    costs: dict[str, list[float]] = {"without": [], "with": []}
+    with ExitStack() as stack:
+        edges = {which: stack.enter_context(edge(which, ready, folder)) for which in costs}
+        for pid, _ in edges.values():
+            await until("the edge listens", lambda pid=pid: psutil.Process(pid).net_connections(kind="tcp"), 20)
+        for number in range(turns + 1):
+            for which, (pid, url) in sorted(edges.items(), reverse=bool(number % 2)):
+                with halted(ready["pids"]["ingest-worker"]):
+                    cost = await turn(url, headers, pool, pid, count)
+                await until("the worker drains", lambda: auditor.in_flight() == 0, 120)
+                if number:  # once unmeasured
+                    costs[which].append(cost)
     medians = {which: statistics.median(some) for which, some in costs.items()}
     extra = medians["with"] - medians["without"]
-    print(f"CPU of the edge a request: {medians['without']:.0f} us without gates, {medians['with']:.0f} us with them")
-    print(
-        f"gates: {extra:.0f} us, {extra / (medians['without'] + HTTP_US):.1%} of a request without them, HTTP included"
+    text = report.table(
+        ("edge", "CPU us a request", "least", "most"),
+        [(f"{which} gates", medians[which], min(some), max(some)) for which, some in costs.items()],
     )
+    text += (
+        f"\n\nThe gates: {extra:.0f} us a request of 50 spans, {extra / medians['with']:.1%} of the edge's throughput."
+    )
+    print(text)
+    report.publish("gates", "What the gates cost the edge", text, module=MODULE)
 
 
-async def _sent(intake: Intake, tenant: TenantContext, pool: Any, numbers: Any, count: int) -> None:
-    waiting = iter(range(count))
-
-    async def sender() -> None:
-        for number in waiting:
-            request = pool[number % len(pool)]
-            request.renew(numbers)
-            await intake.accept(tenant, Sent("otlp", "protobuf", "identity", bytes(request.view)))
-
-    await asyncio.gather(*(sender() for _ in range(CONCURRENCY)))
+async def turn(url: str, headers: dict[str, str], pool: list[Request], pid: int, count: int) -> float:
+    """Microseconds of the edge's CPU a request."""
+    load = Load(url, headers, pool, connections=CONNECTIONS)
+    meter = CpuMeter({"edge": pid})
+    await load.run(requests=count)
+    assert load.ledger.statuses.keys() == {200}, str(load.ledger)
+    return meter.seconds()["edge"] / len(load.ledger.sendings) * 1e6
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gates", description=__doc__)
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
     parser.add_argument("--requests", type=int, default=1_000, help="a turn")
-    parser.add_argument("--turns", type=int, default=7, help="of each kind")
+    parser.add_argument("--turns", type=int, default=15, help="of each kind")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tracebility-gates-") as folder:
-        async with Installation(Path(folder), "--only-stores") as installation:
-            await measure(installation, arguments.requests, arguments.turns)
+        async with Installation(Path(folder) / "up") as installation:
+            await measure(installation, Path(folder), arguments.requests, arguments.turns)
 
 
 if __name__ == "__main__":

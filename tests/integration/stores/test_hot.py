@@ -12,9 +12,9 @@ from tracebility.stores import hot
 from tracebility.tenant.scripts import SETTLE
 
 
-async def test_questions_of_one_moment_share_a_round_trip_and_keep_their_order(
-    hot_store: hot.Hot, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def trips(hot_store: hot.Hot, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of commands of each round trip."""
     trips: list[int] = []
     pipelined = hot_store._servers.pipelined
 
@@ -23,6 +23,12 @@ async def test_questions_of_one_moment_share_a_round_trip_and_keep_their_order(
         return await pipelined(commands, **options)
 
     monkeypatch.setattr(hot_store._servers, "pipelined", counted)
+    return trips
+
+
+async def test_questions_of_one_moment_share_a_round_trip_and_keep_their_order(
+    hot_store: hot.Hot, trips: list[int]
+) -> None:
     at = f"test:{uuid4().hex}"
     answers = await asyncio.gather(*(hot_store.command("RPUSH", at, n) for n in range(20)))
     assert answers == list(range(1, 21))
@@ -30,6 +36,29 @@ async def test_questions_of_one_moment_share_a_round_trip_and_keep_their_order(
     assert max(trips) >= 19
     hot_store.put(at + ":put", "before", 10_000)
     assert await hot_store.command("GET", at + ":put") == b"before"
+
+
+async def test_marks_go_with_the_next_question_or_soon_by_themselves(hot_store: hot.Hot, trips: list[int]) -> None:
+    at = f"test:{uuid4().hex}"
+    for number in range(3):
+        hot_store.put(f"{at}:{number}", "x", 10_000)
+        await asyncio.sleep(0)
+    await asyncio.gather(hot_store.command("PING"), asyncio.sleep(0))
+    assert trips == [4]
+    hot_store.put(f"{at}:late", "x", 10_000)
+    async with asyncio.timeout(5):
+        while len(trips) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert trips == [4, 1]
+    assert await hot_store.command("EXISTS", f"{at}:2", f"{at}:late") == 2
+
+
+async def test_what_waits_is_sent_before_the_end(stores: Any, hot_store: hot.Hot) -> None:
+    at = f"test:{uuid4().hex}"
+    store = await hot.connect(stores.redis_url)
+    store.put(at, "x", 10_000)
+    await store.close()
+    assert await hot_store.command("GET", at) == b"x"
 
 
 async def test_a_script_that_the_server_does_not_know_is_sent_whole(hot_store: hot.Hot) -> None:
