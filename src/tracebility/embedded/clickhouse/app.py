@@ -43,19 +43,23 @@ class Front:
         self._spool_dir = spool_dir
 
     async def maintain(self) -> None:
-        """Until cancelled: end sessions whose time is over, and give memory back once a busy time has passed."""
-        trimmed_after = -1
-        quiet_s = 0
+        """Until cancelled: end sessions whose time is over, look after the disk, and give memory back once a busy time
+        has passed.
+        """
+        quiet_s, trimmed_after, inserts = 0, -1, 0
         while True:
-            inserts = self._statements.inserts
             await asyncio.sleep(_MAINTENANCE_S)
-            await self._statements.close_idle_sessions()
-            with _ends_where_the_disk_failed():
-                await self._host.check_disk()
             quiet_s = quiet_s + _MAINTENANCE_S if inserts == self._statements.inserts else 0
-            if quiet_s >= _QUIET_S and trimmed_after != inserts:
-                trimmed_after = inserts
-                await self._host.give_memory_back()
+            inserts = self._statements.inserts
+            try:
+                with _ends_where_the_disk_failed():
+                    await self._host.check_disk()
+                await self._statements.close_idle_sessions()
+                if quiet_s >= _QUIET_S and trimmed_after != inserts:
+                    await self._host.give_memory_back()
+                    trimmed_after = inserts
+            except (EngineError, OSError) as error:  # such as of memory: the next round looks again
+                log("maintenance", level="error", detail=str(error))
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -189,8 +193,7 @@ def _ends_where_the_disk_failed() -> Iterator[None]:
     try:
         yield
     except DiskFailed:
-        with suppress(OSError):  # the log may be on the same disk
-            log("disk", level="error", detail="a write failed, is the disk full? Leaving, to be started again")
+        log("disk", level="error", detail="a write failed, is the disk full? Leaving, to be started again")
         os._exit(EXIT_DISK_FAILED)
 
 

@@ -123,6 +123,8 @@ class Statements:
             raise EngineError(
                 202, "Code: 202. DB::Exception: Too many simultaneous queries. (TOO_MANY_SIMULTANEOUS_QUERIES)"
             )
+        if statement.verb == "INSERT":
+            self._host.check_room(body.size)
         self._running += 1
         try:
             tenant_bound = request.is_reader or request.tenant is not None

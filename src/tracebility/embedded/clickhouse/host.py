@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,9 @@ _POLL_S = 0.01
 # A tenant's read waits so long for what runs to end, when policies are to be renewed; then it is told to come again.
 RENEW_PATIENCE_S = 2.0
 TOO_MANY_QUERIES = 202
+# Left to merges, and to what deletes.
+LEAST_FREE_BYTES = 32 << 20
+NOT_ENOUGH_SPACE = 243
 
 
 class Stuck(Exception):
@@ -87,11 +91,29 @@ class EngineHost:
             self.engine.open_and_run("SYSTEM JEMALLOC PURGE")
             give_back_library_pages()
 
-        await self._on_control(drop)
+        async with self.use(changes_tables=False, sees_all=True):
+            await self._on_control(drop)
+
+    def check_room(self, size: int) -> None:
+        """Refuse an insert of ``size`` bytes for which the disk may be too full, before anything is begun.
+
+        The process would have to end where a write fails (`check_disk`), and reads with it.
+        """
+        if shutil.disk_usage(self._settings.data_dir).free < size + LEAST_FREE_BYTES:
+            raise EngineError(
+                NOT_ENOUGH_SPACE,
+                f"Code: {NOT_ENOUGH_SPACE}. DB::Exception: The disk is too full for an insert. (NOT_ENOUGH_SPACE)",
+            )
 
     async def check_disk(self) -> None:
-        """Raises `DiskFailed` when the engine could not write something, such as a merge in the background."""
-        await self._on_control(lambda: self.engine.check_disk())
+        """Find out whether the engine could not write something, such as a merge in the background.
+
+        Raises:
+            DiskFailed: it could not.
+        """
+        # A handle that is open while the engine is started anew would keep the old one, and its policies, alive.
+        async with self.use(changes_tables=False, sees_all=True) as engine:
+            await self._on_control(engine.check_disk)
 
     async def close(self) -> None:
         """Stop the engine, after what still runs on its threads."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 
 
@@ -15,8 +16,9 @@ def log(event: str, *, level: str = "info", **fields: str | int | float) -> None
         "level": level,
         "timestamp": datetime.now(UTC).isoformat(),
     }
-    sys.stderr.write(json.dumps(line) + "\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # such as of a full disk: no reason to leave undone what is told of
+        sys.stderr.write(json.dumps(line) + "\n")
+        sys.stderr.flush()
 
 
 def capture_logging() -> None:

@@ -72,6 +72,10 @@ _MERGE_TREE = {
     "fsync_after_insert": "0",
     "fsync_part_directory": "0",
     "old_parts_lifetime": "30",
+    # A part that a failed write left is set aside at the start, however large it is: its rows are in other parts, or
+    # nobody was told that they are kept. The engine's own bounds would refuse to start, for all orgs and for good.
+    "max_suspicious_broken_parts": "1000000",
+    "max_suspicious_broken_parts_bytes": str(1 << 60),
     "parts_to_delay_insert": "1000",
     "parts_to_throw_insert": "3000",
     "max_bytes_to_merge_at_max_space_in_pool": str(8 << 30),

@@ -305,8 +305,25 @@ def test_a_merge_of_which_a_write_failed_loses_nothing(own_front: FrontProcess) 
     assert client.query("SELECT count(), sum(cityHash64(*)) FROM t").result_rows == before
 
 
-def test_what_fails_in_the_background_is_found_without_a_statement(own_front: FrontProcess) -> None:
-    client = own_front.client()
+# The first look after the disk fails, as for want of memory.
+STUMBLING = """
+from tracebility.embedded.clickhouse import app, engine, host
+looks, look = [], host.EngineHost.check_disk
+async def check_disk(self):
+    looks.append(1)
+    if len(looks) == 1:
+        raise engine.EngineError(241, "Code: 241. DB::Exception: Memory limit exceeded")
+    await look(self)
+host.EngineHost.check_disk, app._MAINTENANCE_S = check_disk, 1
+"""
+NO_ROOM = "from tracebility.embedded.clickhouse import host\nhost.LEAST_FREE_BYTES = 1 << 60"
+
+
+@pytest.mark.parametrize("preface", ["", STUMBLING], ids=["", "after a look that failed"])
+def test_what_fails_in_the_background_is_found_without_a_statement(own_front: FrontProcess, preface: str) -> None:
+    own_front.stop()
+    own_front.preface = preface
+    client = own_front.start().client()
     client.command("CREATE TABLE t (n UInt64, noise String) ENGINE = MergeTree ORDER BY n")
     client.command("INSERT INTO t SELECT number, randomString(1000) FROM numbers(1000)")
     limit_files(own_front, 200_000)
@@ -317,3 +334,25 @@ def test_what_fails_in_the_background_is_found_without_a_statement(own_front: Fr
     assert client.query("SELECT count(), min(length(noise)), max(length(noise)) FROM t").result_rows == [
         (1000, 1000, 1000)
     ]
+
+
+def test_a_disk_without_room_takes_no_insert_and_goes_on_answering(own_front: FrontProcess) -> None:
+    client = own_front.client()
+    client.command("CREATE TABLE t (n UInt64) ENGINE = MergeTree ORDER BY n")
+    client.insert("t", [[1], [2]], ["n"])
+    own_front.stop()
+    own_front.preface = NO_ROOM
+    client = own_front.start().client()
+    for insert in (lambda: client.insert("t", [[3]], ["n"]), lambda: client.command("INSERT INTO t SELECT n FROM t")):
+        with pytest.raises(DatabaseError) as raised:
+            insert()
+        assert raised.value.code == 243
+    client.command("DELETE FROM t WHERE n = 1")
+    assert client.query("SELECT n FROM t").result_rows == [(2,)]
+
+
+def test_no_part_that_a_merge_may_leave_broken_keeps_the_engine_from_starting(owner: Client) -> None:
+    settings = dict(owner.query("SELECT name, value FROM system.merge_tree_settings").result_rows)
+    largest = int(settings["max_bytes_to_merge_at_max_space_in_pool"])
+    assert int(settings["max_suspicious_broken_parts_bytes"]) > 1_000 * largest
+    assert int(settings["max_suspicious_broken_parts"]) > int(settings["parts_to_throw_insert"])

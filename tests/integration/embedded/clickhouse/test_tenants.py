@@ -4,6 +4,7 @@ import threading
 from base64 import b64encode
 from collections.abc import Iterator
 from http.client import HTTPConnection
+from pathlib import Path
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -252,3 +253,19 @@ def test_a_tenant_s_read_does_not_wait_for_a_long_write_when_policies_are_due(
     assert owner.query("SELECT count() FROM due").result_rows == [(60,)]
     assert reader.query("SELECT count() FROM due", settings=AS_US).result_rows == [(0,)]
     owner.command("DROP TABLE due")
+
+
+# It is looked after the disk without pause, as if each renewal met such a look.
+RESTLESS = "from tracebility.embedded.clickhouse import app\napp._MAINTENANCE_S = 0.001"
+
+
+def test_a_new_table_has_its_policy_whatever_else_the_process_is_about(tmp_path: Path) -> None:
+    front = FrontProcess(tmp_path / "data", preface=RESTLESS).start()
+    try:
+        owner, reader = front.client(), front.client("tracebility_reader")
+        for number in range(6):
+            owner.command(f"CREATE TABLE new_{number} (org_id UUID) ENGINE = MergeTree ORDER BY org_id")
+            owner.command(f"INSERT INTO new_{number} SELECT toUUID('{THEIRS}') FROM numbers(10)")
+            assert reader.query(f"SELECT count() FROM new_{number}", settings=AS_US).result_rows == [(0,)]
+    finally:
+        front.kill()
