@@ -94,11 +94,32 @@ async def test_a_limit_of_nought_refuses_everything_and_none_refuses_nothing(hot
     assert (await door.admit(a_tenant(), a_claim(1 << 40))).used[SPANS] == 1 << 40
 
 
-async def test_a_refusal_raises_the_flag_of_its_period(hot_store: hot.Hot) -> None:
-    tenant = a_tenant(spans=1)
+async def flag(store: hot.Hot, tenant: TenantContext) -> bytes | None:
+    said: bytes | None = await store.command("GET", f"quota:over:{tenant.org_id}:{PERIOD}")
+    return said
+
+
+async def test_the_request_that_reaches_the_limit_raises_the_flag_and_those_behind_it_keep_it_up(
+    hot_store: hot.Hot,
+) -> None:
+    tenant, door = a_tenant(spans=10, size=100), Admission(hot_store, Settled())
+    await door.admit(tenant, a_claim(9, 99))
+    assert await flag(hot_store, tenant) is None
+    await door.admit(tenant, a_claim(0, 1))
+    assert await flag(hot_store, tenant) == BYTES.encode()
+    await hot_store.command("DEL", f"quota:over:{tenant.org_id}:{PERIOD}")
     with pytest.raises(QuotaExceeded):
-        await Admission(hot_store, Settled()).admit(tenant, a_claim(2))
-    assert await hot_store.command("GET", f"quota:over:{tenant.org_id}:{PERIOD}") == SPANS.encode()
+        await door.admit(tenant, a_claim(1, 1))
+    assert await flag(hot_store, tenant) == BYTES.encode()
+
+
+async def test_one_request_that_is_too_large_raises_no_flag(hot_store: hot.Hot) -> None:
+    """By the flag others' envelopes are dropped: those of an org that has room are not."""
+    tenant, door = a_tenant(spans=1_000), Admission(hot_store, Settled())
+    await door.admit(tenant, a_claim(10))
+    with pytest.raises(QuotaExceeded):
+        await door.admit(tenant, a_claim(991))
+    assert await flag(hot_store, tenant) is None
 
 
 async def test_a_body_that_was_kept_is_let_in_again_and_not_counted(hot_store: hot.Hot) -> None:
