@@ -143,6 +143,30 @@ async def test_a_body_whose_first_attempt_died_is_taken_over_not_charged_again(h
     assert await counted(hot_store, tenant) == 0
 
 
+async def test_what_was_settled_away_is_reserved_anew_if_there_is_room(hot_store: hot.Hot) -> None:
+    tenant, door, body = a_tenant(spans=100), Admission(hot_store, Settled()), uuid4().hex
+    await door.admit(tenant, a_claim(60, body=body))  # and dies
+    await QuotaMeter(hot_store).settle(tenant.org_id, PERIOD, Usage(START_SLOT, {SPANS: 0}))
+    await door.admit(tenant, a_claim(40, slot=START_SLOT + 1))
+    assert (await door.admit(tenant, a_claim(60, slot=START_SLOT + 1, body=body))).used[SPANS] == 100
+    await QuotaMeter(hot_store).settle(tenant.org_id, PERIOD, Usage(START_SLOT + 1, {SPANS: 40}))
+    await door.admit(tenant, a_claim(60, slot=START_SLOT + 2))
+    with pytest.raises(QuotaExceeded):
+        await door.admit(tenant, a_claim(60, slot=START_SLOT + 2, body=body))
+    assert await counted(hot_store, tenant) == 100
+
+
+async def test_what_is_taken_over_is_counted_with_the_stamp_of_who_took_it(hot_store: hot.Hot) -> None:
+    """Else the first settlement between the two stamps forgets what is under way."""
+    tenant, door, body = a_tenant(spans=100), Admission(hot_store, Settled()), uuid4().hex
+    await door.admit(tenant, a_claim(60, body=body))  # and dies
+    second = await door.admit(tenant, a_claim(60, slot=START_SLOT + 20, body=body))
+    await QuotaMeter(hot_store).settle(tenant.org_id, PERIOD, Usage(START_SLOT + 10, {SPANS: 0}))
+    assert await counted(hot_store, tenant) == 60
+    await door.give_back(second)
+    assert await counted(hot_store, tenant) == 0
+
+
 async def test_usage_that_redis_forgot_is_filled_in_once_from_the_control_plane(hot_store: hot.Hot) -> None:
     tenant = a_tenant(spans=100)
     settled = Settled(Usage(START_SLOT - 2, {SPANS: 95}))
@@ -161,6 +185,7 @@ class Request:
     spans: int
     slot: int  # that it is stamped with
     counted_in: int
+    body: str
 
 
 class QuotaMachine(RuleBasedStateMachine):
@@ -171,6 +196,7 @@ class QuotaMachine(RuleBasedStateMachine):
     store: hot.Hot
     loop: asyncio.AbstractEventLoop
     under_way = Bundle("under_way")
+    dead = Bundle("dead")
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,17 +218,42 @@ class QuotaMachine(RuleBasedStateMachine):
 
     @rule(target=under_way, spans=st.integers(1, 400), late=st.integers(0, 1))
     def ask(self, spans: int, late: int) -> Request | None:
-        slot = self.slot - late
+        slot, body = self.slot - late, uuid4().hex
         try:
-            admitted = self.run(self.door.admit(self.tenant, a_claim(spans, slot=slot)))
+            admitted = self.run(self.door.admit(self.tenant, a_claim(spans, slot=slot, body=body)))
         except QuotaExceeded as refusal:
             said = refusal.members["used"]
             assert (said, self.used + spans > 1_000) == (self.used, True)
             return None
         assert self.used + spans <= 1_000
-        request = Request(admitted, spans, slot, max(slot, self.watermark + 1))
+        request = Request(admitted, spans, slot, max(slot, self.watermark + 1), body)
         self.after.append(request)
         return request
+
+    @rule(target=dead, request=consumes(under_way))
+    def die(self, request: Request | None) -> Request | None:
+        return request
+
+    @rule(target=under_way, request=consumes(dead), is_only_slow=st.booleans())
+    def send_it_again(self, request: Request | None, is_only_slow: bool) -> Request | None:
+        if request is None:
+            return None
+        claim = a_claim(request.spans, slot=self.slot, body=request.body)
+        is_counted = request in self.after
+        has_room = is_counted or self.used + request.spans <= 1_000
+        try:
+            admitted = self.run(self.door.admit(self.tenant, claim))
+        except QuotaExceeded:
+            assert not has_room
+            return None
+        assert has_room
+        if is_counted:
+            self.after.remove(request)
+        if is_only_slow:
+            self.run(self.door.give_back(request.admitted))
+        again = Request(admitted, request.spans, self.slot, max(self.slot, self.watermark + 1), request.body)
+        self.after.append(again)
+        return again
 
     @rule(request=consumes(under_way))
     def store_it(self, request: Request | None) -> None:
