@@ -184,6 +184,13 @@ MUTANTS = (
         "tests/integration/tenant/test_quota.py",
     ),
     Mutant(
+        "a Redis that comes and goes lends each time that it goes",
+        f"{TENANT}/quota.py",
+        "if lent is not None and usage.watermark >= lent.slot:",
+        "if lent is not None:",
+        "tests/integration/tenant/test_quota.py",
+    ),
+    Mutant(
         "what was settled is given back",
         f"{LUA}/refund.lua",
         "if tonumber(ARGV[2]) > tonumber(",

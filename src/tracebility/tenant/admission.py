@@ -20,6 +20,7 @@ from tracebility.tenant.quota import (
     Claim,
     LocalQuotas,
     QuotaMeter,
+    Usage,
     UsageStore,
     body_key,
     hard_limit,
@@ -131,10 +132,10 @@ class Admission:
             answer = await self._hot.run(ADMIT, self._keys(tenant, claim), arguments)
             match answer[0]:
                 case 0:
-                    used = dict(zip(claim.quantities, answer[4:], strict=True))
+                    used = dict(zip(claim.quantities, answer[5:], strict=True))
                     self.touched.add(metered_member(tenant.org_id, claim.period))
                     self._flag_if_over(tenant, claim, used)
-                    self._quotas.learn(tenant.org_id, claim.period, used)
+                    self._quotas.learn(tenant.org_id, claim.period, Usage(answer[4], used))
                     return Admitted(tenant, claim, token, answer[1], requests_left=_left(tenant, answer[3]), used=used)
                 case 1:
                     raise _over_rate(tenant, *answer[1:3])

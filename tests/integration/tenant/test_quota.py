@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from tracebility.errors import QuotaExceeded
+from tracebility.errors import QuotaExceeded, StoreUnavailable
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
 from tracebility.stores import hot
 from tracebility.tenant.admission import Admission, Admitted
@@ -175,6 +175,49 @@ async def test_usage_that_redis_forgot_is_filled_in_once_from_the_control_plane(
         await door.admit(tenant, a_claim(6))
     assert (await door.admit(tenant, a_claim(5))).used[SPANS] == 100
     assert settled.asked == 1
+
+
+class Flapping:
+    """A `HotStore` that is away when told."""
+
+    def __init__(self, store: hot.Hot) -> None:
+        self.store = store
+        self.is_away = False
+
+    async def run(self, *call: Any) -> Any:
+        if self.is_away:
+            raise StoreUnavailable("redis", "away")
+        return await self.store.run(*call)
+
+    async def command(self, *command: Any) -> Any:
+        return await self.store.command(*command)
+
+    def put(self, key: str, value: str | bytes, life_ms: int) -> None:
+        self.store.put(key, value, life_ms)
+
+
+async def test_a_redis_that_comes_and_goes_lends_once_until_what_it_lent_is_settled(hot_store: hot.Hot) -> None:
+    tenant, flapping = a_tenant(spans=1_000), Flapping(hot_store)
+    door = Admission(flapping, Settled())
+    for slot in range(START_SLOT, START_SLOT + 4):
+        flapping.is_away = False
+        await door.admit(tenant, a_claim(1, slot=slot))
+        flapping.is_away = True
+        if slot < START_SLOT + 2:
+            assert (await door.admit(tenant, a_claim(5, slot=slot))).is_degraded
+        else:
+            with pytest.raises(QuotaExceeded):
+                await door.admit(tenant, a_claim(1, slot=slot))
+    flapping.is_away = False
+    for watermark in (START_SLOT, START_SLOT + 1):
+        await QuotaMeter(hot_store).settle(tenant.org_id, PERIOD, Usage(watermark, {SPANS: 12}))
+        flapping.is_away = False
+        await door.admit(tenant, a_claim(1, slot=START_SLOT + 4))
+        flapping.is_away = True
+        if watermark == START_SLOT:  # a part of what was lent is settled, not all of it
+            with pytest.raises(QuotaExceeded):
+                await door.admit(tenant, a_claim(10, slot=START_SLOT + 4))
+    assert (await door.admit(tenant, a_claim(10, slot=START_SLOT + 4))).is_degraded
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@
 --       6 the mark's life in milliseconds (0: only the rate is asked), 7 the token of this attempt
 --       8 the slot that the request is stamped with, then meter, quantity and hard limit (-1: none) of each meter
 -- Answers
---       {0, slot, wait, left, used...}     let in, and counted in `slot`; `wait` and `left` are microseconds and
+--       {0, slot, wait, left, watermark, used...}  let in, and counted in `slot`; `wait` and `left` are microseconds and
 --                                            requests until, and within, the burst of the org
 --       {1, which, wait, left}               over the rate of the org (1) or of the key (2)
 --       {2}                                  this body was let in and kept before
@@ -81,8 +81,9 @@ if not before then
 end
 -- A slot that is settled already is not counted in again: what comes late for it is settled with the next. What is taken
 -- over is counted with the stamp of who took it: its envelopes come later than those of the first attempt would have.
-local slot = math.max(tonumber(ARGV[8]), tonumber(redis.call('HGET', KEYS[3], 'watermark') or 0) + 1)
-local answer = {0, slot, wait, left}
+local watermark = tonumber(redis.call('HGET', KEYS[3], 'watermark') or 0)
+local slot = math.max(tonumber(ARGV[8]), watermark + 1)
+local answer = {0, slot, wait, left, watermark}
 for at = 9, #ARGV, 3 do
     if before then
         redis.call('HINCRBY', KEYS[3], ARGV[at], -ARGV[at + 1])
