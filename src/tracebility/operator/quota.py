@@ -24,7 +24,7 @@ from tracebility.stores.queries import query
 from tracebility.stores.redis import Queue
 from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
 from tracebility.tenant.context import MeterLimit
-from tracebility.tenant.quota import METERED, METERS, OLDEST_SPOOLED, SLOT_US, QuotaMeter, Usage
+from tracebility.tenant.quota import METERED, METERS, OLDEST_SPOOLED, SLOT_US, QuotaMeter, Usage, usage_key
 from tracebility.tenant.redis_keys import over_flag
 from tracebility.tenant.shards import ALL_STREAMS
 
@@ -105,8 +105,11 @@ class QuotaReconciler:
                 some = orgs[start : start + ORGS_A_SUM]
                 for org_id, usage in (await self._sums(some, period, watermark)).items():
                     failpoint("quota_after_sum_before_settle")
-                    advanced += await self._settle(org_id, period, usage)
+                    moved = await self._settle(org_id, period, usage)
+                    advanced += moved
                     corrected += await self._meter.settle(org_id, period, usage)
+                    if moved:
+                        await self._keep_flag(org_id, period)
         await self._control.execute("settle_everyone", watermark)
         # What was said before the watermark is settled; who said something since is looked at again.
         await self._hot.command("ZREMRANGEBYSCORE", METERED, "-inf", f"({end_us // 1000}")
@@ -170,15 +173,15 @@ class QuotaReconciler:
                 await self._audit.record(transaction, event)
                 body = {"meter": meter, **details}
                 await transaction.execute("insert_notification", event.id, event.type, org_id, body)
-        if moved:
-            await self._keep_flag(org_id, period, usage)
         return moved
 
-    async def _keep_flag(self, org_id: OrgId, period: str, usage: Usage) -> None:
+    async def _keep_flag(self, org_id: OrgId, period: str) -> None:
+        """By what the edges count, with what is under way: a limit may be reached before that is settled."""
+        counted = await self._hot.command("HMGET", usage_key(org_id, period), *METERS)
         over = [
             meter
-            for meter in METERS
-            if (hard := self._limits.hard(org_id, meter)) is not None and usage.used[meter] >= hard
+            for meter, used in zip(METERS, counted, strict=True)
+            if (hard := self._limits.hard(org_id, meter)) is not None and int(used or 0) >= hard
         ]
         at = over_flag(org_id, period)
         if over:

@@ -269,6 +269,20 @@ async def test_the_flag_stands_while_the_org_is_over_its_limit(books: Books, rec
     assert await books.flag() is None
 
 
+async def test_the_flag_that_a_crossing_raised_stands_before_the_crossing_is_settled(
+    books: Books, reconciler: QuotaReconciler
+) -> None:
+    await books.limit(2, 1)
+    await books.meter((uuid4(), 600_000_000))
+    at, slot = usage_key(books.org_id, PERIOD), books.clock.now_us // SLOT_US
+    await books.store.command("HSET", at, SPANS, 2, f"{SPANS}:{slot}", 1)  # 1 is stored, 1 reserved just now
+    await books.store.command("SET", f"quota:over:{books.org_id}:{PERIOD}", SPANS)
+    await reconciler.tick()
+    assert (await books.settled())[SPANS] == 1
+    assert await books.counted() == 2
+    assert await books.flag() == SPANS.encode()
+
+
 async def test_a_soft_limit_is_told_once_a_period(books: Books, reconciler: QuotaReconciler) -> None:
     await books.limit(100, 2)
     told: Callable[[], Any] = lambda: books.control.fetch(  # noqa: E731
