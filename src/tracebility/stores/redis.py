@@ -56,15 +56,6 @@ class Entry:
     fields: EntryFields
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """One step of a claim: continue at ``cursor`` until it is ``0-0``. ``deleted`` not empty means data was lost."""
-
-    cursor: StreamId
-    entries: list[Entry]
-    deleted: list[StreamId]
-
-
 class Silent(NamedTuple):
     """A pending entry that nobody says they are at work on, and how often it was delivered."""
 
@@ -233,13 +224,22 @@ class Queue:
         found = await self._read_group([stream], consumer, count, after)
         return found[0][1] if found else []
 
-    async def autoclaim(
-        self, stream: str, consumer: str, min_idle_ms: int, *, start: StreamId = b"0-0", count: int = 100
-    ) -> Claimed:
-        """Take over entries whose consumer has been silent for ``min_idle_ms``."""
-        [reply] = await self._pipeline([("XAUTOCLAIM", stream, GROUP, consumer, min_idle_ms, start, "COUNT", count)])
-        cursor, entries, deleted = reply[0], reply[1], reply[2] if len(reply) > 2 else []
-        return Claimed(cursor, _entries(entries), list(deleted))
+    async def claim(
+        self, stream: str, consumer: str, min_idle_ms: int, ids: Sequence[StreamId]
+    ) -> tuple[list[tuple[Entry, int]], list[StreamId]]:
+        """Take over those of ``ids`` of which nothing was heard for ``min_idle_ms``, each with its deliveries, this one
+        counted. Also those that are pending and in no stream any more: data that was lost.
+        """
+        looks = [("XPENDING", stream, GROUP, entry_id, entry_id, 1) for entry_id in ids]
+        claiming = ("XCLAIM", stream, GROUP, consumer, min_idle_ms, *ids)
+        # In one transaction, so that nobody acknowledges between the two answers.
+        *found, taken = (await self._pipeline([("MULTI",), *looks, claiming, ("EXEC",)]))[-1]
+        silent = {row[0]: int(row[3]) for rows in found for row in rows if int(row[2]) >= min_idle_ms}
+        entries = {entry.id: entry for entry in _entries(taken)}
+        return (
+            [(entry, silent.get(entry_id, 0) + 1) for entry_id, entry in entries.items()],
+            [entry_id for entry_id in silent if entry_id not in entries],
+        )
 
     async def keep(self, stream: str, consumer: str, ids: Sequence[StreamId]) -> None:
         """Say that ``consumer`` is still at work on ``ids``, so that nobody claims them."""

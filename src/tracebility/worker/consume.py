@@ -23,6 +23,7 @@ from tracebility.tenant.shards import LEGACY_STREAM, OVERFLOW_STREAMS, SHARD_STR
 from tracebility.wire.envelope import Envelope, MalformedEnvelope, from_fields
 from tracebility.worker import rows
 from tracebility.worker.claims import (
+    CLAIM_COUNT,
     CLAIM_IDLE_MS,
     MOST_DELIVERIES,
     claim,
@@ -169,12 +170,15 @@ class Drain:
 
     async def _take_over(self, idle_ms: int) -> None:
         """What others left behind. Suspects for a while only: those that are left then are found by the next look."""
-        end = time.monotonic() + SUSPECTS_S
+        end, passed_over = time.monotonic() + SUSPECTS_S, 0
         groups = left_behind(self._queue, self._streams, idle_ms, self._in_hand.holds)
         async with aclosing(groups):
             async for group in groups:
                 if group.is_suspect:
                     if time.monotonic() >= end:
+                        passed_over += len(group.silent)
+                        if passed_over > CLAIM_COUNT:
+                            return
                         continue
                     await self._hand_over()
                     await self._written()

@@ -78,17 +78,28 @@ async def test_what_a_silent_consumer_holds_can_be_claimed(queue: Queue, stream:
     await queue.read([stream], "dead", 10)
     assert [entry.id for entry in await queue.read_pending(stream, "dead", b"0", 10)] == ids
     await queue.delete(stream, [ids[1]])
-    claimed = await queue.autoclaim(stream, "alive", 0)
-    assert claimed.cursor == b"0-0"
-    assert [entry.id for entry in claimed.entries] == [ids[0], ids[2]]
-    assert claimed.deleted == [ids[1]]
+    entries, vanished = await queue.claim(stream, "alive", 0, ids)
+    assert [(entry.id, deliveries) for entry, deliveries in entries] == [(ids[0], 3), (ids[2], 3)]
+    assert vanished == [ids[1]]
     await queue.keep(stream, "alive", [ids[0]])
     # Read, read again and claimed: three deliveries. Saying that it is at work on an entry is none.
     assert await queue.silent([stream], 0, count=10) == [(stream, [(ids[0], 3), (ids[2], 3)])]
     assert await queue.silent([stream], 0, count=1) == [(stream, [(ids[0], 3)])]
     assert await queue.silent([stream], 0, count=10, start=b"(" + ids[0]) == [(stream, [(ids[2], 3)])]
     assert await queue.silent([stream], 60_000, count=10) == []
-    assert (await queue.autoclaim(stream, "third", 60_000)).entries == []
+    assert await queue.claim(stream, "third", 60_000, ids) == ([], [])
+    await queue.ack_and_delete(stream, ids[:1])
+    entries, vanished = await queue.claim(stream, "third", 0, ids)
+    assert [entry.id for entry, _ in entries] == [ids[2]]
+    assert vanished == []
+
+
+async def test_a_claim_takes_what_it_names_and_nothing_else(queue: Queue, stream: str) -> None:
+    ids = [one for one in await queue.append([(stream, {"b": b""})] * 3) if isinstance(one, bytes)]
+    await queue.read([stream], "dead", 10)
+    entries, _ = await queue.claim(stream, "alive", 0, [ids[0], ids[2]])
+    assert [entry.id for entry, _ in entries] == [ids[0], ids[2]]
+    assert [entry.id for entry in await queue.read_pending(stream, "dead", b"0", 10)] == [ids[1]]
 
 
 async def test_a_stream_without_its_group_gets_one_and_loses_nothing(queue: Queue) -> None:

@@ -163,6 +163,21 @@ async def test_an_entry_is_tried_as_often_as_is_said(tenant: Any, worker: Make, 
 
 
 @pytest.fixture
+def looks(tenant: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many silent entries of the tenant's stream each look has found, where it found any."""
+    looks: list[int] = []
+    look = type(tenant.queue).silent
+
+    async def counted(self: Any, *arguments: Any, **options: Any) -> Any:
+        found = await look(self, *arguments, **options)
+        looks.extend(len(entries) for stream, entries in found if stream == tenant.stream)
+        return found
+
+    monkeypatch.setattr(type(tenant.queue), "silent", counted)
+    return looks
+
+
+@pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[set[bytes]]:
     """The ids of the entries of each batch that a worker writes."""
     written: list[set[bytes]] = []
@@ -225,6 +240,26 @@ async def test_what_is_new_is_read_while_there_are_suspects(
     assert [ids for ids in written if ids] == [set(new), set(suspects)]
 
 
+@pytest.mark.usefixtures("impatient", "no_dead_letters")
+async def test_a_look_that_is_over_passes_over_a_few_suspects_not_all(
+    tenant: Any, worker: Make, spans: Make, written: list[set[bytes]], looks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("claims", "consume"):
+        monkeypatch.setattr(f"tracebility.worker.{module}.CLAIM_COUNT", 2)
+    monkeypatch.setattr("tracebility.worker.consume.SUSPECTS_S", 0.0)
+    monkeypatch.setattr("tracebility.worker.consume.CLAIM_EVERY_S", 3600.0)
+    suspects = [await delivered_elsewhere(tenant, spans(0), 1)]
+    suspects += await tenant.send(*([spans(number)] for number in range(1, 10)))
+    for _ in range(ALONE_FROM):
+        await tenant.queue.read([tenant.stream], GHOST, 10)
+        await tenant.queue.read_pending(tenant.stream, GHOST, b"0", 10)
+    new = await tenant.send([spans(10)])
+    async with worker() as running:
+        await running.until(lambda: set(new) in written)
+    assert len(looks) == 2
+    await tenant.queue.ack_and_delete(tenant.stream, suspects)
+
+
 @pytest.mark.usefixtures("impatient")
 async def test_many_that_a_dead_worker_left_are_all_taken(
     tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
@@ -267,28 +302,18 @@ async def test_what_is_being_written_is_kept_from_others_and_let_go_afterwards(
 
 
 async def test_a_worker_takes_nothing_twice_that_it_holds(
-    tenant: Any, worker_of: Make, stores: Any, spans: Make, monkeypatch: pytest.MonkeyPatch
+    tenant: Any, worker_of: Make, stores: Any, spans: Make, looks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its heartbeat came late, and its own look for what others left behind finds its own."""
     monkeypatch.setattr("tracebility.worker.in_hand.HEARTBEAT_S", 3600.0)
     monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 0)
     monkeypatch.setattr("tracebility.worker.consume.CLAIM_EVERY_S", 0.0)
-    looks = 0
-    look = type(tenant.queue).silent
-
-    async def counted(self: Any, *arguments: Any, **options: Any) -> Any:
-        nonlocal looks
-        found = await look(self, *arguments, **options)
-        looks += tenant.stream in dict(found)
-        return found
-
-    monkeypatch.setattr(type(tenant.queue), "silent", counted)
     async with Gate(stores.clickhouse_url) as gate:
         engine = await clickhouse.connect(gate.url)
         gate.shut()
         async with worker_of(tenant.queue, engine) as running:
             await tenant.send([spans(0)])
-            await running.until(lambda: looks > 2)
+            await running.until(lambda: len(looks) > 2)
             gate.is_shut = False
             await running.drained(tenant)
             await running.until(lambda: running.metrics.envelopes._value.get() >= 1)
