@@ -9,6 +9,7 @@ caller keeps the envelope elsewhere, and the rows' identity makes the possible d
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple, TypeAlias
@@ -261,6 +262,11 @@ class Queue:
             if reply
         ]
 
+    async def excuse(self, stream: str, consumer: str, ids: Sequence[StreamId]) -> None:
+        """Say that ``ids`` are not why ``consumer`` ends: their deliveries count as one."""
+        if ids:
+            await self._pipeline([("XCLAIM", stream, GROUP, consumer, 0, *ids, "RETRYCOUNT", 1, "JUSTID")])
+
     async def ack_and_delete(self, stream: str, ids: Sequence[StreamId]) -> None:
         """Acknowledge and delete: an acknowledgement alone frees no memory."""
         await self.leave([Leaving(stream, ids)])
@@ -299,7 +305,8 @@ class Queue:
         failpoint("worker_after_bury_before_leave")
         await self.leave([leaving])
         failpoint("worker_after_buried_left")
-        await self._pipeline([("HDEL", BURIED, origin)])
+        with suppress(StoreUnavailable):  # a mark that stays is in nobody's way; one that is gone must not be asked for
+            await self._pipeline([("HDEL", BURIED, origin)])
 
     # --- operators ---
 

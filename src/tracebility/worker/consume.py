@@ -92,6 +92,7 @@ class Drain:
         self._work = writer.new_work()
         self._writing: deque[asyncio.Task[None]] = deque()
         self._largest_entry = 1 << 16
+        self._suspects: set[bytes] = set()  # that are being tried
         self._turn = 0
         self._claim_at = self._forget_at = 0.0
         self._idle_ms: int | None = None
@@ -109,6 +110,8 @@ class Drain:
             beating.cancel()
             for writing in self._writing:
                 writing.cancel()
+        with suppress(StoreUnavailable):
+            await self._in_hand.excuse(self._suspects)
 
     async def _step(self) -> None:
         try:
@@ -182,6 +185,7 @@ class Drain:
                         continue
                     await self._hand_over()
                     await self._written()
+                    self._suspects = {one.id for one in group.silent}
                 for entry, deliveries in await claim(self._queue, self._name, self._metrics, idle_ms, group):
                     self._in_hand.hold(group.stream, entry)
                     if deliveries > MOST_DELIVERIES:
@@ -192,6 +196,7 @@ class Drain:
                 if group.is_suspect:
                     await self._hand_over()
                     await self._written()
+                    self._suspects.clear()
 
     async def _take(self, stream: str, entry: Entry, *, deliveries: int) -> None:
         """Map an entry into the batch under way, or move it to the dead letters when it cannot be read."""

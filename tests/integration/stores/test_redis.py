@@ -102,6 +102,26 @@ async def test_a_claim_takes_what_it_names_and_nothing_else(queue: Queue, stream
     assert [entry.id for entry in await queue.read_pending(stream, "dead", b"0", 10)] == [ids[1]]
 
 
+async def test_a_dead_letter_whose_last_answer_was_lost_is_one(
+    queue: Queue, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await queue.append([(stream, {"b": b"poison"})])
+    [(_, [entry])] = await queue.read([stream], "one", 1)
+    pipelined = queue._pipeline
+
+    async def loses_the_last(commands: Any, **options: Any) -> Any:
+        answers = await pipelined(commands, **options)
+        if commands and commands[0][0] == "HDEL":
+            raise StoreUnavailable("redis", "its answer was lost")
+        return answers
+
+    monkeypatch.setattr(queue, "_pipeline", loses_the_last)
+    await queue.dead_letter(redis.Leaving(stream, [entry.id]), entry, reason="poison", deliveries=6, at_us=1)
+    letters = [one for one in await queue.range(DEAD_LETTER_STREAM, count=10_000) if one.fields[b"b"] == b"poison"]
+    assert [letter.fields[b"entry_id"] for letter in letters] == [entry.id]
+    await queue.delete(DEAD_LETTER_STREAM, [letter.id for letter in letters])
+
+
 async def test_a_stream_without_its_group_gets_one_and_loses_nothing(queue: Queue) -> None:
     stream = f"test:{uuid4().hex}"
     await queue.append([(stream, {"b": b"early"})])

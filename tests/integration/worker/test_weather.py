@@ -301,6 +301,27 @@ async def test_what_is_being_written_is_kept_from_others_and_let_go_afterwards(
         await engine.close()
 
 
+async def test_what_a_worker_held_when_it_was_told_to_end_is_no_suspect_for_that(
+    tenant: Any, worker: Make, worker_of: Make, stores: Any, spans: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine is away, and somebody starts the worker again and again."""
+    monkeypatch.setattr("tracebility.worker.consume.LEAVE_S", 0.1)
+    monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 1)
+    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
+    async with Gate(stores.clickhouse_url) as gate:
+        engine = await clickhouse.connect(gate.url)
+        gate.shut()
+        [entry_id] = await tenant.send([spans(0)])
+        for _ in range(ALONE_FROM):
+            async with worker_of(tenant.queue, engine) as running:
+                await running.until(lambda: running.metrics.held_bytes._value.get() > 0)
+        [(_, [silent])] = await tenant.queue.silent([tenant.stream], 0, count=10)
+        assert silent == (entry_id, 1)
+        await engine.close()
+    async with worker() as running:
+        await running.drained(tenant)
+
+
 async def test_a_worker_takes_nothing_twice_that_it_holds(
     tenant: Any, worker_of: Make, stores: Any, spans: Make, looks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
