@@ -165,8 +165,29 @@ MUTANTS = (
     Mutant(
         "what a dead edge reserved for a body is charged again",
         f"{LUA}/admit.lua",
-        "if mark then\n    -- An earlier",
-        "if false then\n    -- An earlier",
+        "local before = mark and string",
+        "local before = false and string",
+        "tests/integration/tenant/test_quota.py",
+    ),
+    Mutant(
+        "what was reserved for a body, and is settled away, lets the body in unchecked",
+        f"{LUA}/admit.lua",
+        "if before and redis.call('HEXISTS',",
+        "if false and redis.call('HEXISTS',",
+        "tests/integration/tenant/test_quota.py",
+    ),
+    Mutant(
+        "what is taken over is settled away with the first attempt's stamp",
+        f"{LUA}/admit.lua",
+        "local slot = math.max(tonumber(ARGV[8]),",
+        "local slot = math.max(tonumber(before or ARGV[8]),",
+        "tests/integration/tenant/test_quota.py",
+    ),
+    Mutant(
+        "a Redis that comes and goes lends each time that it goes",
+        f"{TENANT}/quota.py",
+        "if lent is not None and usage.watermark >= lent.slot:",
+        "if lent is not None:",
         "tests/integration/tenant/test_quota.py",
     ),
     Mutant(

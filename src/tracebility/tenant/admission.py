@@ -20,6 +20,7 @@ from tracebility.tenant.quota import (
     Claim,
     LocalQuotas,
     QuotaMeter,
+    Usage,
     UsageStore,
     body_key,
     hard_limit,
@@ -131,9 +132,10 @@ class Admission:
             answer = await self._hot.run(ADMIT, self._keys(tenant, claim), arguments)
             match answer[0]:
                 case 0:
-                    used = dict(zip(claim.quantities, answer[4:], strict=True))
+                    used = dict(zip(claim.quantities, answer[5:], strict=True))
                     self.touched.add(metered_member(tenant.org_id, claim.period))
-                    self._quotas.learn(tenant.org_id, claim.period, used)
+                    self._flag_if_over(tenant, claim, used)
+                    self._quotas.learn(tenant.org_id, claim.period, Usage(answer[4], used))
                     return Admitted(tenant, claim, token, answer[1], requests_left=_left(tenant, answer[3]), used=used)
                 case 1:
                     raise _over_rate(tenant, *answer[1:3])
@@ -162,8 +164,15 @@ class Admission:
         return Admitted(tenant, claim, is_degraded=True)
 
     def _over_quota(self, tenant: TenantContext, claim: Claim, meter: str, used: int) -> QuotaExceeded:
-        self._hot.put(over_flag(tenant.org_id, claim.period), meter, OVER_FLAG_LIFE_MS)
+        self._flag_if_over(tenant, claim, {meter: used})
         return _quota_exceeded(tenant, claim, meter, used)
+
+    def _flag_if_over(self, tenant: TenantContext, claim: Claim, used: Mapping[str, int]) -> None:
+        """By the flag what was let in without asking is dropped: one request that is too large is no reason to."""
+        for meter, quantity in used.items():
+            hard = hard_limit(tenant, meter)
+            if hard is not None and quantity >= hard:
+                self._hot.put(over_flag(tenant.org_id, claim.period), meter, OVER_FLAG_LIFE_MS)
 
     @staticmethod
     def _keys(tenant: TenantContext, claim: Claim) -> list[str]:

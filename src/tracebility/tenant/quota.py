@@ -7,7 +7,7 @@ that is under way is lost, and nothing counts twice.
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -125,33 +125,47 @@ class QuotaMeter:
         return bool(await self._hot.run(REFUND, keys, [token, slot, *said]))
 
 
+@dataclass(slots=True)
+class _Lent:
+    """What an org was lent, up to a slot."""
+
+    slot: int = 0
+    quantities: dict[str, int] = field(default_factory=dict)
+
+
 class LocalQuotas:
     """What this process lets in of each meter while usage is unknown: a little, and nothing of who was over it."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[OrgId, str], dict[str, int]] = OrderedDict()
-        self._lent: dict[tuple[OrgId, str], dict[str, int]] = {}
+        self._lent: dict[tuple[OrgId, str], _Lent] = {}
 
-    def learn(self, org_id: OrgId, period: str, used: Mapping[str, int]) -> None:
-        """Usage is known: what was lent is in it, or will be."""
-        self._lent.pop((org_id, period), None)
-        self._known[org_id, period] = dict(used)
-        self._known.move_to_end((org_id, period))
+    def learn(self, org_id: OrgId, period: str, usage: Usage) -> None:
+        """Usage is known. What was lent is in it once its watermark has passed that, and is remembered until then:
+        a store that comes and goes lends no more than one that is away.
+        """
+        at = (org_id, period)
+        lent = self._lent.get(at)
+        if lent is not None and usage.watermark >= lent.slot:
+            del self._lent[at]
+        self._known[at] = dict(usage.used)
+        self._known.move_to_end(at)
         if len(self._known) > LOCAL_ORGS:
             self._known.popitem(last=False)
 
     def refusing(self, org_id: OrgId, claim: Claim, limits: Mapping[str, MeterLimit]) -> tuple[str, int] | None:
         """The meter that has no room for ``claim``, and what is used of it; None when it is let in, and counted."""
         at = (org_id, claim.period)
-        known, lent = self._known.get(at, {}), self._lent.setdefault(at, {})
+        known, lent = self._known.get(at, {}), self._lent.setdefault(at, _Lent())
         for meter, quantity in claim.quantities.items():
             limit = limits.get(meter)
             if limit is None or limit.hard is None:
                 continue
             used = known.get(meter, 0)
             room = min(int(limit.hard * LOCAL_SHARE), LOCAL_MOST[meter], limit.hard - used)
-            if lent.get(meter, 0) + quantity > room:
-                return meter, used + lent.get(meter, 0)
+            if lent.quantities.get(meter, 0) + quantity > room:
+                return meter, used + lent.quantities.get(meter, 0)
+        lent.slot = max(lent.slot, claim.slot)
         for meter, quantity in claim.quantities.items():
-            lent[meter] = lent.get(meter, 0) + quantity
+            lent.quantities[meter] = lent.quantities.get(meter, 0) + quantity
         return None

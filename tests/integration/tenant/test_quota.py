@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from tracebility.errors import QuotaExceeded
+from tracebility.errors import QuotaExceeded, StoreUnavailable
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
 from tracebility.stores import hot
 from tracebility.tenant.admission import Admission, Admitted
@@ -94,11 +94,32 @@ async def test_a_limit_of_nought_refuses_everything_and_none_refuses_nothing(hot
     assert (await door.admit(a_tenant(), a_claim(1 << 40))).used[SPANS] == 1 << 40
 
 
-async def test_a_refusal_raises_the_flag_of_its_period(hot_store: hot.Hot) -> None:
-    tenant = a_tenant(spans=1)
+async def flag(store: hot.Hot, tenant: TenantContext) -> bytes | None:
+    said: bytes | None = await store.command("GET", f"quota:over:{tenant.org_id}:{PERIOD}")
+    return said
+
+
+async def test_the_request_that_reaches_the_limit_raises_the_flag_and_those_behind_it_keep_it_up(
+    hot_store: hot.Hot,
+) -> None:
+    tenant, door = a_tenant(spans=10, size=100), Admission(hot_store, Settled())
+    await door.admit(tenant, a_claim(9, 99))
+    assert await flag(hot_store, tenant) is None
+    await door.admit(tenant, a_claim(0, 1))
+    assert await flag(hot_store, tenant) == BYTES.encode()
+    await hot_store.command("DEL", f"quota:over:{tenant.org_id}:{PERIOD}")
     with pytest.raises(QuotaExceeded):
-        await Admission(hot_store, Settled()).admit(tenant, a_claim(2))
-    assert await hot_store.command("GET", f"quota:over:{tenant.org_id}:{PERIOD}") == SPANS.encode()
+        await door.admit(tenant, a_claim(1, 1))
+    assert await flag(hot_store, tenant) == BYTES.encode()
+
+
+async def test_one_request_that_is_too_large_raises_no_flag(hot_store: hot.Hot) -> None:
+    """By the flag others' envelopes are dropped: those of an org that has room are not."""
+    tenant, door = a_tenant(spans=1_000), Admission(hot_store, Settled())
+    await door.admit(tenant, a_claim(10))
+    with pytest.raises(QuotaExceeded):
+        await door.admit(tenant, a_claim(991))
+    assert await flag(hot_store, tenant) is None
 
 
 async def test_a_body_that_was_kept_is_let_in_again_and_not_counted(hot_store: hot.Hot) -> None:
@@ -122,6 +143,30 @@ async def test_a_body_whose_first_attempt_died_is_taken_over_not_charged_again(h
     assert await counted(hot_store, tenant) == 0
 
 
+async def test_what_was_settled_away_is_reserved_anew_if_there_is_room(hot_store: hot.Hot) -> None:
+    tenant, door, body = a_tenant(spans=100), Admission(hot_store, Settled()), uuid4().hex
+    await door.admit(tenant, a_claim(60, body=body))  # and dies
+    await QuotaMeter(hot_store).settle(tenant.org_id, PERIOD, Usage(START_SLOT, {SPANS: 0}))
+    await door.admit(tenant, a_claim(40, slot=START_SLOT + 1))
+    assert (await door.admit(tenant, a_claim(60, slot=START_SLOT + 1, body=body))).used[SPANS] == 100
+    await QuotaMeter(hot_store).settle(tenant.org_id, PERIOD, Usage(START_SLOT + 1, {SPANS: 40}))
+    await door.admit(tenant, a_claim(60, slot=START_SLOT + 2))
+    with pytest.raises(QuotaExceeded):
+        await door.admit(tenant, a_claim(60, slot=START_SLOT + 2, body=body))
+    assert await counted(hot_store, tenant) == 100
+
+
+async def test_what_is_taken_over_is_counted_with_the_stamp_of_who_took_it(hot_store: hot.Hot) -> None:
+    """Else the first settlement between the two stamps forgets what is under way."""
+    tenant, door, body = a_tenant(spans=100), Admission(hot_store, Settled()), uuid4().hex
+    await door.admit(tenant, a_claim(60, body=body))  # and dies
+    second = await door.admit(tenant, a_claim(60, slot=START_SLOT + 20, body=body))
+    await QuotaMeter(hot_store).settle(tenant.org_id, PERIOD, Usage(START_SLOT + 10, {SPANS: 0}))
+    assert await counted(hot_store, tenant) == 60
+    await door.give_back(second)
+    assert await counted(hot_store, tenant) == 0
+
+
 async def test_usage_that_redis_forgot_is_filled_in_once_from_the_control_plane(hot_store: hot.Hot) -> None:
     tenant = a_tenant(spans=100)
     settled = Settled(Usage(START_SLOT - 2, {SPANS: 95}))
@@ -132,6 +177,49 @@ async def test_usage_that_redis_forgot_is_filled_in_once_from_the_control_plane(
     assert settled.asked == 1
 
 
+class Flapping:
+    """A `HotStore` that is away when told."""
+
+    def __init__(self, store: hot.Hot) -> None:
+        self.store = store
+        self.is_away = False
+
+    async def run(self, *call: Any) -> Any:
+        if self.is_away:
+            raise StoreUnavailable("redis", "away")
+        return await self.store.run(*call)
+
+    async def command(self, *command: Any) -> Any:
+        return await self.store.command(*command)
+
+    def put(self, key: str, value: str | bytes, life_ms: int) -> None:
+        self.store.put(key, value, life_ms)
+
+
+async def test_a_redis_that_comes_and_goes_lends_once_until_what_it_lent_is_settled(hot_store: hot.Hot) -> None:
+    tenant, flapping = a_tenant(spans=1_000), Flapping(hot_store)
+    door = Admission(flapping, Settled())
+    for slot in range(START_SLOT, START_SLOT + 4):
+        flapping.is_away = False
+        await door.admit(tenant, a_claim(1, slot=slot))
+        flapping.is_away = True
+        if slot < START_SLOT + 2:
+            assert (await door.admit(tenant, a_claim(5, slot=slot))).is_degraded
+        else:
+            with pytest.raises(QuotaExceeded):
+                await door.admit(tenant, a_claim(1, slot=slot))
+    flapping.is_away = False
+    for watermark in (START_SLOT, START_SLOT + 1):
+        await QuotaMeter(hot_store).settle(tenant.org_id, PERIOD, Usage(watermark, {SPANS: 12}))
+        flapping.is_away = False
+        await door.admit(tenant, a_claim(1, slot=START_SLOT + 4))
+        flapping.is_away = True
+        if watermark == START_SLOT:  # a part of what was lent is settled, not all of it
+            with pytest.raises(QuotaExceeded):
+                await door.admit(tenant, a_claim(10, slot=START_SLOT + 4))
+    assert (await door.admit(tenant, a_claim(10, slot=START_SLOT + 4))).is_degraded
+
+
 @dataclass(eq=False)
 class Request:
     """What the model knows of one that was let in."""
@@ -140,6 +228,7 @@ class Request:
     spans: int
     slot: int  # that it is stamped with
     counted_in: int
+    body: str
 
 
 class QuotaMachine(RuleBasedStateMachine):
@@ -150,6 +239,7 @@ class QuotaMachine(RuleBasedStateMachine):
     store: hot.Hot
     loop: asyncio.AbstractEventLoop
     under_way = Bundle("under_way")
+    dead = Bundle("dead")
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,17 +261,42 @@ class QuotaMachine(RuleBasedStateMachine):
 
     @rule(target=under_way, spans=st.integers(1, 400), late=st.integers(0, 1))
     def ask(self, spans: int, late: int) -> Request | None:
-        slot = self.slot - late
+        slot, body = self.slot - late, uuid4().hex
         try:
-            admitted = self.run(self.door.admit(self.tenant, a_claim(spans, slot=slot)))
+            admitted = self.run(self.door.admit(self.tenant, a_claim(spans, slot=slot, body=body)))
         except QuotaExceeded as refusal:
             said = refusal.members["used"]
             assert (said, self.used + spans > 1_000) == (self.used, True)
             return None
         assert self.used + spans <= 1_000
-        request = Request(admitted, spans, slot, max(slot, self.watermark + 1))
+        request = Request(admitted, spans, slot, max(slot, self.watermark + 1), body)
         self.after.append(request)
         return request
+
+    @rule(target=dead, request=consumes(under_way))
+    def die(self, request: Request | None) -> Request | None:
+        return request
+
+    @rule(target=under_way, request=consumes(dead), is_only_slow=st.booleans())
+    def send_it_again(self, request: Request | None, is_only_slow: bool) -> Request | None:
+        if request is None:
+            return None
+        claim = a_claim(request.spans, slot=self.slot, body=request.body)
+        is_counted = request in self.after
+        has_room = is_counted or self.used + request.spans <= 1_000
+        try:
+            admitted = self.run(self.door.admit(self.tenant, claim))
+        except QuotaExceeded:
+            assert not has_room
+            return None
+        assert has_room
+        if is_counted:
+            self.after.remove(request)
+        if is_only_slow:
+            self.run(self.door.give_back(request.admitted))
+        again = Request(admitted, request.spans, self.slot, max(self.slot, self.watermark + 1), request.body)
+        self.after.append(again)
+        return again
 
     @rule(request=consumes(under_way))
     def store_it(self, request: Request | None) -> None:

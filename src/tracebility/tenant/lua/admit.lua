@@ -7,7 +7,7 @@
 --       6 the mark's life in milliseconds (0: only the rate is asked), 7 the token of this attempt
 --       8 the slot that the request is stamped with, then meter, quantity and hard limit (-1: none) of each meter
 -- Answers
---       {0, slot, wait, left, used...}     let in, and counted in `slot`; `wait` and `left` are microseconds and
+--       {0, slot, wait, left, watermark, used...}  let in, and counted in `slot`; `wait` and `left` are microseconds and
 --                                            requests until, and within, the burst of the org
 --       {1, which, wait, left}               over the rate of the org (1) or of the key (2)
 --       {2}                                  this body was let in and kept before
@@ -47,7 +47,7 @@ for which = 1, 2 do
     end
 end
 local mark = ARGV[6] ~= '0' and redis.call('GET', KEYS[4])
-if ARGV[6] ~= '0' and not mark then
+if ARGV[6] ~= '0' and mark ~= 'kept' then
     for at = 9, #ARGV, 3 do
         if redis.call('HEXISTS', KEYS[3], ARGV[at]) == 0 then
             return {4} -- before anything is counted: it is asked again
@@ -64,14 +64,13 @@ if mark == 'kept' then
     return {2}
 end
 
-local answer
-if mark then
-    -- An earlier attempt reserved and did not live to keep it, or is still about it: what it reserved is now this one's.
-    answer = {0, tonumber(string.match(mark, '|(%d+)$')), wait, left}
-    for at = 9, #ARGV, 3 do
-        answer[#answer + 1] = tonumber(redis.call('HGET', KEYS[3], ARGV[at]) or 0)
-    end
-else
+-- An earlier attempt reserved and did not live to keep it, or is still about it: what it reserved is now this one's,
+-- unless a settlement has taken it away since.
+local before = mark and string.match(mark, '|(%d+)$')
+if before and redis.call('HEXISTS', KEYS[3], ARGV[9] .. ':' .. before) == 0 then
+    before = nil
+end
+if not before then
     for at = 9, #ARGV, 3 do
         local used = tonumber(redis.call('HGET', KEYS[3], ARGV[at]))
         local hard = tonumber(ARGV[at + 2])
@@ -79,13 +78,19 @@ else
             return {3, (at - 6) / 3, used}
         end
     end
-    -- A slot that is settled already is not counted in again: what comes late for it is settled with the next.
-    local slot = math.max(tonumber(ARGV[8]), tonumber(redis.call('HGET', KEYS[3], 'watermark') or 0) + 1)
-    answer = {0, slot, wait, left}
-    for at = 9, #ARGV, 3 do
-        answer[#answer + 1] = redis.call('HINCRBY', KEYS[3], ARGV[at], ARGV[at + 1])
-        redis.call('HINCRBY', KEYS[3], ARGV[at] .. ':' .. slot, ARGV[at + 1])
+end
+-- A slot that is settled already is not counted in again: what comes late for it is settled with the next. What is taken
+-- over is counted with the stamp of who took it: its envelopes come later than those of the first attempt would have.
+local watermark = tonumber(redis.call('HGET', KEYS[3], 'watermark') or 0)
+local slot = math.max(tonumber(ARGV[8]), watermark + 1)
+local answer = {0, slot, wait, left, watermark}
+for at = 9, #ARGV, 3 do
+    if before then
+        redis.call('HINCRBY', KEYS[3], ARGV[at], -ARGV[at + 1])
+        redis.call('HINCRBY', KEYS[3], ARGV[at] .. ':' .. before, -ARGV[at + 1])
     end
+    answer[#answer + 1] = redis.call('HINCRBY', KEYS[3], ARGV[at], ARGV[at + 1])
+    redis.call('HINCRBY', KEYS[3], ARGV[at] .. ':' .. slot, ARGV[at + 1])
 end
 redis.call('SET', KEYS[4], ARGV[7] .. '|' .. answer[2], 'PX', ARGV[6])
 return answer
