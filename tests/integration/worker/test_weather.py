@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from tracebility.cli import app
 from tracebility.stores import clickhouse, consumers
+from tracebility.stores.queries import query
+from tracebility.stores.redis import AGAIN
 from tracebility.tenant.shards import DEAD_LETTER_STREAM
 from tracebility.worker import write
 from tracebility.worker.claims import ALONE_FROM, APART_FROM, MOST_DELIVERIES, forget_the_gone
@@ -19,6 +21,7 @@ from tracebility.worker.columns import span_block
 Make = Callable[..., Any]
 
 GHOST = "elsewhere/1/1/0"
+CLOCK, OUTCOMES = query("engine_clock"), query("known_outcomes")
 
 
 @pytest.fixture
@@ -383,6 +386,54 @@ async def test_the_one_envelope_whose_rows_the_engine_refuses_is_found_among_man
     [letter] = await tenant.dead()
     assert letter.fields[b"entry_id"] == ids[7]
     assert "ClickHouse refused its rows" in reasons([letter])[0]
+
+
+@pytest.fixture
+def rejected(monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Has the engine reject the named query or insert with a code, so many times."""
+
+    def reject(method: str, what: str, code: int, times: int) -> None:
+        call = getattr(clickhouse.Engine, method)
+        left = iter(range(times))
+
+        async def rejecting(self: Any, name: str, *arguments: Any) -> Any:
+            if name == what and next(left, None) is not None:
+                raise clickhouse.EngineRejected(code, "cannot do anything now")
+            return await call(self, name, *arguments)
+
+        monkeypatch.setattr(clickhouse.Engine, method, rejecting)
+
+    return reject
+
+
+@pytest.mark.usefixtures("no_dead_letters")
+@pytest.mark.parametrize("code", [439, 173, 1001, 43])
+async def test_an_engine_that_cannot_tell_the_time_makes_no_dead_letters(
+    tenant: Any, worker: Make, spans: Make, rejected: Make, code: int
+) -> None:
+    """439: no thread, 173: no memory, 1001: who knows; and 43, which about rows would say that they are wrong."""
+    rejected("query", CLOCK, code, 3)
+    await tenant.send(*([spans(number)] for number in range(4)))
+    async with worker() as running:
+        await running.drained(tenant)
+    assert await tenant.dead() == []
+    assert (await tenant.metered())["spans"] == 4
+    assert [run["span_count"] for run in await tenant.rows("run", "span_count")] == [4]
+
+
+@pytest.mark.usefixtures("no_dead_letters")
+@pytest.mark.parametrize(
+    ("method", "what"), [("query", query("known_outcomes")), ("insert_native", "envelope_outcome")]
+)
+async def test_an_engine_that_does_not_say_or_take_outcomes_is_waited_for(
+    tenant: Any, worker: Make, spans: Make, rejected: Make, method: str, what: str
+) -> None:
+    rejected(method, what, 439, 3)
+    await tenant.queue.append([(tenant.stream, {**tenant.envelope(tenant.body([spans(0)])).fields(), AGAIN: b"1"})])
+    async with worker() as running:
+        await running.drained(tenant)
+    assert await tenant.dead() == []
+    assert (await tenant.metered())["spans"] == 1
 
 
 async def test_entries_that_vanish_while_pending_are_counted_as_lost(
