@@ -84,6 +84,7 @@ class QuotaReconciler:
         self._meter = QuotaMeter(hot)
         self._audit = AuditWriter()
         self._now_us = now_us
+        self.looked_at: set[UUID] = set()  # whose usage was settled; whoever checks their books takes them out
 
     async def tick(self) -> Tick:
         """Settle everyone whose usage has changed.
@@ -94,6 +95,7 @@ class QuotaReconciler:
         watermark = await self.watermark()
         end_us = (watermark + 1) * SLOT_US
         changed = await self._changed()
+        self.looked_at |= {org for org, _ in changed}
         advanced = corrected = 0
         for period in sorted({period for _, period in changed}):
             orgs = sorted(org for org, said in changed if said == period)
