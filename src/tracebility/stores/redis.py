@@ -72,6 +72,11 @@ class Depth:
     pending: int
     oldest_ms: int | None
 
+    def __add__(self, other: "Depth") -> "Depth":
+        """Of two streams that are looked at as one."""
+        oldest = [at for at in (self.oldest_ms, other.oldest_ms) if at is not None]
+        return Depth(self.length + other.length, self.pending + other.pending, min(oldest, default=None))
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
