@@ -23,7 +23,7 @@ from tracebility.failpoints import failpoint
 from tracebility.stores.servers import VARIABLE, Command, Servers, checked, refusal
 from tracebility.stores.start import START_WAIT_S, until_reachable
 from tracebility.tenant.books import Book, accepted_key, in_flight_key, in_flight_keys, org_of
-from tracebility.tenant.redis_keys import stream_key
+from tracebility.tenant.redis_keys import shared_key, stream_key
 from tracebility.tenant.scripts import BURY, ENTER, LEAVE, Script
 from tracebility.tenant.shards import DEAD_LETTER_STREAM
 
@@ -40,6 +40,10 @@ AGAIN = "again"
 
 # Entries, by stream and id, that are in the dead letters and may be in their stream still; in the dead letters' slot.
 BURIED = stream_key(DEAD_LETTER_STREAM, "buried")
+
+# Slots in which something was accepted that came to the queue late, from a disk buffer, each with the milliseconds by
+# which it had come.
+LATE = shared_key("late")
 
 _FSYNC = ("CONFIG", "GET", "appendfsync")
 
@@ -202,6 +206,10 @@ class Queue:
         while len(self._depths) > MOST_DEPTHS:
             self._depths.popitem(last=False)
 
+    async def say_late(self, slot: int, until_ms: int) -> None:
+        """Say that what enters up to ``until_ms`` may have been accepted in ``slot``."""
+        await self._pipeline([("ZADD", LATE, "GT", until_ms, slot)])
+
     async def withdraw(self, books: Sequence[Book]) -> None:
         """Take back what was entered for envelopes whose entries were refused."""
         departures = [Departure(book, True, b"") for book in sorted(books)]
@@ -355,6 +363,13 @@ class Queue:
             oldest = int(first[0][0].split(b"-")[0]) if first else None
             depths[stream] = Depth(int(length), waiting, oldest)
         return depths
+
+    async def late(self, oldest_ms: int) -> list[int]:
+        """Slots in which something was accepted that came late and is here still, where the first entry came at
+        ``oldest_ms``. What came before that has left, and is forgotten.
+        """
+        _, slots = await self._pipeline([("ZREMRANGEBYSCORE", LATE, "-inf", f"({oldest_ms}"), ("ZRANGE", LATE, 0, -1)])
+        return [int(slot) for slot in slots]
 
     async def length(self, stream: str) -> int:
         """Entries in ``stream``, delivered or not."""
