@@ -158,8 +158,36 @@ MUTANTS = (
     Mutant(
         "an envelope that left the books and came again stays accepted twice",
         f"{LUA}/leave.lua",
-        "elseif was_in_flight and was_known then",
+        "elseif was_in_flight and counts_elsewhere then",
         "elseif false then",
+        "tests/integration/worker/test_books.py",
+    ),
+    Mutant(
+        "an envelope counts for whichever of its entries asked last",
+        f"{LUA}/count.lua",
+        "if not place and ARGV",
+        "if ARGV",
+        "tests/integration/worker/test_books.py",
+    ),
+    Mutant(
+        "an outcome of long ago is no outcome",
+        f"{LUA}/count.lua",
+        "if not place and ARGV[nth * 2 + 1] == '0' then",
+        "if not place then",
+        "tests/integration/worker/test_books.py",
+    ),
+    Mutant(
+        "which entry an envelope counts for is forgotten while that waits",
+        f"{STORES}/redis.py",
+        "[COUNTS_IN_STREAM_MS, *said]",
+        "[COUNTS_LEFT_MS, *said]",
+        "tests/integration/worker/test_books.py",
+    ),
+    Mutant(
+        "the two streams of a shard decide apart which entry an envelope counts for",
+        f"{TENANT}/books.py",
+        "stream_key(beside(book.stream), ",
+        "stream_key(book.stream, ",
         "tests/integration/worker/test_books.py",
     ),
     Mutant(
