@@ -163,6 +163,13 @@ MUTANTS = (
         "tests/integration/worker/test_books.py",
     ),
     Mutant(
+        "a departure that is asked for again takes another entry of the envelope out of flight",
+        f"{LUA}/leave.lua",
+        "if entry == '' or deleted[entry] then",
+        "if true then",
+        "tests/integration/worker/test_books.py",
+    ),
+    Mutant(
         "an envelope counts for whichever of its entries asked last",
         f"{LUA}/count.lua",
         "if not place and ARGV",

@@ -175,6 +175,7 @@ async def test_what_waits_in_a_stream_is_not_missing(queue: redis.Queue, tenant:
     envelopes = [an_envelope(tenant) for _ in range(2)]
     for envelope in envelopes:
         await enter(queue, tenant, envelope)
+        await asyncio.sleep(0.002)  # which came first is told by the millisecond
     assert tenant.org_id not in {org_id for org_id, _ in await queue.missing(ALL_STREAMS)}
     [first, second] = await queue.range(tenant.stream)
     await queue.delete(tenant.stream, [first.id])
@@ -198,6 +199,23 @@ async def test_an_envelope_that_comes_in_both_streams_of_its_shard_counts_once(
             if order != "together":
                 await enter(queue, tenant, envelope, stream, **{AGAIN: b"1"})
             await running.until(lambda: _is_empty(queue, streams))
+    assert said(await books()) == (3, 3, 0, 0, 3)
+
+
+async def test_a_departure_that_is_asked_for_again_takes_no_other_entry_out_of_flight(
+    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
+) -> None:
+    """Two workers settled the first entry; the disk buffer brought the second before the slower one was done."""
+    envelope = an_envelope(tenant)
+    await enter(queue, tenant, envelope)
+    [entry] = await queue.range(tenant.stream)
+    departures = await queue.count([redis.Departure(book_of(tenant.stream, envelope.header), False, entry.id)])
+    leaving = redis.Leaving(tenant.stream, [entry.id], departures)
+    await queue.leave([leaving])
+    await enter(queue, tenant, envelope, **{AGAIN: b"1"})
+    await queue.leave([leaving])
+    async with worker() as running:
+        await running.drained(tenant)
     assert said(await books()) == (3, 3, 0, 0, 3)
 
 
