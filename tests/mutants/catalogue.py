@@ -137,8 +137,8 @@ MUTANTS = (
     Mutant(
         "a process that starts looks keys up before it has heard of what changed",
         f"{STORES}/changes.py",
-        "    with suppress(StoreUnavailable):\n        await changes.ask()\n    listening",
-        "    listening",
+        "    with suppress(StoreUnavailable):\n        await changes.ask()\n    beside",
+        "    beside",
         "tests/integration/stores/test_changes.py",
     ),
     Mutant(
