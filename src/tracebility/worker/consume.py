@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
+from typing import TypeVar
 
 import structlog
 
@@ -62,6 +63,7 @@ REASON_CHARS = 1_000
 
 STREAMS = (*SHARD_STREAMS, *OVERFLOW_STREAMS)
 
+T = TypeVar("T")
 log = structlog.get_logger()
 
 
@@ -271,7 +273,7 @@ class Drain:
         stored = [held for held in work.held if (held.stream, held.entry.id) not in refusals]
         outcomes = [Outcome(held.stream, held.entry, held.envelope.header, STORED) for held in stored]
         outcomes += work.dropped
-        leaving = _leaving(outcomes, await self._writer.settle(outcomes))
+        leaving = _leaving(outcomes, await self._settled(outcomes))
         failpoint("worker_after_outcomes_before_ack")
         await self._say_metered(work)
         with self._metrics.stage_seconds.labels("ack").time():
@@ -289,6 +291,19 @@ class Drain:
         self._metrics.spans.inc(sum(held.envelope.header.items for held in stored))
         self._metrics.batches.inc()
 
+    async def _settled(self, outcomes: Sequence[Outcome]) -> list[Departure]:
+        """Write what became of envelopes; how they leave the books.
+
+        It is decided first which entry each counts for: of one that is delivered again, or that others settle now, an
+        outcome does not tell whose it is.
+        """
+        known = await self._writer.known(outcomes)
+        asking = [Departure(one.book, one.header.id in known, one.entry.id) for one in outcomes]
+        departures = await self._insist(lambda: self._queue.count(asking))
+        failpoint("worker_after_count_before_outcomes")
+        await self._writer.settle(outcomes)
+        return departures
+
     async def _say_metered(self, work: Work) -> None:
         """Have the reconciler look at whose usage has changed, before the queue forgets that it has."""
         headers = (held.envelope.header for held in work.held)
@@ -304,7 +319,7 @@ class Drain:
             outcomes = [Outcome(stream, entry, from_fields(entry.fields).header, DEAD, reason)]
         except MalformedEnvelope:
             outcomes = []  # Whose it was cannot be told, so it is in nobody's books.
-        leaving = Leaving(stream, [entry.id], await self._writer.settle(outcomes))
+        leaving = Leaving(stream, [entry.id], await self._settled(outcomes))
         await self._insist(
             lambda: self._queue.dead_letter(
                 leaving, entry, reason=reason[:REASON_CHARS], deliveries=deliveries, at_us=time.time_ns() // 1000
@@ -313,12 +328,11 @@ class Drain:
         self._metrics.dead.inc()
         self._in_hand.release(stream, [entry.id])
 
-    async def _insist(self, call: Callable[[], Awaitable[object]]) -> None:
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Do what must be done to the queue, or beside it, however long it is away."""
         while True:
             try:
-                await call()
-                return
+                return await call()
             except StoreUnavailable as error:
                 self._metrics.waits.labels(error.store).inc()
                 log.warning("queue does not answer; trying again", reason=str(error))

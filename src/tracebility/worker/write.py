@@ -17,7 +17,7 @@ from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.stores.clickhouse import BAD_DATA, Engine, EngineRejected
 from tracebility.stores.queries import query
-from tracebility.stores.redis import Departure, Entry
+from tracebility.stores.redis import Entry
 from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Envelope
 from tracebility.wire.pricing import PriceTable
@@ -25,7 +25,7 @@ from tracebility.worker import rows
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import Block, meter_block, span_block
 from tracebility.worker.metrics import WorkerMetrics
-from tracebility.worker.outcomes import Outcome, departures, known_before, outcome_block
+from tracebility.worker.outcomes import Outcome, known_before, outcome_block
 from tracebility.worker.plain_columns import map_waiting
 
 FIRST_WAIT_S = 0.1
@@ -145,20 +145,26 @@ class Writer:
         failpoint("worker_after_meter_insert_before_ack")
         return refusals
 
-    async def settle(self, outcomes: Sequence[Outcome]) -> list[Departure]:
-        """Write what became of envelopes; how they leave the books.
+    async def known(self, outcomes: Sequence[Outcome]) -> set[UUID]:
+        """As `known_before`.
+
+        Raises:
+            Stopped: as `write`.
+        """
+        return await self._until_answered(lambda: known_before(self._engine, outcomes))
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """Write what became of envelopes.
 
         Raises:
             Stopped: as `write`.
         """
         if not outcomes:
-            return []
-        known = await self._until_answered(lambda: known_before(self._engine, outcomes))
+            return
         block = outcome_block(outcomes)
         with self._metrics.stage_seconds.labels("outcomes").time():
             # This program made every word of it: nobody's data is wrong when the engine will not have it.
             await self._until_answered(lambda: self._put(block))
-        return departures(outcomes, known)
 
     async def _write_halves(self, held: Sequence[Held], reason: str) -> list[Refusal]:
         if len(held) == 1:
