@@ -43,7 +43,7 @@ async def taken_over(queue: redis.Queue, count: int) -> tuple[float, int, int]:
         return entry_id in held
 
     async for group in left_behind(queue, [stream], 0, is_held):
-        held.update(one.entry.id for one in await claim(queue, "alive", metrics, 0, group))
+        held.update(entry.id for entry, _ in await claim(queue, "alive", metrics, 0, group))
     seconds = time.perf_counter() - began
     await queue._pipeline([("UNLINK", stream)])
     return seconds, len(held), int(metrics.lost._value.get())

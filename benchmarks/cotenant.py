@@ -1,6 +1,6 @@
 """How long an org's spans take to be found while another org of the same shard sends all it can.
 
-    python -m benchmarks.cotenant [--seconds N]
+    python -m benchmarks.cotenant [--seconds N] [--flood-spans N]
 
 A whole installation; first the quiet org alone, a few small requests a second, then the same beside the flood of an org
 whose shard is the same one. What the flood had stored and left in the queue is printed with it: it is one only when it
@@ -46,7 +46,7 @@ def two_of_one_shard(ready: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
             return other, org
 
 
-async def measure(installation: Installation, seconds: float) -> None:
+async def measure(installation: Installation, seconds: float, flood_spans: int) -> None:
     """Print the table, and publish it."""
     ready = installation.ready
     quiet, loud = await asyncio.to_thread(two_of_one_shard, ready)
@@ -59,7 +59,9 @@ async def measure(installation: Installation, seconds: float) -> None:
     alone = await found_after()
     print(f"alone: {alone}", flush=True)
     headers = {"authorization": f"Bearer {loud['api_key']}"}
-    flood = Load(ready["url"], headers, requests(96, tenant="loud"), connections=FLOOD_CONNECTIONS, retry=True)
+    flood = Load(
+        ready["url"], headers, requests(96, tenant="loud", spans=flood_spans), connections=FLOOD_CONNECTIONS, retry=True
+    )
     began = time.perf_counter()
     flooding = asyncio.create_task(flood.run())
     await asyncio.sleep(BEFORE_S)
@@ -88,10 +90,13 @@ async def measure(installation: Installation, seconds: float) -> None:
 async def main() -> None:
     parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each of the two measurements (default: 20)")
+    parser.add_argument(
+        "--flood-spans", type=int, default=50, help="of each request of the flood, 2 KB each (default: 50)"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tracebility-cotenant-") as folder:
         async with Installation(Path(folder)) as installation:
-            await measure(installation, arguments.seconds)
+            await measure(installation, arguments.seconds, arguments.flood_spans)
 
 
 if __name__ == "__main__":

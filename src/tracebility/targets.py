@@ -8,6 +8,7 @@ import contextlib
 import gc
 import importlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -77,6 +78,7 @@ def _run(name: str, serve: Callable[["Settings", asyncio.Event], Awaitable[None]
 
     settings = load_settings()
     configure_logging(name)
+    _take_all_descriptors()
     for module in _MODULES[name]:
         importlib.import_module(module)
     wait_for_start(settings)
@@ -89,6 +91,13 @@ def _run(name: str, serve: Callable[["Settings", asyncio.Event], Awaitable[None]
 
     uvloop.run(main())
     return 0
+
+
+def _take_all_descriptors() -> None:
+    """As many connections as this user may have at all: the usual first bound of 1,024 is one of select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def wait_for_start(settings: "Settings") -> None:

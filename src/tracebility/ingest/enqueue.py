@@ -32,6 +32,8 @@ PIPELINE_GROUPS = 512
 # Envelopes of one org in a shard's stream: half a second of a worker's work at 50 spans each. Who shares the shard
 # waits no longer than for these.
 MOST_IN_FLIGHT = 200
+# In bytes, taking all of them for as large as the one that comes: of large ones, fewer.
+MOST_BYTES_IN_FLIGHT = 24 << 20
 
 # While the store fsyncs one pipeline, the next is on its way.
 PIPELINES = 2
@@ -130,7 +132,9 @@ class Enqueuer:
         fields = [envelope.fields() for envelope in envelopes]
         failpoint("edge_before_enqueue")
         stream = stream_of(shard)
-        if self._streams.depth(stream, org_id) > MOST_IN_FLIGHT:
+        depth = self._streams.depth(stream, org_id)
+        largest = max(1, *(envelope.header.bytes for envelope in envelopes))
+        if depth > min(MOST_IN_FLIGHT, MOST_BYTES_IN_FLIGHT // largest):
             # The shard is others' too: what is more than its share waits beside it, and is served at a lower weight.
             # Should its answer get lost, it comes once more by the disk buffer, into the other stream.
             stream = overflow_of(shard)

@@ -26,7 +26,7 @@ from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
 from tracebility.tenant.context import MeterLimit
 from tracebility.tenant.quota import METERED, METERS, OLDEST_SPOOLED, SLOT_US, QuotaMeter, Usage, usage_key
 from tracebility.tenant.redis_keys import over_flag
-from tracebility.tenant.shards import ALL_STREAMS
+from tracebility.tenant.shards import OVERFLOW_STREAMS, SHARD_STREAMS
 
 PERIOD_S = 60.0
 # From a stamp at the edge to its entry in the queue, or to the beat that says that it is on disk: above the edge's
@@ -88,6 +88,7 @@ class QuotaReconciler:
         self._meter = QuotaMeter(hot)
         self._audit = AuditWriter()
         self._now_us = now_us
+        self.looked_at: set[UUID] = set()  # whose usage was settled; whoever checks their books takes them out
 
     async def tick(self) -> Tick:
         """Settle everyone whose usage has changed.
@@ -98,6 +99,7 @@ class QuotaReconciler:
         watermark = await self.watermark()
         end_us = (watermark + 1) * SLOT_US
         changed = await self._changed()
+        self.looked_at |= {org for org, _ in changed}
         advanced = corrected = 0
         for period in sorted({period for _, period in changed}):
             orgs = sorted(org for org, said in changed if said == period)
@@ -123,7 +125,8 @@ class QuotaReconciler:
         """
         now_us = self._now_us()
         spooled = await self._spooled(now_us)
-        depths = await self._queue.depths(ALL_STREAMS)
+        # What comes from before the shards reserved nothing, and may lie undrained: nobody waits for it.
+        depths = await self._queue.depths((*SHARD_STREAMS, *OVERFLOW_STREAMS))
         oldest = [depth.oldest_ms for depth in depths.values() if depth.oldest_ms is not None]
         oldest_ms = min((*oldest, now_us // 1000))
         late = await self._queue.late(oldest_ms)

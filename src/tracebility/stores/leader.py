@@ -1,7 +1,7 @@
 """One leader among the operators: whoever holds an advisory lock of the control plane, on a connection of its own.
 
-The lock goes with the connection, so it is free the moment its holder dies. A holder that was cut off may not know yet:
-what it writes carries its fencing number, which is no longer the current one.
+The lock goes with the connection, so it is free the moment its holder dies, and soon after it has begun to hang. A
+holder that was cut off may not know yet: what it writes carries its fencing number, which is no longer the current one.
 """
 
 import asyncio
@@ -21,6 +21,8 @@ LOCK = int.from_bytes(b"tracelea", "big")
 # A standby looks this often; a leader finds out within two of them that it was cut off without a word.
 LOOK_EVERY_S = 1.0
 ANSWER_WAIT_S = 3.0
+# A leader of which nothing was heard for so long hangs, connection and all; a standby ends it.
+SILENT_S = 8.0
 # The server gives up a holder whose machine is gone after 5 + 3 * 3 s of silence.
 _KEEPALIVE = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "3", "tcp_keepalives_count": "3"}
 
@@ -44,7 +46,8 @@ async def leading(dsn: str, name: str) -> AsyncIterator[Lease]:
     watching: asyncio.Task[None] | None = None
     try:
         with translated():
-            while not await connection.fetchval(query("try_lead"), LOCK, timeout=ANSWER_WAIT_S):  # noqa: ASYNC110
+            while not await connection.fetchval(query("try_lead"), LOCK, timeout=ANSWER_WAIT_S):
+                await connection.fetch(query("depose_the_silent"), LOCK, SILENT_S, timeout=ANSWER_WAIT_S)
                 await asyncio.sleep(LOOK_EVERY_S)
             lease = Lease(await connection.fetchval(query("begin_to_lead"), name, timeout=ANSWER_WAIT_S))
         connection.add_termination_listener(lambda _: lease.lost.set())

@@ -45,6 +45,6 @@ def _load(name: str, flags: str = "flags=allow-oom") -> Script:
 
 ADMIT, REFUND, SETTLE, SAY = map(_load, ("admit", "refund", "settle", "say"))
 ENTER = _load("enter", "flags=")  # refused when its entry is
-LEAVE = _load("leave")
+COUNT, LEAVE = map(_load, ("count", "leave"))
 BURY = _load("bury", "flags=")  # what it adds takes memory until somebody looks at it
 LEASE = _load("lease")

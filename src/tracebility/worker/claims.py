@@ -31,13 +31,6 @@ class Group(NamedTuple):
     is_suspect: bool
 
 
-class Claimed(NamedTuple):
-    """An entry taken over; ``deliveries`` counts this one."""
-
-    entry: Entry
-    deliveries: int
-
-
 async def left_behind(
     queue: Queue, streams: Sequence[str], idle_ms: int, is_held: Callable[[str, bytes], bool]
 ) -> AsyncGenerator[Group, None]:
@@ -50,16 +43,18 @@ async def left_behind(
             found = following[0][1] if following else []
 
 
-async def claim(queue: Queue, consumer: str, metrics: WorkerMetrics, idle_ms: int, group: Group) -> list[Claimed]:
-    """Take ``group`` over, which counts as a delivery: so only now, and not while anything else may end the process."""
-    stream, silent, _ = group
-    step = await queue.autoclaim(stream, consumer, idle_ms, start=silent[0].id, count=len(silent))
-    if step.deleted:
-        metrics.lost.inc(len(step.deleted))
-        log.error("entries vanished while pending", stream=stream, count=len(step.deleted))
-    metrics.reclaimed.inc(len(step.entries))
-    before = {one.id: one.deliveries for one in silent}
-    return [Claimed(entry, before.get(entry.id, 0) + 1) for entry in step.entries]
+async def claim(
+    queue: Queue, consumer: str, metrics: WorkerMetrics, idle_ms: int, group: Group
+) -> list[tuple[Entry, int]]:
+    """Take ``group`` over; its entries, and the deliveries of each. It counts as one: so only now, and not while
+    anything else may end the process.
+    """
+    entries, vanished = await queue.claim(group.stream, consumer, idle_ms, [one.id for one in group.silent])
+    if vanished:
+        metrics.lost.inc(len(vanished))
+        log.error("entries vanished while pending", stream=group.stream, count=len(vanished))
+    metrics.reclaimed.inc(len(entries))
+    return entries
 
 
 def _groups(found: Sequence[Silent]) -> Iterator[list[Silent]]:

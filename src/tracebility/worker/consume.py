@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
+from typing import TypeVar
 
 import structlog
 
@@ -23,6 +24,7 @@ from tracebility.tenant.shards import LEGACY_STREAM, OVERFLOW_STREAMS, SHARD_STR
 from tracebility.wire.envelope import Envelope, MalformedEnvelope, from_fields
 from tracebility.worker import rows
 from tracebility.worker.claims import (
+    CLAIM_COUNT,
     CLAIM_IDLE_MS,
     MOST_DELIVERIES,
     claim,
@@ -61,6 +63,7 @@ REASON_CHARS = 1_000
 
 STREAMS = (*SHARD_STREAMS, *OVERFLOW_STREAMS)
 
+T = TypeVar("T")
 log = structlog.get_logger()
 
 
@@ -91,6 +94,7 @@ class Drain:
         self._work = writer.new_work()
         self._writing: deque[asyncio.Task[None]] = deque()
         self._largest_entry = 1 << 16
+        self._suspects: set[bytes] = set()  # that are being tried
         self._turn = 0
         self._claim_at = self._forget_at = 0.0
         self._idle_ms: int | None = None
@@ -108,6 +112,8 @@ class Drain:
             beating.cancel()
             for writing in self._writing:
                 writing.cancel()
+        with suppress(StoreUnavailable):
+            await self._in_hand.excuse(self._suspects)
 
     async def _step(self) -> None:
         try:
@@ -169,15 +175,19 @@ class Drain:
 
     async def _take_over(self, idle_ms: int) -> None:
         """What others left behind. Suspects for a while only: those that are left then are found by the next look."""
-        end = time.monotonic() + SUSPECTS_S
+        end, passed_over = time.monotonic() + SUSPECTS_S, 0
         groups = left_behind(self._queue, self._streams, idle_ms, self._in_hand.holds)
         async with aclosing(groups):
             async for group in groups:
                 if group.is_suspect:
                     if time.monotonic() >= end:
+                        passed_over += len(group.silent)
+                        if passed_over > CLAIM_COUNT:
+                            return
                         continue
                     await self._hand_over()
                     await self._written()
+                    self._suspects = {one.id for one in group.silent}
                 for entry, deliveries in await claim(self._queue, self._name, self._metrics, idle_ms, group):
                     self._in_hand.hold(group.stream, entry)
                     if deliveries > MOST_DELIVERIES:
@@ -188,6 +198,7 @@ class Drain:
                 if group.is_suspect:
                     await self._hand_over()
                     await self._written()
+                    self._suspects.clear()
 
     async def _take(self, stream: str, entry: Entry, *, deliveries: int) -> None:
         """Map an entry into the batch under way, or move it to the dead letters when it cannot be read."""
@@ -262,7 +273,7 @@ class Drain:
         stored = [held for held in work.held if (held.stream, held.entry.id) not in refusals]
         outcomes = [Outcome(held.stream, held.entry, held.envelope.header, STORED) for held in stored]
         outcomes += work.dropped
-        leaving = _leaving(outcomes, await self._writer.settle(outcomes))
+        leaving = _leaving(outcomes, await self._settled(outcomes))
         failpoint("worker_after_outcomes_before_ack")
         await self._say_metered(work)
         with self._metrics.stage_seconds.labels("ack").time():
@@ -280,6 +291,19 @@ class Drain:
         self._metrics.spans.inc(sum(held.envelope.header.items for held in stored))
         self._metrics.batches.inc()
 
+    async def _settled(self, outcomes: Sequence[Outcome]) -> list[Departure]:
+        """Write what became of envelopes; how they leave the books.
+
+        It is decided first which entry each counts for: of one that is delivered again, or that others settle now, an
+        outcome does not tell whose it is.
+        """
+        known = await self._writer.known(outcomes)
+        asking = [Departure(one.book, one.header.id in known, one.entry.id) for one in outcomes]
+        departures = await self._insist(lambda: self._queue.count(asking))
+        failpoint("worker_after_count_before_outcomes")
+        await self._writer.settle(outcomes)
+        return departures
+
     async def _say_metered(self, work: Work) -> None:
         """Have the reconciler look at whose usage has changed, before the queue forgets that it has."""
         headers = (held.envelope.header for held in work.held)
@@ -295,7 +319,7 @@ class Drain:
             outcomes = [Outcome(stream, entry, from_fields(entry.fields).header, DEAD, reason)]
         except MalformedEnvelope:
             outcomes = []  # Whose it was cannot be told, so it is in nobody's books.
-        leaving = Leaving(stream, [entry.id], await self._writer.settle(outcomes))
+        leaving = Leaving(stream, [entry.id], await self._settled(outcomes))
         await self._insist(
             lambda: self._queue.dead_letter(
                 leaving, entry, reason=reason[:REASON_CHARS], deliveries=deliveries, at_us=time.time_ns() // 1000
@@ -304,12 +328,11 @@ class Drain:
         self._metrics.dead.inc()
         self._in_hand.release(stream, [entry.id])
 
-    async def _insist(self, call: Callable[[], Awaitable[object]]) -> None:
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Do what must be done to the queue, or beside it, however long it is away."""
         while True:
             try:
-                await call()
-                return
+                return await call()
             except StoreUnavailable as error:
                 self._metrics.waits.labels(error.store).inc()
                 log.warning("queue does not answer; trying again", reason=str(error))

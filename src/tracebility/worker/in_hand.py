@@ -40,6 +40,15 @@ class InHand:
         sizes = self._sizes[stream]
         self._metrics.held_bytes.dec(sum(sizes.pop(entry_id, 0) for entry_id in entry_ids))
 
+    async def excuse(self, suspects: set[bytes]) -> None:
+        """This worker was told to end: what it held, but for ``suspects``, is not why.
+
+        Raises:
+            StoreUnavailable: when the queue does not answer.
+        """
+        for stream, sizes in self._sizes.items():
+            await self._queue.excuse(stream, self._consumer, [one for one in sizes if one not in suspects])
+
     async def beat(self) -> None:
         """Say again and again that what is held is being worked on. Runs until cancelled."""
         while True:

@@ -4,6 +4,7 @@ Form: ``{"v": 1, "source": "native" | "otlp", "project_id", "received_at", "payl
 an OTLP request in base64.
 """
 
+import asyncio
 import time
 from base64 import b64decode
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from tracebility.errors import Problem
+from tracebility.errors import Problem, StoreUnavailable
 from tracebility.ids import SENTINEL, SENTINEL_ORG, SENTINEL_WORKSPACE
 from tracebility.wire import native, otlp
 from tracebility.wire.envelope import Envelope, Header, MalformedEnvelope
@@ -27,6 +28,10 @@ VERSION = 1
 KEY_ID = "legacy"
 # Whose a project is does not change; that there is one now may.
 UNKNOWN_FOR_S = 60.0
+# An answer is waited for so long, and all orgs with it. One that comes later is used by a later try.
+PATIENCE_S = 0.2
+# After a question failed, or while one is late, nobody waits at all; it is asked again after so long.
+ASK_AGAIN_S = 1.0
 
 log = structlog.get_logger()
 
@@ -58,6 +63,8 @@ class Legacy:
         self._metrics = metrics
         self._known: dict[UUID, tuple[UUID, UUID]] = {}
         self._unknown_until: dict[UUID, float] = {}
+        self._asking: dict[UUID, asyncio.Future[tuple[UUID, UUID] | None]] = {}
+        self._away_until = 0.0
 
     async def envelope(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Envelope:
         """The envelope of an entry; the same whenever and however often it is delivered.
@@ -98,7 +105,7 @@ class Legacy:
     async def _owner(self, project_id: UUID, said: Any) -> tuple[UUID, UUID]:
         owner = self._known.get(project_id)
         if owner is None and self._unknown_until.get(project_id, 0.0) < time.monotonic():
-            owner = await self._owners.owner_of(project_id)
+            owner = await self._asked(project_id)
             if owner is not None:
                 self._known[project_id] = owner
         if owner is not None:
@@ -110,6 +117,25 @@ class Legacy:
         self._unknown_until[project_id] = time.monotonic() + UNKNOWN_FOR_S
         self._metrics.legacy_unknown.inc()
         return SENTINEL_ORG, SENTINEL_WORKSPACE
+
+    async def _asked(self, project_id: UUID) -> tuple[UUID, UUID] | None:
+        now = time.monotonic()
+        asking = self._asking.get(project_id)
+        if asking is None:
+            if now < self._away_until:
+                raise StoreUnavailable("postgres", "did not answer a moment ago")
+            asking = asyncio.ensure_future(self._owners.owner_of(project_id))
+            self._asking[project_id] = asking
+            await asyncio.wait([asking], timeout=PATIENCE_S)
+        if not asking.done():
+            self._away_until = now + ASK_AGAIN_S
+            raise StoreUnavailable("postgres", "has not answered yet")
+        del self._asking[project_id]
+        try:
+            return asking.result()
+        except StoreUnavailable:
+            self._away_until = now + ASK_AGAIN_S
+            raise
 
 
 def _read(fields: Mapping[bytes, bytes]) -> _Said:

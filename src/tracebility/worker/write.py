@@ -6,7 +6,7 @@ again. Only an envelope whose rows the engine calls wrong is given back, alone, 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 from uuid import UUID
@@ -17,7 +17,7 @@ from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.stores.clickhouse import BAD_DATA, Engine, EngineRejected
 from tracebility.stores.queries import query
-from tracebility.stores.redis import Departure, Entry
+from tracebility.stores.redis import Entry
 from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Envelope
 from tracebility.wire.pricing import PriceTable
@@ -25,7 +25,7 @@ from tracebility.worker import rows
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import Block, meter_block, span_block
 from tracebility.worker.metrics import WorkerMetrics
-from tracebility.worker.outcomes import Outcome, departures, known_before, outcome_block
+from tracebility.worker.outcomes import Outcome, known_before, outcome_block
 from tracebility.worker.plain_columns import map_waiting
 
 FIRST_WAIT_S = 0.1
@@ -145,17 +145,26 @@ class Writer:
         failpoint("worker_after_meter_insert_before_ack")
         return refusals
 
-    async def settle(self, outcomes: Sequence[Outcome]) -> list[Departure]:
-        """Write what became of envelopes; how they leave the books.
+    async def known(self, outcomes: Sequence[Outcome]) -> set[UUID]:
+        """As `known_before`.
+
+        Raises:
+            Stopped: as `write`.
+        """
+        return await self._until_answered(lambda: known_before(self._engine, outcomes))
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """Write what became of envelopes.
 
         Raises:
             Stopped: as `write`.
         """
         if not outcomes:
-            return []
-        known = await self._until_answered(lambda: known_before(self._engine, outcomes))
-        await self._insert("outcomes", outcome_block(outcomes))
-        return departures(outcomes, known)
+            return
+        block = outcome_block(outcomes)
+        with self._metrics.stage_seconds.labels("outcomes").time():
+            # This program made every word of it: nobody's data is wrong when the engine will not have it.
+            await self._until_answered(lambda: self._put(block))
 
     async def _write_halves(self, held: Sequence[Held], reason: str) -> list[Refusal]:
         if len(held) == 1:
@@ -171,12 +180,18 @@ class Writer:
         return refusals
 
     async def _insert(self, stage: str, block: Block | None) -> None:
+        """Insert rows of envelopes.
+
+        Raises:
+            EngineRejected: when the engine calls the rows wrong, for one of `BAD_DATA`.
+        """
         if block is None:
             return
         with self._metrics.stage_seconds.labels(stage).time():
-            await self._until_answered(
-                lambda: self._engine.insert_native(block.table, block.names, block.rows, block.data)
-            )
+            await self._until_answered(lambda: self._put(block), given_up=BAD_DATA)
+
+    async def _put(self, block: Block) -> None:
+        await self._engine.insert_native(block.table, block.names, block.rows, block.data)
 
     async def _recompute(self, traces: Sequence[str], orgs: Sequence[str]) -> None:
         tries = 0
@@ -216,16 +231,22 @@ class Writer:
     async def _answers(self) -> bool:
         try:
             await self._engine.ping()
-        except StoreUnavailable:
+        except (StoreUnavailable, EngineRejected):
             return False
         return True
 
-    async def _until_answered(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _until_answered(self, call: Callable[[], Awaitable[T]], given_up: Collection[int] = ()) -> T:
+        """What ``call`` answers, however long that takes; only a rejection by a code of ``given_up`` ends it.
+
+        An engine that cannot start a thread or open a file rejects whatever it is asked, by codes that nobody can list.
+        """
         tries = 0
         while True:
             try:
                 return await call()
-            except StoreUnavailable as error:
+            except (StoreUnavailable, EngineRejected) as error:
+                if isinstance(error, EngineRejected) and error.code in given_up:
+                    raise
                 tries += 1
                 await self._wait(tries, error)
 

@@ -78,17 +78,48 @@ async def test_what_a_silent_consumer_holds_can_be_claimed(queue: Queue, stream:
     await queue.read([stream], "dead", 10)
     assert [entry.id for entry in await queue.read_pending(stream, "dead", b"0", 10)] == ids
     await queue.delete(stream, [ids[1]])
-    claimed = await queue.autoclaim(stream, "alive", 0)
-    assert claimed.cursor == b"0-0"
-    assert [entry.id for entry in claimed.entries] == [ids[0], ids[2]]
-    assert claimed.deleted == [ids[1]]
+    entries, vanished = await queue.claim(stream, "alive", 0, ids)
+    assert [(entry.id, deliveries) for entry, deliveries in entries] == [(ids[0], 3), (ids[2], 3)]
+    assert vanished == [ids[1]]
     await queue.keep(stream, "alive", [ids[0]])
     # Read, read again and claimed: three deliveries. Saying that it is at work on an entry is none.
     assert await queue.silent([stream], 0, count=10) == [(stream, [(ids[0], 3), (ids[2], 3)])]
     assert await queue.silent([stream], 0, count=1) == [(stream, [(ids[0], 3)])]
     assert await queue.silent([stream], 0, count=10, start=b"(" + ids[0]) == [(stream, [(ids[2], 3)])]
     assert await queue.silent([stream], 60_000, count=10) == []
-    assert (await queue.autoclaim(stream, "third", 60_000)).entries == []
+    assert await queue.claim(stream, "third", 60_000, ids) == ([], [])
+    await queue.ack_and_delete(stream, ids[:1])
+    entries, vanished = await queue.claim(stream, "third", 0, ids)
+    assert [entry.id for entry, _ in entries] == [ids[2]]
+    assert vanished == []
+
+
+async def test_a_claim_takes_what_it_names_and_nothing_else(queue: Queue, stream: str) -> None:
+    ids = [one for one in await queue.append([(stream, {"b": b""})] * 3) if isinstance(one, bytes)]
+    await queue.read([stream], "dead", 10)
+    entries, _ = await queue.claim(stream, "alive", 0, [ids[0], ids[2]])
+    assert [entry.id for entry, _ in entries] == [ids[0], ids[2]]
+    assert [entry.id for entry in await queue.read_pending(stream, "dead", b"0", 10)] == [ids[1]]
+
+
+async def test_a_dead_letter_whose_last_answer_was_lost_is_one(
+    queue: Queue, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await queue.append([(stream, {"b": b"poison"})])
+    [(_, [entry])] = await queue.read([stream], "one", 1)
+    pipelined = queue._pipeline
+
+    async def loses_the_last(commands: Any, **options: Any) -> Any:
+        answers = await pipelined(commands, **options)
+        if commands and commands[0][0] == "HDEL":
+            raise StoreUnavailable("redis", "its answer was lost")
+        return answers
+
+    monkeypatch.setattr(queue, "_pipeline", loses_the_last)
+    await queue.dead_letter(redis.Leaving(stream, [entry.id]), entry, reason="poison", deliveries=6, at_us=1)
+    letters = [one for one in await queue.range(DEAD_LETTER_STREAM, count=10_000) if one.fields[b"b"] == b"poison"]
+    assert [letter.fields[b"entry_id"] for letter in letters] == [entry.id]
+    await queue.delete(DEAD_LETTER_STREAM, [letter.id for letter in letters])
 
 
 async def test_a_stream_without_its_group_gets_one_and_loses_nothing(queue: Queue) -> None:

@@ -36,8 +36,8 @@ async def test_thousands_that_were_left_are_all_taken_over_and_those_that_vanish
 
     async for group in left_behind(queue, [stream], 0, is_held):
         taken = await claim(queue, "alive", metrics, 0, group)
-        assert all(one.deliveries == 2 for one in taken)
-        held.update(one.entry.id for one in taken)
+        assert all(deliveries == 2 for _, deliveries in taken)
+        held.update(entry.id for entry, _ in taken)
     assert held == {*ids} - {*vanished}
     assert metrics.lost._value.get() == LOST
     assert metrics.reclaimed._value.get() == LEFT - LOST

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from tracebility.cli import app
 from tracebility.stores import clickhouse, consumers
+from tracebility.stores.queries import query
+from tracebility.stores.redis import AGAIN
 from tracebility.tenant.shards import DEAD_LETTER_STREAM
 from tracebility.worker import write
 from tracebility.worker.claims import ALONE_FROM, APART_FROM, MOST_DELIVERIES, forget_the_gone
@@ -19,6 +21,7 @@ from tracebility.worker.columns import span_block
 Make = Callable[..., Any]
 
 GHOST = "elsewhere/1/1/0"
+CLOCK, OUTCOMES = query("engine_clock"), query("known_outcomes")
 
 
 @pytest.fixture
@@ -163,6 +166,21 @@ async def test_an_entry_is_tried_as_often_as_is_said(tenant: Any, worker: Make, 
 
 
 @pytest.fixture
+def looks(tenant: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many silent entries of the tenant's stream each look has found, where it found any."""
+    looks: list[int] = []
+    look = type(tenant.queue).silent
+
+    async def counted(self: Any, *arguments: Any, **options: Any) -> Any:
+        found = await look(self, *arguments, **options)
+        looks.extend(len(entries) for stream, entries in found if stream == tenant.stream)
+        return found
+
+    monkeypatch.setattr(type(tenant.queue), "silent", counted)
+    return looks
+
+
+@pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[set[bytes]]:
     """The ids of the entries of each batch that a worker writes."""
     written: list[set[bytes]] = []
@@ -225,6 +243,26 @@ async def test_what_is_new_is_read_while_there_are_suspects(
     assert [ids for ids in written if ids] == [set(new), set(suspects)]
 
 
+@pytest.mark.usefixtures("impatient", "no_dead_letters")
+async def test_a_look_that_is_over_passes_over_a_few_suspects_not_all(
+    tenant: Any, worker: Make, spans: Make, written: list[set[bytes]], looks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("claims", "consume"):
+        monkeypatch.setattr(f"tracebility.worker.{module}.CLAIM_COUNT", 2)
+    monkeypatch.setattr("tracebility.worker.consume.SUSPECTS_S", 0.0)
+    monkeypatch.setattr("tracebility.worker.consume.CLAIM_EVERY_S", 3600.0)
+    suspects = [await delivered_elsewhere(tenant, spans(0), 1)]
+    suspects += await tenant.send(*([spans(number)] for number in range(1, 10)))
+    for _ in range(ALONE_FROM):
+        await tenant.queue.read([tenant.stream], GHOST, 10)
+        await tenant.queue.read_pending(tenant.stream, GHOST, b"0", 10)
+    new = await tenant.send([spans(10)])
+    async with worker() as running:
+        await running.until(lambda: set(new) in written)
+    assert len(looks) == 2
+    await tenant.queue.ack_and_delete(tenant.stream, suspects)
+
+
 @pytest.mark.usefixtures("impatient")
 async def test_many_that_a_dead_worker_left_are_all_taken(
     tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
@@ -266,29 +304,40 @@ async def test_what_is_being_written_is_kept_from_others_and_let_go_afterwards(
         await engine.close()
 
 
+async def test_what_a_worker_held_when_it_was_told_to_end_is_no_suspect_for_that(
+    tenant: Any, worker: Make, worker_of: Make, stores: Any, spans: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine is away, and somebody starts the worker again and again."""
+    monkeypatch.setattr("tracebility.worker.consume.LEAVE_S", 0.1)
+    monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 1)
+    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
+    async with Gate(stores.clickhouse_url) as gate:
+        engine = await clickhouse.connect(gate.url)
+        gate.shut()
+        [entry_id] = await tenant.send([spans(0)])
+        for _ in range(ALONE_FROM):
+            async with worker_of(tenant.queue, engine) as running:
+                await running.until(lambda: running.metrics.held_bytes._value.get() > 0)
+        [(_, [silent])] = await tenant.queue.silent([tenant.stream], 0, count=10)
+        assert silent == (entry_id, 1)
+        await engine.close()
+    async with worker() as running:
+        await running.drained(tenant)
+
+
 async def test_a_worker_takes_nothing_twice_that_it_holds(
-    tenant: Any, worker_of: Make, stores: Any, spans: Make, monkeypatch: pytest.MonkeyPatch
+    tenant: Any, worker_of: Make, stores: Any, spans: Make, looks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its heartbeat came late, and its own look for what others left behind finds its own."""
     monkeypatch.setattr("tracebility.worker.in_hand.HEARTBEAT_S", 3600.0)
     monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 0)
     monkeypatch.setattr("tracebility.worker.consume.CLAIM_EVERY_S", 0.0)
-    looks = 0
-    look = type(tenant.queue).silent
-
-    async def counted(self: Any, *arguments: Any, **options: Any) -> Any:
-        nonlocal looks
-        found = await look(self, *arguments, **options)
-        looks += tenant.stream in dict(found)
-        return found
-
-    monkeypatch.setattr(type(tenant.queue), "silent", counted)
     async with Gate(stores.clickhouse_url) as gate:
         engine = await clickhouse.connect(gate.url)
         gate.shut()
         async with worker_of(tenant.queue, engine) as running:
             await tenant.send([spans(0)])
-            await running.until(lambda: looks > 2)
+            await running.until(lambda: len(looks) > 2)
             gate.is_shut = False
             await running.drained(tenant)
             await running.until(lambda: running.metrics.envelopes._value.get() >= 1)
@@ -337,6 +386,54 @@ async def test_the_one_envelope_whose_rows_the_engine_refuses_is_found_among_man
     [letter] = await tenant.dead()
     assert letter.fields[b"entry_id"] == ids[7]
     assert "ClickHouse refused its rows" in reasons([letter])[0]
+
+
+@pytest.fixture
+def rejected(monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Has the engine reject the named query or insert with a code, so many times."""
+
+    def reject(method: str, what: str, code: int, times: int) -> None:
+        call = getattr(clickhouse.Engine, method)
+        left = iter(range(times))
+
+        async def rejecting(self: Any, name: str, *arguments: Any) -> Any:
+            if name == what and next(left, None) is not None:
+                raise clickhouse.EngineRejected(code, "cannot do anything now")
+            return await call(self, name, *arguments)
+
+        monkeypatch.setattr(clickhouse.Engine, method, rejecting)
+
+    return reject
+
+
+@pytest.mark.usefixtures("no_dead_letters")
+@pytest.mark.parametrize("code", [439, 173, 1001, 43])
+async def test_an_engine_that_cannot_tell_the_time_makes_no_dead_letters(
+    tenant: Any, worker: Make, spans: Make, rejected: Make, code: int
+) -> None:
+    """439: no thread, 173: no memory, 1001: who knows; and 43, which about rows would say that they are wrong."""
+    rejected("query", CLOCK, code, 3)
+    await tenant.send(*([spans(number)] for number in range(4)))
+    async with worker() as running:
+        await running.drained(tenant)
+    assert await tenant.dead() == []
+    assert (await tenant.metered())["spans"] == 4
+    assert [run["span_count"] for run in await tenant.rows("run", "span_count")] == [4]
+
+
+@pytest.mark.usefixtures("no_dead_letters")
+@pytest.mark.parametrize(
+    ("method", "what"), [("query", query("known_outcomes")), ("insert_native", "envelope_outcome")]
+)
+async def test_an_engine_that_does_not_say_or_take_outcomes_is_waited_for(
+    tenant: Any, worker: Make, spans: Make, rejected: Make, method: str, what: str
+) -> None:
+    rejected(method, what, 439, 3)
+    await tenant.queue.append([(tenant.stream, {**tenant.envelope(tenant.body([spans(0)])).fields(), AGAIN: b"1"})])
+    async with worker() as running:
+        await running.drained(tenant)
+    assert await tenant.dead() == []
+    assert (await tenant.metered())["spans"] == 1
 
 
 async def test_entries_that_vanish_while_pending_are_counted_as_lost(

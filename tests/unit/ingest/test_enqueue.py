@@ -13,7 +13,7 @@ from tracebility.ingest import enqueue
 from tracebility.ingest.enqueue import Enqueuer, Entry, Gate
 from tracebility.ingest.metrics import IngestMetrics
 from tracebility.telemetry import Metrics
-from tracebility.tenant.shards import MOVED, SPLIT, Placement, ShardRouter, shard_of, stream_of
+from tracebility.tenant.shards import MOVED, SPLIT, Placement, ShardRouter, overflow_of, shard_of, stream_of
 from tracebility.wire.envelope import Envelope, Header, header_of
 
 ORG = OrgId(UUID(int=7))
@@ -29,9 +29,10 @@ class Queue:
         self.answers = asyncio.Event()
         self.answers.set()
         self.asked = asyncio.Event()
+        self.deep = 0
 
     def depth(self, stream: str, org_id: Any) -> int:
-        return 0
+        return self.deep
 
     async def withdraw(self, books: Sequence[Any]) -> None:
         return
@@ -121,6 +122,20 @@ async def test_a_pipeline_is_bounded_in_bytes(edge: Edge, monkeypatch: pytest.Mo
     monkeypatch.setattr(enqueue, "PIPELINE_BYTES", 2000)
     await asyncio.gather(*(edge.keep(b"x" * size) for size in (400, 100, 5000, 10)))
     assert [[len(group[0][1]["b"]) for group in trip] for trip in edge.queue.trips] == [[400, 100], [5000], [10]]
+
+
+@pytest.mark.parametrize(
+    ("deep", "size", "waits_beside"),
+    [(0, 1 << 20, False), (20, 1 << 20, False), (30, 1 << 20, True), (30, 1, False), (200, 1, False), (201, 1, True)],
+)
+async def test_what_an_org_has_too_much_of_in_number_or_in_bytes_waits_beside_its_shard(
+    edge: Edge, deep: int, size: int, waits_beside: bool
+) -> None:
+    edge.queue.deep = deep
+    await edge.keep(b"x" * size)
+    [[[(stream, _)]]] = edge.queue.trips
+    own = stream_of(shard_of(ORG))
+    assert stream == (overflow_of(shard_of(ORG)) if waits_beside else own)
 
 
 async def test_envelopes_go_to_the_stream_of_their_org_and_stay_together(edge: Edge) -> None:

@@ -442,6 +442,57 @@ async def test_a_file_that_cannot_be_read_is_set_aside(tmp_path: Path, monkeypat
     assert lost.with_suffix(".damaged").exists()
 
 
+async def test_a_file_that_cannot_be_opened_now_waits_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For want of descriptors, say: nothing is wrong with what is in it."""
+    async with opened(tmp_path) as spool:
+        await write(spool, ORGS[0], "waits")
+        await write(spool, ORGS[1], "goes on")
+    queue, real, tries = Queue(), os.open, []
+    [stuck] = files(tmp_path, f"s{shard_of(ORGS[0]):02d}*")
+    monkeypatch.setattr(replay, "RETRY_S", 0.01)
+
+    def failing(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
+        if str(path) == str(stuck) and len(tries) < 3:
+            tries.append(path)
+            raise OSError(errno.EMFILE, "too many open files")
+        return real(path, flags, *arguments, **named)
+
+    async with opened(tmp_path) as spool:
+        monkeypatch.setattr(replay.os, "open", failing)
+        async with replaying(spool, queue):
+            await emptied(spool)
+    assert [fields["h"] for _, fields in queue.taken] == [b"goes on", b"waits"]
+    assert files(tmp_path, "*.damaged") == []
+
+
+async def test_what_cannot_be_set_aside_is_not_sent_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as spool:
+        await write(spool, ORGS[0], "one")
+        await write(spool, ORGS[0], "two")
+    [path] = files(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"two", b"?wo"))
+    queue, tries = Queue(), []
+    monkeypatch.setattr(replay, "RETRY_S", 0.01)
+    async with opened(tmp_path) as spool:
+        real = spool.quarantine
+
+        async def full(*arguments: Any) -> None:
+            tries.append(arguments)
+            if len(tries) < 3:
+                raise OSError(errno.ENOSPC, "full")
+            await real(*arguments)
+
+        monkeypatch.setattr(spool, "quarantine", full)
+        async with replaying(spool, queue):
+            await emptied(spool)
+    assert [fields["h"] for _, fields in queue.taken] == [b"one"]
+    assert len(tries) == 3
+
+
 async def test_a_file_that_cannot_be_deleted_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = Queue()
     async with opened(tmp_path) as spool:

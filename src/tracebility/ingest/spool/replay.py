@@ -5,6 +5,7 @@ opens the gate for new requests.
 """
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ class Replayer:
         self._gate = gate
         self._metrics = metrics
         self._offsets: dict[Segment, int] = {}
+        self._quarantined: dict[Segment, int] = {}  # up to where damaged bytes are set aside
         self._not_before = 0.0
 
     async def run(self) -> None:
@@ -71,6 +73,7 @@ class Replayer:
 
     async def _round(self) -> None:
         """One batch of each chain: an org that holds much has a chain of its own, and delays the others by a batch."""
+        failed = False
         for key in list(self._spool.chains):
             began = time.monotonic()
             try:
@@ -81,9 +84,15 @@ class Replayer:
                 self._gate.shut(str(error) or "no answer in time")
                 await asyncio.sleep(RETRY_S)
                 return
+            except OSError as error:  # such as for want of descriptors, or of room: it stays, the others go on
+                _log.error("a file of the disk buffer cannot be replayed now", at=key, error=str(error))
+                failed = True
+                continue
             self._gate.open()
             self._not_before = max(self._not_before, began) + sent / REPLAY_BYTES_PER_S
             await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
+        if failed:
+            await asyncio.sleep(RETRY_S)
 
     async def _turn(self, key: ChainKey) -> int:
         """Send one batch of the chain's oldest segment; how many bytes that was."""
@@ -94,20 +103,25 @@ class Replayer:
         try:
             found = await asyncio.to_thread(_read, segment, offset)
         except OSError as error:
+            if error.errno != errno.EIO:
+                raise
             _log.error("an unreadable file of the disk buffer is set aside", file=segment.path.name, error=str(error))
             await self._spool.set_aside(segment)
             return 0
+        damaged = [span for span in found.damaged if span[0] >= self._quarantined.get(segment, 0)]
+        if damaged:  # before anything is sent, which would be sent again each time that this fails
+            await self._spool.quarantine(segment, damaged)
+            self._quarantined[segment] = damaged[-1][1]
+            self._metrics.spool_damaged.inc(sum(end - start for start, end in damaged))
+            _log.error("the disk buffer held unreadable records", file=segment.path.name, at=damaged[:10])
         await self._append(stream_of(segment.shard), [record.fields for record in found.records])
-        if found.damaged:
-            await self._spool.quarantine(segment, found.damaged)
-            self._metrics.spool_damaged.inc(sum(end - start for start, end in found.damaged))
-            _log.error("the disk buffer held unreadable records", file=segment.path.name, at=found.damaged[:10])
         self._metrics.spool_torn.inc(found.torn_bytes)
         self._metrics.spool_replayed.inc(len(found.records))
         self._offsets[segment] = found.next_offset
         if found.next_offset >= segment.size:
             failpoint("spool_replay_after_append_before_delete")
             del self._offsets[segment]
+            self._quarantined.pop(segment, None)
             await self._spool.delete(segment)
         return found.next_offset - offset
 

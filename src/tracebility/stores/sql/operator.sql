@@ -3,6 +3,17 @@
 -- name: try_lead
 SELECT pg_try_advisory_lock($1)
 
+-- name: depose_the_silent
+-- A leader asks something every second; one that hangs keeps its connection, and the lock with it. O(locks held).
+SELECT pg_terminate_backend(holder.pid)
+FROM pg_locks AS holder
+JOIN pg_stat_activity AS activity ON activity.pid = holder.pid
+WHERE
+    holder.locktype = 'advisory' AND holder.granted AND holder.objsubid = 1
+    AND (holder.classid::bigint << 32 | holder.objid::bigint) = $1
+    AND activity.datname = current_database()
+    AND activity.state_change < clock_timestamp() - make_interval(secs => $2)
+
 -- name: begin_to_lead
 UPDATE operator_leader SET fence = fence + 1, since = clock_timestamp(), name = $1 RETURNING fence
 
