@@ -93,6 +93,20 @@ MUTANTS = (
         "tests/integration/worker/test_crashes.py",
     ),
     Mutant(
+        "a large run is computed with everybody's batch",
+        f"{WORKER}/runs.py",
+        "            apart = self._large.among(traces, orgs)\n",
+        "            apart: set[RunKey] = set()\n",
+        "tests/integration/worker/test_large_runs.py",
+    ),
+    Mutant(
+        "whatever the engine cannot do now is held against the rows",
+        f"{WORKER}/patience.py",
+        "if isinstance(error, EngineRejected) and error.code in given_up:",
+        "if isinstance(error, EngineRejected):",
+        "tests/integration/worker/test_weather.py",
+    ),
+    Mutant(
         "a record of before a revocation that is written back late is used",
         f"{STORES}/keys.py",
         "if record.public_id == public_id and not self._is_outdated(record):",

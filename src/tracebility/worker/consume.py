@@ -38,7 +38,8 @@ from tracebility.worker.legacy import Legacy
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.outcomes import Outcome
 from tracebility.worker.over_quota import OverQuota
-from tracebility.worker.write import Held, Stopped, Work, Writer, pause
+from tracebility.worker.patience import Stopped, pause
+from tracebility.worker.write import Held, Work, Writer
 
 # A batch is closed by whichever comes first. An insert costs the engine 13 ms whatever its size, a microsecond a span
 # at this one; three batches are in memory, with the envelopes they came in.
@@ -112,6 +113,7 @@ class Drain:
             beating.cancel()
             for writing in self._writing:
                 writing.cancel()
+            self._writer.close()
         with suppress(StoreUnavailable):
             await self._in_hand.excuse(self._suspects)
 
@@ -346,6 +348,7 @@ class Drain:
                 await self._hand_over()
                 await self._written()
                 await leave(self._queue, self._name, self._streams)
+                await self._writer.finish()
         except (TimeoutError, StoreUnavailable):
             log.info("ended before everything was written; the rest stays in the queue")
 
