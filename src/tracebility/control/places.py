@@ -144,6 +144,22 @@ async def change_project(
     )
 
 
+async def hold_place(transaction: Transaction, org_id: OrgId | None, project_id: ProjectId | None) -> None:
+    """Keep an org and a project of it as they are until the end of ``transaction``: nothing is made where all goes.
+
+    The org first, as everyone locks them, and before any key. None, as of an operator's key, is nothing to hold.
+
+    Raises:
+        NotFound: when one of them is deleted, or not there.
+    """
+    if org_id is not None:
+        org = await transaction.fetchrow("lock_org", org_id)
+        if org is None or org["deleted_at"] is not None:
+            raise NotFound
+    if project_id is not None and await transaction.fetchrow("lock_project", project_id) is None:
+        raise NotFound
+
+
 @contextmanager
 def _taken(constraint: str, words: str) -> Iterator[None]:
     try:
