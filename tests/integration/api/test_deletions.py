@@ -153,6 +153,19 @@ async def test_no_key_is_made_of_what_is_being_deleted(
     assert [key["public_id"] for key in keys] == [mine.context.key_id]
 
 
+async def test_no_project_is_made_in_an_org_that_is_being_deleted(
+    api: httpx.AsyncClient, operator: Any, two_orgs: Any, control: Postgres
+) -> None:
+    mine, _ = two_orgs
+    path = f"/v1/workspaces/{mine.workspace_id}/projects"
+    async with being_deleted(control, mine, "org"):
+        late = asyncio.create_task(api.post(path, json={"name": "late"}, headers=operator))
+        await asyncio.sleep(0)
+    for answer in (await late, await api.post(path, json={"name": "later"}, headers=operator)):
+        assert (answer.status_code, answer.json()["type"]) == (409, "urn:tracebility:error:being-deleted")
+    assert await control.fetchval("SELECT count(*) FROM project WHERE workspace_id = $1", mine.workspace_id) == 1
+
+
 async def test_a_project_ends_while_its_keys_do(
     api: httpx.AsyncClient, operator: Any, two_orgs: Any, key_with: Any, control: Postgres, trail: Any
 ) -> None:
