@@ -163,7 +163,8 @@ def _with_queue(data_dir: "Path | None", act: "Callable[[Queue], Awaitable[T]]")
     from tracebility.stores import redis
 
     async def run() -> T:
-        queue = await redis.connect(locate(data_dir).redis_url, wait_s=0)
+        found = locate(data_dir)
+        queue = await redis.connect(found.queue_url, variable=found.queue_variable, wait_s=0)
         try:
             return await act(queue)
         finally:

@@ -122,7 +122,7 @@ async def connect(url: str, *, variable: str = VARIABLE, wait_s: float = START_W
     Raises:
         ConfigurationError: when nothing answers there for ``wait_s``, or it refuses the credentials or the database.
     """
-    queue = Queue(Servers(url))
+    queue = Queue(Servers(url, variable))
     try:
         await until_reachable(variable, url, queue.ping, wait_s=wait_s)
     except BaseException:
