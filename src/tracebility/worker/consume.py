@@ -307,8 +307,10 @@ class Drain:
         return departures
 
     async def _say_metered(self, work: Work) -> None:
-        """Have the reconciler look at whose usage has changed, before the queue forgets that it has."""
-        headers = (held.envelope.header for held in work.held)
+        """Have the reconciler look at whose usage has changed, before the queue forgets that it has. And at whom
+        something was dropped for, so that the flag by which it was stands for as long as the org is over its quota.
+        """
+        headers = [*(held.envelope.header for held in work.held), *(one.header for one in work.dropped)]
         members = sorted({metered_member(header.org_id, header.period) for header in headers})
         if members:
             now_ms = time.time_ns() // 1_000_000
