@@ -198,6 +198,13 @@ MUTANTS = (
         "tests/integration/worker/test_books.py",
     ),
     Mutant(
+        "a queue whose memory is full is not drained",
+        f"{TENANT}/scripts.py",
+        'COUNT, LEAVE = map(_load, ("count", "leave"))',
+        'COUNT, LEAVE = _load("count", "flags="), _load("leave")',
+        "tests/integration/worker/test_weather.py",
+    ),
+    Mutant(
         "what a dead edge reserved for a body is charged again",
         f"{LUA}/admit.lua",
         "local before = mark and string",
