@@ -212,6 +212,13 @@ MUTANTS = (
         "tests/integration/worker/test_books.py",
     ),
     Mutant(
+        "a queue whose memory is full is not drained",
+        f"{TENANT}/scripts.py",
+        'COUNT, LEAVE = map(_load, ("count", "leave"))',
+        'COUNT, LEAVE = _load("count", "flags="), _load("leave")',
+        "tests/integration/worker/test_weather.py",
+    ),
+    Mutant(
         "what a dead edge reserved for a body is charged again",
         f"{LUA}/admit.lua",
         "local before = mark and string",
@@ -312,9 +319,8 @@ MUTANTS = (
     Mutant(
         "with the control plane away legacy envelopes become nobody's",
         f"{WORKER}/legacy.py",
-        "            owner = await self._owners.owner_of(project_id)\n",
-        "            try:\n                owner = await self._owners.owner_of(project_id)\n"
-        "            except Exception:\n                owner = None\n",
+        "            self._away_until = now + ASK_AGAIN_S\n            raise\n",
+        "            return None\n",
         "tests/integration/worker/test_legacy.py",
     ),
     Mutant(

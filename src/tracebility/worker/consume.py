@@ -19,7 +19,7 @@ from tracebility.stores import consumers
 from tracebility.stores.redis import Departure, Entry, Leaving, Queue
 from tracebility.tenant.books import DEAD, DROPPED, STORED
 from tracebility.tenant.quota import METERED, metered_member
-from tracebility.tenant.scripts import HotStore
+from tracebility.tenant.scripts import NOTE_METERED, HotStore
 from tracebility.tenant.shards import LEGACY_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS, SHARDS
 from tracebility.wire.envelope import Envelope, MalformedEnvelope, from_fields
 from tracebility.worker import rows
@@ -313,9 +313,9 @@ class Drain:
         headers = [*(held.envelope.header for held in work.held), *(one.header for one in work.dropped)]
         members = sorted({metered_member(header.org_id, header.period) for header in headers})
         if members:
-            now_ms = time.time_ns() // 1_000_000
-            said = [part for member in members for part in (now_ms, member)]
-            await self._insist(lambda: self._hot.command("ZADD", METERED, *said))
+            said: list[str | int] = [time.time_ns() // 1_000_000, *members]
+            # A plain ZADD is refused when memory is full, and nothing would leave it any more.
+            await self._insist(lambda: self._hot.run(NOTE_METERED, [METERED], said))
 
     async def _bury(self, stream: str, entry: Entry, reason: str, deliveries: int) -> None:
         log.error("dead letter", stream=stream, entry_id=entry.id.decode(), reason=reason[:REASON_CHARS])
