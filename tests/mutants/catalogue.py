@@ -109,8 +109,8 @@ MUTANTS = (
     Mutant(
         "a record of before a revocation that is written back late is used",
         f"{STORES}/keys.py",
-        "if record.public_id == public_id and not self._is_outdated(record):",
-        "if record.public_id == public_id:",
+        "if record is not None and record.public_id == public_id and not self._is_outdated(record):",
+        "if record is not None and record.public_id == public_id:",
         "tests/integration/stores/test_changes.py",
     ),
     Mutant(
