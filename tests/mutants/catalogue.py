@@ -93,10 +93,24 @@ MUTANTS = (
         "tests/integration/worker/test_crashes.py",
     ),
     Mutant(
+        "a large run is computed with everybody's batch",
+        f"{WORKER}/runs.py",
+        "            apart = self._large.among(traces, orgs)\n",
+        "            apart: set[RunKey] = set()\n",
+        "tests/integration/worker/test_large_runs.py",
+    ),
+    Mutant(
+        "whatever the engine cannot do now is held against the rows",
+        f"{WORKER}/patience.py",
+        "if isinstance(error, EngineRejected) and error.code in given_up:",
+        "if isinstance(error, EngineRejected):",
+        "tests/integration/worker/test_weather.py",
+    ),
+    Mutant(
         "a record of before a revocation that is written back late is used",
         f"{STORES}/keys.py",
-        "if record.public_id == public_id and not self._is_outdated(record):",
-        "if record.public_id == public_id:",
+        "if record is not None and record.public_id == public_id and not self._is_outdated(record):",
+        "if record is not None and record.public_id == public_id:",
         "tests/integration/stores/test_changes.py",
     ),
     Mutant(
@@ -196,6 +210,13 @@ MUTANTS = (
         "stream_key(beside(book.stream), ",
         "stream_key(book.stream, ",
         "tests/integration/worker/test_books.py",
+    ),
+    Mutant(
+        "a queue whose memory is full is not drained",
+        f"{TENANT}/scripts.py",
+        'COUNT, LEAVE = map(_load, ("count", "leave"))',
+        'COUNT, LEAVE = _load("count", "flags="), _load("leave")',
+        "tests/integration/worker/test_weather.py",
     ),
     Mutant(
         "what a dead edge reserved for a body is charged again",
@@ -298,9 +319,8 @@ MUTANTS = (
     Mutant(
         "with the control plane away legacy envelopes become nobody's",
         f"{WORKER}/legacy.py",
-        "            owner = await self._owners.owner_of(project_id)\n",
-        "            try:\n                owner = await self._owners.owner_of(project_id)\n"
-        "            except Exception:\n                owner = None\n",
+        "            self._away_until = now + ASK_AGAIN_S\n            raise\n",
+        "            return None\n",
         "tests/integration/worker/test_legacy.py",
     ),
     Mutant(

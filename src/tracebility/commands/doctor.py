@@ -17,6 +17,7 @@ from tracebility.commands.options import AsJson, DataDir, tell
 if TYPE_CHECKING:
     from tracebility.commands.reach import Reached
     from tracebility.embedded.installation import Located
+    from tracebility.stores.redis import Queue
 
 OLDEST_POSTGRES = 14
 OLDEST_REDIS = (7, 0)
@@ -109,7 +110,8 @@ async def examine(found: "Located") -> list[Finding]:
         ]
         checks: list[tuple[str, Callable[[], Awaitable[list[Finding]]]]] = [
             ("postgres", lambda: _control_plane(reached)),
-            ("redis", lambda: _queue(reached)),
+            ("redis", lambda: _control_role(reached)),
+            (reached.queue_store, lambda: _queue(reached)),
             ("clickhouse", lambda: _engine(reached)),
             ("row policies", lambda: _policies(found, reached)),
             ("migrations", lambda: _migrations(found, reached)),
@@ -155,13 +157,17 @@ async def _control_plane(reached: "Reached") -> list[Finding]:
     return [version, _clock("postgres", row["now_ms"] / 1000, before)]
 
 
-async def _queue(reached: "Reached") -> list[Finding]:
-    from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM
-
-    if reached.queue is None:
+async def _control_role(reached: "Reached") -> list[Finding]:
+    """The server of limits and counters, where the queue has another."""
+    if reached.control_role is None:
         return []
+    advice = "Set 'maxmemory-policy noeviction': else the server drops counters that limits are kept by."
+    return await _servers("redis", reached.control_role, lambda server: [_eviction("redis eviction", server, advice)])
+
+
+async def _servers(store: str, queue: "Queue", settings: Callable[[Mapping[str, str]], list[Finding]]) -> list[Finding]:
     before = time.time()
-    servers = await reached.queue.info()
+    servers = await queue.info()
     findings: list[Finding] = []
     for place, server in servers.items():
         where = f" at {place}" if len(servers) > 1 else ""
@@ -171,15 +177,24 @@ async def _queue(reached: "Reached") -> list[Finding]:
         findings += [
             replace(finding, check=finding.check + where)
             for finding in (
-                _version("redis", named, _numbers(spoken) >= OLDEST_REDIS, oldest),
+                _version(store, named, _numbers(spoken) >= OLDEST_REDIS, oldest),
                 *(
-                    [_clock("redis", int(server["server_time_usec"]) / 1e6, before)]
+                    [_clock(store, int(server["server_time_usec"]) / 1e6, before)]
                     if "server_time_usec" in server
                     else []
                 ),
-                *_queue_settings(server),
+                *settings(server),
             )
         ]
+    return findings
+
+
+async def _queue(reached: "Reached") -> list[Finding]:
+    from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM
+
+    if reached.queue is None:
+        return []
+    findings = await _servers(reached.queue_store, reached.queue, _queue_settings)
     depths = await reached.queue.depths([*ALL_STREAMS, DEAD_LETTER_STREAM])
     dead = depths.pop(DEAD_LETTER_STREAM).length
     first_ms = min((depth.oldest_ms for depth in depths.values() if depth.oldest_ms is not None), default=None)
@@ -212,7 +227,6 @@ def _queue_settings(server: Mapping[str, str]) -> list[Finding]:
             f"last write {server.get('aof_last_write_status', 'unknown')}",
             "Set 'appendonly yes' and 'appendfsync always': else acknowledged spans can be lost in the queue.",
         )
-    policy = server.get("maxmemory_policy", "")
     used, maximum = int(server["used_memory"]), int(server.get("maxmemory", "0"))
     if maximum:
         memory = _judged(
@@ -224,7 +238,12 @@ def _queue_settings(server: Mapping[str, str]) -> list[Finding]:
     else:
         memory = Finding("queue memory", Verdict.NOTED, "without a bound", "Set maxmemory, to bound a backlog.")
     advice = "Set 'maxmemory-policy noeviction': else the server drops what is queued."
-    return [durable, _judged("queue eviction", policy != "noeviction", policy, advice), memory]
+    return [durable, _eviction("queue eviction", server, advice), memory]
+
+
+def _eviction(check: str, server: Mapping[str, str], advice: str) -> Finding:
+    policy = server.get("maxmemory_policy", "")
+    return _judged(check, policy != "noeviction", policy, advice)
 
 
 async def _engine(reached: "Reached") -> list[Finding]:

@@ -91,7 +91,7 @@ async def _read(data_dir: "Path | None", org_id: "OrgId | None") -> "list[tuple[
     orgs = await _orgs(found.pg_dsn) if org_id is None else [org_id]
     turns = asyncio.Semaphore(AT_ONCE)
     async with AsyncExitStack() as stack:
-        queue = await redis.connect(found.redis_url, wait_s=0)
+        queue = await redis.connect(found.queue_url, variable=found.queue_variable, wait_s=0)
         stack.push_async_callback(queue.close)
         engine = await clickhouse.connect(found.clickhouse_url, wait_s=0)
         stack.push_async_callback(engine.close)

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from tracebility.errors import TracebilityError
+
 DataDir = Annotated[
     Path | None,
     typer.Option(
@@ -25,6 +27,20 @@ def log_to_stderr() -> None:
     from tracebility.telemetry import configure_logging
 
     configure_logging("command", level=logging.WARNING)
+
+
+def days_of(named: str, text: str, word: str) -> int | None:
+    """The number of days that ``text`` is, or None where it is ``word``; ``named`` is what it was given as.
+
+    Raises:
+        TracebilityError: when it is neither.
+    """
+    if text == word:
+        return None
+    # What has more digits than any number of days is none, and would be refused by Python itself.
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise TracebilityError(f"{named} takes a number of days, or '{word}'.")
+    return int(text)
 
 
 def tell(text: str, document: Mapping[str, Any] | list[Any], *, as_json: bool) -> None:

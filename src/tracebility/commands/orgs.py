@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tracebility.commands.changes import OrgArgument, changing, document, now, reading
-from tracebility.commands.options import AsJson, DataDir, tell
+from tracebility.commands.options import AsJson, DataDir, days_of, tell
 from tracebility.errors import TracebilityError
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def set_org(
     if suspended is not None:
         named["suspended"] = suspended
     if retention_days is not None:
-        named["retention_days"] = _days(retention_days)
+        named["retention_days"] = days_of("--retention-days", retention_days, AS_THE_PLAN)
     if not named:
         raise TracebilityError("Name what to change: --plan, --suspend, --resume or --retention-days.")
 
@@ -180,14 +180,6 @@ def delete_org(
         typer.confirm(f"Delete {name!r} with all it has stored? This cannot be taken back.", abort=True, err=True)
     job = changing(data_dir, delete)
     tell(f"Deletion {job.id} of {name!r} is {job.state}.", document(job), as_json=as_json)
-
-
-def _days(text: str) -> int | None:
-    if text == AS_THE_PLAN:
-        return None
-    if not (text.isascii() and text.isdigit()):
-        raise TracebilityError(f"--retention-days takes a number of days, or '{AS_THE_PLAN}'.")
-    return int(text)
 
 
 def _line(org: "Org") -> str:

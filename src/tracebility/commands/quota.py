@@ -144,7 +144,7 @@ async def _reconcile(data_dir: "Path | None") -> "Tick":
     async with AsyncExitStack() as stack:
         control = await postgres.connect(found.pg_dsn, wait_s=0)
         stack.push_async_callback(control.close)
-        queue = await redis.connect(found.redis_url, wait_s=0)
+        queue = await redis.connect(found.queue_url, variable=found.queue_variable, wait_s=0)
         stack.push_async_callback(queue.close)
         control_role = await hot.connect(found.redis_url, wait_s=0)
         stack.push_async_callback(control_role.close)

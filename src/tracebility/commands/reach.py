@@ -19,6 +19,8 @@ class Reached:
 
     control: postgres.Postgres | None = None
     queue: redis.Queue | None = None
+    queue_store: str = "redis"  # what its server is called here
+    control_role: redis.Queue | None = None  # Redis's other server, where the queue has its own
     engine: clickhouse.Engine | None = None
     away: dict[str, str] = field(default_factory=dict)
 
@@ -40,7 +42,14 @@ async def reaching(found: Located) -> AsyncIterator[Reached]:
             return opened
 
         reached.control = await reach("postgres", lambda: postgres.connect(found.pg_dsn, wait_s=REACH_WAIT_S))
-        reached.queue = await reach("redis", lambda: redis.connect(found.redis_url, wait_s=REACH_WAIT_S))
+        if found.redis_stream_url:
+            reached.queue_store = "redis stream"
+            # The client of a queue, of which only the server is asked.
+            reached.control_role = await reach("redis", lambda: redis.connect(found.redis_url, wait_s=REACH_WAIT_S))
+        reached.queue = await reach(
+            reached.queue_store,
+            lambda: redis.connect(found.queue_url, variable=found.queue_variable, wait_s=REACH_WAIT_S),
+        )
         reached.engine = await reach(
             "clickhouse", lambda: clickhouse.connect(found.clickhouse_url, wait_s=REACH_WAIT_S)
         )

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tracebility.commands.changes import ProjectArgument, changing, document, place_of
-from tracebility.commands.options import AsJson, DataDir, log_to_stderr, tell
-from tracebility.errors import TracebilityError
+from tracebility.commands.options import AsJson, DataDir, days_of, log_to_stderr, tell
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,10 +42,7 @@ def set_retention(
 
       tracebility retention set 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a org
     """
-    # What has more digits than any number of days is none, and would be refused by Python itself.
-    if days != AS_THE_ORG and not (days.isdecimal() and days.isascii() and len(days) < 10):
-        raise TracebilityError(f"DAYS takes a number of days, or '{AS_THE_ORG}'.")
-    wanted = None if days == AS_THE_ORG else int(days)
+    wanted = days_of("DAYS", days, AS_THE_ORG)
 
     async def change(transaction: "Transaction", actor: "Actor") -> "ChangedProject":
         from tracebility.control import places

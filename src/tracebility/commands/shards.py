@@ -228,7 +228,7 @@ def _looking(data_dir: "Path | None", look: "Callable[[Postgres, Queue], Awaitab
         async with AsyncExitStack() as stack:
             control = await postgres.connect(found.pg_dsn, wait_s=0)
             stack.push_async_callback(control.close)
-            queue = await redis.connect(found.redis_url, wait_s=0)
+            queue = await redis.connect(found.queue_url, variable=found.queue_variable, wait_s=0)
             stack.push_async_callback(queue.close)
             return await look(control, queue)
 

@@ -113,7 +113,9 @@ async def look(found: "Located", reached: "Reached") -> Status:
     """The status of this moment, without the rate."""
     seen = Status(str(found.ready.get("url", "")))
     seen.services = [look_at_service(name, pid) for name, pid in dict(found.ready.get("pids", {})).items()]
-    seen.stores = {store: reached.away.get(store, "ok") for store in ("postgres", "redis", "clickhouse")}
+    seen.stores = {
+        store: reached.away.get(store, "ok") for store in ("postgres", "redis", reached.queue_store, "clickhouse")
+    }
     await asyncio.gather(
         _look_at_queue(reached, seen), _look_at_rows(reached, seen), _look_at_loops(reached, seen), _look_at_edge(seen)
     )
@@ -250,7 +252,7 @@ async def _look_at_queue(reached: "Reached", seen: Status) -> None:
     depths, why = await tried(reached.queue.depths([*ALL_STREAMS, DEAD_LETTER_STREAM]))
     memory, _ = await tried(reached.queue.info_memory())
     if depths is None or memory is None:
-        seen.stores["redis"] = why or "no answer"
+        seen.stores[reached.queue_store] = why or "no answer"
         return
     now_ms = time.time() * 1000
     for shard, streams in enumerate(zip(SHARD_STREAMS, OVERFLOW_STREAMS, strict=True)):

@@ -42,10 +42,12 @@ async def read_usage(control: Statements, data_plane: Rows, org_id: OrgId, from_
     """The usage of ``org_id``, which ``data_plane`` is seen through, from the hour of a time up to that of another.
 
     Raises:
-        Unprocessable: when that is more than `MOST_HOURS`, or ends before it begins.
+        Unprocessable: when that is more than `MOST_HOURS`, ends before it begins, or begins before 1970.
         StoreUnavailable: when a store is away.
     """
     first, end = from_ns // HOUR_NS, to_ns // HOUR_NS
+    if first < 0:  # hours are counted from there
+        raise Unprocessable("from: takes a time from 1970 on.", hint="Nothing was used before; ask from a later time.")
     if not 0 <= end - first <= MOST_HOURS:
         raise Unprocessable(
             f"to: between from and {MOST_HOURS} hours after it.", hint="Ask for a shorter time, from before to."

@@ -22,6 +22,8 @@ DSN_VARIABLES = {
     "redis_url": "TRACEBILITY_REDIS_URL",
     "clickhouse_url": "TRACEBILITY_CLICKHOUSE_URL",
 }
+# The queue's own server, where it has one: beside the three, never instead of one.
+STREAM_VARIABLE = "TRACEBILITY_REDIS_STREAM_URL"
 
 # Below Linux' range of ports for outgoing connections (32768 up), so that no client's socket sits on a store's port.
 STORE_PORTS = range(20_000, 32_000)
@@ -35,17 +37,32 @@ class AlreadyRunning(ConfigurationError):
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A found installation: the three DSNs, and, when it is one of ``tracebility up``, what its ready file says."""
+    """A found installation: its DSNs, and, when it is one of ``tracebility up``, what its ready file says.
+
+    ``redis_stream_url`` is empty where one server has both of Redis's roles.
+    """
 
     pg_dsn: str
     redis_url: str
     clickhouse_url: str
+    redis_stream_url: str = ""
     data_dir: Path | None = None
     ready: Mapping[str, Any] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
         """The variables that configure a service of this installation."""
-        return {variable: getattr(self, name) for name, variable in DSN_VARIABLES.items()}
+        own_queue = {STREAM_VARIABLE: self.redis_stream_url} if self.redis_stream_url else {}
+        return {variable: getattr(self, name) for name, variable in DSN_VARIABLES.items()} | own_queue
+
+    @property
+    def queue_url(self) -> str:
+        """The server of the queue, as every target finds it: its own, where it has one."""
+        return self.redis_stream_url or self.redis_url
+
+    @property
+    def queue_variable(self) -> str:
+        """The variable that names that server, for who is told that it is away."""
+        return STREAM_VARIABLE if self.redis_stream_url else DSN_VARIABLES["redis_url"]
 
 
 def default_data_dir() -> Path:
@@ -56,19 +73,23 @@ def default_data_dir() -> Path:
 def locate(data_dir: Path | None = None, environment: Mapping[str, str] = os.environ) -> Located:
     """The installation a command is meant for: the three DSNs, else ``data_dir``, else the default data directory.
 
-    With some of the DSNs set, those replace what the directory's ready file says.
+    With some of the DSNs set, those replace what the directory's ready file says. The queue's own server is looked for
+    in the same places; it may be in neither.
 
     Raises:
         ConfigurationError: when there is none, saying how to name one.
     """
     given = {name: environment.get(variable, "") for name, variable in DSN_VARIABLES.items()}
+    stream_url = environment.get(STREAM_VARIABLE, "")
     if all(given.values()):
-        return Located(given["pg_dsn"], given["redis_url"], given["clickhouse_url"])
+        return Located(given["pg_dsn"], given["redis_url"], given["clickhouse_url"], stream_url)
     folder = (data_dir or default_data_dir()).expanduser().absolute()
     path = folder / "ready.json"
     try:
         ready = json.loads(path.read_text())
         dsns = {name: given[name] or str(ready[name]) for name in DSN_VARIABLES}
+        # Not there in files from before it was written.
+        dsns["redis_stream_url"] = stream_url or str(ready.get("redis_stream_url") or "")
     except FileNotFoundError:
         missing = ", ".join(DSN_VARIABLES[name] for name, value in given.items() if not value)
         raise ConfigurationError(

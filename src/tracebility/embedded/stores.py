@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tracebility.embedded import probes
 from tracebility.embedded.clickhouse import settings as front
-from tracebility.embedded.installation import DSN_VARIABLES, DataDir, Secrets
+from tracebility.embedded.installation import DSN_VARIABLES, STREAM_VARIABLE, DataDir, Secrets
 from tracebility.embedded.postgres import Postgres
 from tracebility.embedded.process import Program, Said
 from tracebility.embedded.service import Service
@@ -27,6 +27,7 @@ class Stores:
     clickhouse_url: str
     clickhouse_reader_url: str
     postgres: Postgres | None
+    redis_stream_url: str = ""  # of an outside server for the queue alone; there is none of ours
     services: list[Service] = field(default_factory=list)
 
     @classmethod
@@ -38,7 +39,7 @@ class Stores:
         """
         _check_outside(environment)
         secrets = data.secrets()
-        stores = cls("", "", "", "", None)
+        stores = cls("", "", "", "", None, environment.get(STREAM_VARIABLE, ""))
 
         def keep(name: str, make: Callable[[], Program], probe: probes.Probe) -> None:
             stores.services.append(Service(name, make, probe, data.run, said))
@@ -65,7 +66,8 @@ class Stores:
 
     def environment(self, *, reader: bool = False) -> dict[str, str]:
         """The variables that tell a target its stores; ``reader`` for one that may only read the data plane."""
-        return {
+        own_queue = {STREAM_VARIABLE: self.redis_stream_url} if self.redis_stream_url else {}
+        return own_queue | {
             "TRACEBILITY_PG_DSN": self.pg_dsn,
             "TRACEBILITY_REDIS_URL": self.redis_url,
             "TRACEBILITY_CLICKHOUSE_URL": self.clickhouse_reader_url if reader else self.clickhouse_url,
@@ -73,7 +75,7 @@ class Stores:
 
 
 def _check_outside(environment: Mapping[str, str]) -> None:
-    given = [variable for variable in DSN_VARIABLES.values() if environment.get(variable)]
+    given = [variable for variable in (*DSN_VARIABLES.values(), STREAM_VARIABLE) if environment.get(variable)]
     if given:
         # Loaded only when there is something to check: the supervisor stays small.
         from tracebility.config import load_settings

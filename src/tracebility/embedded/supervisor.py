@@ -238,6 +238,7 @@ class Supervisor:
             "pids": {service.name: service.process.pid for service in services if service.process is not None},
             "pg_dsn": self._stores.pg_dsn,
             "redis_url": self._stores.redis_url,
+            "redis_stream_url": self._stores.redis_stream_url or None,
             "clickhouse_url": self._stores.clickhouse_url,
             "clickhouse_reader_url": self._stores.clickhouse_reader_url,
             "data_dir": str(self._data.path),

@@ -59,8 +59,8 @@ class CachedKeys:
         except StoreUnavailable:
             kept = None
         if kept is not None:
-            record = _decode(kept)
-            if record.public_id == public_id and not self._is_outdated(record):
+            record = _readable(kept)
+            if record is not None and record.public_id == public_id and not self._is_outdated(record):
                 return record
         found = await self._behind.key_by_public_id(public_id)
         if found is not None:
@@ -70,6 +70,14 @@ class CachedKeys:
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(KeyRecord).decode
+
+
+def _readable(kept: bytes) -> KeyRecord | None:
+    """The record that ``kept`` is; None for what another version or another hand left there: it is looked up anew."""
+    try:
+        return _decode(kept)
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+        return None
 
 
 def _allowance(row: Row) -> Allowance:

@@ -122,7 +122,7 @@ async def connect(url: str, *, variable: str = VARIABLE, wait_s: float = START_W
     Raises:
         ConfigurationError: when nothing answers there for ``wait_s``, or it refuses the credentials or the database.
     """
-    queue = Queue(Servers(url))
+    queue = Queue(Servers(url, variable))
     try:
         await until_reachable(variable, url, queue.ping, wait_s=wait_s)
     except BaseException:
@@ -227,10 +227,14 @@ class Queue:
     # --- the worker ---
 
     async def ensure_group(self, streams: Iterable[str]) -> None:
-        """Create stream and consumer group where missing; a new group starts at the first entry."""
+        """Create stream and consumer group where missing; a new group starts at the first entry.
+
+        A store whose memory is full makes none, and says so also of what is there: whoever reads finds out.
+        """
         commands = [("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM") for stream in streams]
         for reply in await self._pipeline(commands, raise_on_error=False):
-            if isinstance(reply, Exception) and not str(reply).startswith("BUSYGROUP"):
+            is_there_or_full = isinstance(reply, exceptions.OutOfMemoryError) or str(reply).startswith("BUSYGROUP")
+            if isinstance(reply, Exception) and not is_there_or_full:
                 raise StoreUnavailable("redis", redact(str(reply))) from reply
 
     async def read(self, streams: Sequence[str], consumer: str, count_per_stream: int) -> list[tuple[str, list[Entry]]]:

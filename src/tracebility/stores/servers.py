@@ -44,8 +44,8 @@ _UNWELCOME = (exceptions.AuthenticationError, exceptions.AuthorizationError, exc
 _SENT_ON = (exceptions.AskError, exceptions.TryAgainError)  # a MovedError is an AskError
 
 
-def open_pool(url: str) -> Any:
-    """Connections to the server at ``url``, none of them open yet.
+def open_pool(url: str, variable: str = VARIABLE) -> Any:
+    """Connections to the server at ``url``, which ``variable`` names, none of them open yet.
 
     Raises:
         ConfigurationError: when ``url`` is malformed.
@@ -63,15 +63,15 @@ def open_pool(url: str) -> Any:
             client_name="tracebility",
         )
     except ValueError as error:
-        raise ConfigurationError(f"{VARIABLE} is malformed. Write it as redis://:password@host:6379/0.") from error
+        raise ConfigurationError(f"{variable} is malformed. Write it as redis://:password@host:6379/0.") from error
 
 
 class Server:
     """One server, called by its ``place``, host and port."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, variable: str = VARIABLE) -> None:
         self.place = place(url)
-        self._pool = open_pool(url)
+        self._pool = open_pool(url, variable)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -114,8 +114,8 @@ class Server:
 class Servers:
     """All servers behind a DSN, not connected yet."""
 
-    def __init__(self, url: str) -> None:
-        self._home = Server(url)
+    def __init__(self, url: str, variable: str = VARIABLE) -> None:
+        self._home = Server(url, variable)
         self._url = url
         self._has_asked = False
         self._cluster: _Cluster | None = None

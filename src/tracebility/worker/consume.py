@@ -19,7 +19,7 @@ from tracebility.stores import consumers
 from tracebility.stores.redis import Departure, Entry, Leaving, Queue
 from tracebility.tenant.books import DEAD, DROPPED, STORED
 from tracebility.tenant.quota import METERED, metered_member
-from tracebility.tenant.scripts import HotStore
+from tracebility.tenant.scripts import NOTE_METERED, HotStore
 from tracebility.tenant.shards import LEGACY_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS, SHARDS
 from tracebility.wire.envelope import Envelope, MalformedEnvelope, from_fields
 from tracebility.worker import rows
@@ -38,7 +38,8 @@ from tracebility.worker.legacy import Legacy
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.outcomes import Outcome
 from tracebility.worker.over_quota import OverQuota
-from tracebility.worker.write import Held, Stopped, Work, Writer, pause
+from tracebility.worker.patience import Stopped, pause
+from tracebility.worker.write import Held, Work, Writer
 
 # A batch is closed by whichever comes first. An insert costs the engine 13 ms whatever its size, a microsecond a span
 # at this one; three batches are in memory, with the envelopes they came in.
@@ -112,6 +113,7 @@ class Drain:
             beating.cancel()
             for writing in self._writing:
                 writing.cancel()
+            self._writer.close()
         with suppress(StoreUnavailable):
             await self._in_hand.excuse(self._suspects)
 
@@ -305,13 +307,15 @@ class Drain:
         return departures
 
     async def _say_metered(self, work: Work) -> None:
-        """Have the reconciler look at whose usage has changed, before the queue forgets that it has."""
-        headers = (held.envelope.header for held in work.held)
+        """Have the reconciler look at whose usage has changed, before the queue forgets that it has. And at whom
+        something was dropped for, so that the flag by which it was stands for as long as the org is over its quota.
+        """
+        headers = [*(held.envelope.header for held in work.held), *(one.header for one in work.dropped)]
         members = sorted({metered_member(header.org_id, header.period) for header in headers})
         if members:
-            now_ms = time.time_ns() // 1_000_000
-            said = [part for member in members for part in (now_ms, member)]
-            await self._insist(lambda: self._hot.command("ZADD", METERED, *said))
+            said: list[str | int] = [time.time_ns() // 1_000_000, *members]
+            # A plain ZADD is refused when memory is full, and nothing would leave it any more.
+            await self._insist(lambda: self._hot.run(NOTE_METERED, [METERED], said))
 
     async def _bury(self, stream: str, entry: Entry, reason: str, deliveries: int) -> None:
         log.error("dead letter", stream=stream, entry_id=entry.id.decode(), reason=reason[:REASON_CHARS])
@@ -346,6 +350,7 @@ class Drain:
                 await self._hand_over()
                 await self._written()
                 await leave(self._queue, self._name, self._streams)
+                await self._writer.finish()
         except (TimeoutError, StoreUnavailable):
             log.info("ended before everything was written; the rest stays in the queue")
 

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from tracebility.api import cursor
 from tracebility.stores.clickhouse import Engine
 from tracebility.tenant.books import book_of
 from tracebility.tenant.shards import shard_of, stream_of
@@ -63,6 +64,8 @@ async def test_usage_is_by_the_hour_in_which_it_came_first(
         "from=2026-03-02T00:00:00Z&to=2026-03-01T00:00:00Z",
         "to=2026-03-01T12:00:00Z",
         "from=1999-01-01T00:00:00Z&to=2026-03-01T00:00:00Z",
+        "from=1969-12-31T23:00:00Z&to=1970-01-01T01:00:00Z",
+        "from=1901-01-01T00:00:00Z&to=1901-01-02T00:00:00Z",
     ],
 )
 async def test_times_that_make_no_sense_are_named(api: Any, two_orgs: Any, times: str) -> None:
@@ -100,11 +103,11 @@ async def test_the_trail_is_read_page_by_page_and_by_what_is_asked_for(
         made.append(answer.json()["public_id"])
     everything = (await api.get(address, headers=org.headers())).json()["items"]
     assert [item["target_id"] for item in everything] == made[::-1]
-    paged, cursor = [], ""
-    while cursor is not None:
-        page = (await api.get(f"{address}?limit=1{cursor and f'&cursor={cursor}'}", headers=org.headers())).json()
+    paged, place = [], ""
+    while place is not None:
+        page = (await api.get(f"{address}?limit=1{place and f'&cursor={place}'}", headers=org.headers())).json()
         paged += page["items"]
-        cursor = page["next_cursor"]
+        place = page["next_cursor"]
     assert paged == everything
     for filters, found in (
         (f"target={made[1]}", [made[1]]),
@@ -122,3 +125,43 @@ async def test_the_trail_is_read_page_by_page_and_by_what_is_asked_for(
     assert (await api.get(f"{address}/gaps", headers=org.headers())).json() == {"items": [], "next_cursor": None}
     assert (await api.get(f"{address}?from=yesterday", headers=org.headers())).status_code == 422
     assert (await api.get(f"{address}?cursor=zzz", headers=org.headers())).status_code == 400
+
+
+@pytest.mark.parametrize("name", ["actor", "target", "type"])
+async def test_a_filter_that_no_store_can_compare_with_is_named(api: Any, two_orgs: Any, name: str) -> None:
+    org = two_orgs[0]
+    answer = await api.get(f"/v1/admin/orgs/{org.org_id}/audit?{name}=a%00b", headers=org.headers())
+    assert (answer.status_code, answer.json()["detail"]) == (422, f"{name}: takes no null characters.")
+
+
+@pytest.mark.parametrize("place", [b"", b"x", b"\0", b"\xff", b"0" * 32, b"%7Burn:uuid" * 90])
+async def test_a_cursor_that_was_sealed_around_no_place_is_refused(api: Any, two_orgs: Any, place: bytes) -> None:
+    org = two_orgs[0]
+    text = cursor.seal_made(datetime.now(UTC), place, b"audit" + org.org_id.bytes)
+    answer = await api.get(f"/v1/admin/orgs/{org.org_id}/audit?cursor={text}", headers=org.headers())
+    assert (answer.status_code, answer.json()["detail"]) == (400, "cursor: not a cursor of this list.")
+
+
+@pytest.mark.parametrize("at", [datetime.min, datetime.max, datetime(1800, 1, 1), datetime(2500, 1, 1)], ids=str)
+async def test_a_cursor_of_a_time_that_no_event_has_ends_the_list_or_is_its_start(
+    api: Any, two_orgs: Any, at: datetime
+) -> None:
+    org = two_orgs[0]
+    body = {"name": "one", "scopes": ["read"]}
+    await api.post(f"/v1/projects/{org.project_id}/keys", json=body, headers=org.headers())
+    for of_list, path in ((b"audit", "audit"), (b"gaps", "audit/gaps")):
+        text = cursor.seal_made(at.replace(tzinfo=UTC), str(uuid4()).encode(), of_list + org.org_id.bytes)
+        answer = await api.get(f"/v1/admin/orgs/{org.org_id}/{path}?cursor={text}", headers=org.headers())
+        assert answer.status_code == 200, answer.text
+        assert len(answer.json()["items"]) == (path == "audit" and at.year > 2026)
+
+
+async def test_what_was_used_now_is_not_shown_of_a_far_time(
+    api: Any, engine: Engine, two_orgs: Any, first_hour: datetime
+) -> None:
+    """The engine's seconds are 32 bits wide: a time that is so far off must not come around."""
+    org = two_orgs[0]
+    await meter(engine, org.org_id, uuid4(), first_hour)
+    address = f"/v1/admin/orgs/{org.org_id}/usage?from=2162-04-06T00:00:00Z&to=2162-04-10T00:00:00Z"
+    answer = await api.get(address, headers=org.headers())
+    assert (answer.status_code, answer.json()["items"]) == (200, [])

@@ -68,6 +68,7 @@ async def test_a_running_process_knows_what_a_command_changed(
         (("orgs", "show", "x"), "not an id"),
         (("orgs", "set", str(uuid4())), "--plan"),
         (("orgs", "set", str(uuid4()), "--retention-days", "ten"), "--retention-days"),
+        (("orgs", "set", str(uuid4()), "--retention-days", "9" * 5_000), "--retention-days"),
         (("orgs", "set", str(uuid4()), "--retention-days", "0"), "retention_days:"),
         (("quota", "show", str(uuid4())), "Nothing is stored"),
     ],

@@ -28,10 +28,10 @@ def environment(stores: Any, **changed: str) -> dict[str, str]:
     return mine | dsns | changed
 
 
-async def test_outside_stores_are_used_and_not_started(stores: Any, tmp_path: Path) -> None:
+async def test_outside_stores_are_used_and_not_started(stores: Any, tmp_path: Path, empty_redis_url: str) -> None:
     up = subprocess.Popen(  # noqa: ASYNC220 - it only forks
         [TRACEBILITY, "up", "--only-stores", "--data-dir", tmp_path / "data"],
-        env=environment(stores),
+        env=environment(stores, TRACEBILITY_REDIS_STREAM_URL=empty_redis_url),
         stdout=subprocess.DEVNULL,
     )
     try:
@@ -45,6 +45,7 @@ async def test_outside_stores_are_used_and_not_started(stores: Any, tmp_path: Pa
         stores.redis_url,
         stores.clickhouse_url,
     )
+    assert ready["redis_stream_url"] == empty_redis_url
     # That control plane had a tenant already, whose keys are with whoever made it: this installation has its own.
     assert ready["api_key"] != stores.ready["api_key"]
     parsed = keys.parse(ready["api_key"])

@@ -50,10 +50,14 @@ async def suspend(control: postgres.Postgres, tenant: Any) -> None:
     await control.execute("UPDATE org SET suspended_at = now() WHERE id = $1", tenant.org_id)
 
 
+async def remove(control: postgres.Postgres, tenant: Any) -> None:
+    await control.execute("DELETE FROM api_key WHERE public_id = $1", tenant.context.key_id)
+
+
 Act = Callable[[postgres.Postgres, Any], Awaitable[None]]
 
 
-@pytest.mark.parametrize("act", [revoke, suspend])
+@pytest.mark.parametrize("act", [revoke, suspend, remove])
 async def test_what_is_announced_holds_at_once(
     stores: Any, control: postgres.Postgres, hot_store: hot.Hot, two_orgs: Any, act: Act
 ) -> None:

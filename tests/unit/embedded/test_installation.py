@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tracebility.config import load_settings
 from tracebility.embedded.installation import AlreadyRunning, DataDir, Secrets, locate, write_private
 from tracebility.errors import ConfigurationError
 
@@ -26,6 +27,29 @@ def test_a_ready_file_fills_in_what_the_environment_lacks(tmp_path: Path) -> Non
     found = locate(tmp_path, {"TRACEBILITY_PG_DSN": "postgresql://mine"})
     assert (found.pg_dsn, found.redis_url) == ("postgresql://mine", DSNS["redis_url"])
     assert found.ready["api_key"] == "tb_x"
+
+
+@pytest.mark.parametrize(
+    ("written", "given", "expected"),
+    [
+        ({}, {}, ""),
+        ({"redis_stream_url": None}, {}, ""),
+        ({"redis_stream_url": "redis://written/0"}, {}, "redis://written/0"),
+        ({"redis_stream_url": "redis://written/0"}, {"TRACEBILITY_REDIS_STREAM_URL": "redis://g/0"}, "redis://g/0"),
+        ({}, {"TRACEBILITY_REDIS_STREAM_URL": "redis://g/0"}, "redis://g/0"),
+        ({}, VARIABLES | {"TRACEBILITY_REDIS_STREAM_URL": "redis://g/0"}, "redis://g/0"),
+        ({"redis_stream_url": "redis://of-another-installation/0"}, VARIABLES, ""),
+    ],
+)
+def test_the_queue_may_have_a_server_of_its_own(
+    tmp_path: Path, written: dict[str, str | None], given: dict[str, str], expected: str
+) -> None:
+    write_private(tmp_path / "ready.json", DSNS | written)
+    found = locate(tmp_path, given)
+    assert (found.redis_url, found.redis_stream_url) == (DSNS["redis_url"], expected)
+    assert found.environment() == VARIABLES | ({"TRACEBILITY_REDIS_STREAM_URL": expected} if expected else {})
+    assert found.queue_url == (expected or DSNS["redis_url"])
+    assert found.queue_variable == load_settings(found.environment()).stream_variable
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"pg_dsn": "x"}'])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
+from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query
@@ -13,6 +14,7 @@ from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, sc
 from tracebility.api.auth import Services
 from tracebility.api.scope import OrgRows
 from tracebility.api.times import instant
+from tracebility.errors import Unprocessable
 from tracebility.ids import OrgId
 from tracebility.stores import trail
 
@@ -89,9 +91,14 @@ async def list_events(
     cursor_text: CursorText = None,
 ) -> Response:
     """Both stores united, without doubles."""
+    for name, text in (("actor", actor), ("target", target), ("type", type_)):
+        if "\0" in text:  # which no text in the control plane has, so that it takes none to compare with either
+            raise Unprocessable(f"{name}: takes no null characters.", hint=f"Correct the query parameter {name}.")
     filters = trail.Filters(actor, target, type_, _moment("from", since), _moment("to", until))
     org_id = rows.scope.org_id
     before = _before(cursor_text, b"audit", org_id)
+    if before is not None and not _is_id(before.id):  # sealed by someone who read how
+        raise cursor.unfit()
     page = await trail.events(services.control, _rows_of(rows), org_id, filters, before, limit)
     return answer({"items": page.items, "next_cursor": _next(page, b"audit", org_id)})
 
@@ -117,6 +124,13 @@ def _before(text: str | None, of_list: bytes, org_id: OrgId) -> trail.Position |
         return None
     at, place = cursor.unseal_made(text, of_list + org_id.bytes)
     return trail.Position((at - cursor.EPOCH) // _MICROSECOND, place.decode(errors="replace"))
+
+
+def _is_id(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
 
 
 def _next(page: trail.Page, of_list: bytes, org_id: OrgId) -> str | None:
