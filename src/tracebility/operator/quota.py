@@ -107,11 +107,9 @@ class QuotaReconciler:
                 some = orgs[start : start + ORGS_A_SUM]
                 for org_id, usage in (await self._sums(some, period, watermark)).items():
                     failpoint("quota_after_sum_before_settle")
-                    moved = await self._settle(org_id, period, usage)
-                    advanced += moved
+                    advanced += await self._settle(org_id, period, usage)
                     corrected += await self._meter.settle(org_id, period, usage)
-                    if moved:
-                        await self._keep_flag(org_id, period)
+                    await self._keep_flag(org_id, period)
         await self._control.execute("settle_everyone", watermark)
         # What was said before the watermark is settled; who said something since is looked at again.
         await self._hot.command("ZREMRANGEBYSCORE", METERED, "-inf", f"({end_us // 1000}")
@@ -179,7 +177,7 @@ class QuotaReconciler:
         return moved
 
     async def _keep_flag(self, org_id: OrgId, period: str) -> None:
-        """By what the edges count, with what is under way: a limit may be reached before that is settled."""
+        """By what the edges count, with what is under way: a limit may be reached long before that is settled."""
         counted = await self._hot.command("HMGET", usage_key(org_id, period), *METERS)
         over = [
             meter

@@ -283,6 +283,19 @@ async def test_the_flag_that_a_crossing_raised_stands_before_the_crossing_is_set
     assert await books.flag() == SPANS.encode()
 
 
+async def test_the_flag_stands_while_the_watermark_is_held(books: Books, reconciler: QuotaReconciler) -> None:
+    """It would be gone in three minutes; a disk buffer may hold the watermark for much longer."""
+    await books.limit(1, 1)
+    await books.meter((uuid4(), 600_000_000))
+    await reconciler.tick()
+    slot, now_ms = await reconciler.watermark() - 50, books.clock.now_us // 1000
+    await books.store.run(SAY, [OLDEST_SPOOLED], ["one", f"{slot}|{now_ms}"])
+    await books.store.command("DEL", f"quota:over:{books.org_id}:{PERIOD}")
+    await books.say()
+    assert (await reconciler.tick()).advanced == 0
+    assert await books.flag() == SPANS.encode()
+
+
 async def test_a_soft_limit_is_told_once_a_period(books: Books, reconciler: QuotaReconciler) -> None:
     await books.limit(100, 2)
     told: Callable[[], Any] = lambda: books.control.fetch(  # noqa: E731
