@@ -44,6 +44,8 @@ REFUSED_S = 6.0
 # What comes late, from the disk buffer of an edge that was away or by replaying a dead letter, is looked for this long.
 SWEEP_DAYS = 30
 MOST_TRIES = 5
+# A job for which a store was away, or with which another operator went on, is left alone: stores may take long to fail.
+AWAY_S = 60.0
 LETTERS_A_PAGE = 20  # envelopes are up to 1 MiB
 ERROR_CHARS = 500
 # What a certificate lists beside what went.
@@ -69,6 +71,7 @@ class Job:
     project_id: ProjectId | None
     target: str
     step: str
+    moves: int
     requested_at: datetime
     progress: dict[str, Any]
     before: Counts
@@ -93,8 +96,12 @@ class Job:
         return None
 
 
+class _Overtaken(Exception):
+    """The job is not as it was when it was read."""
+
+
 class Deleter:
-    """One operator's deletions; two at once do the same steps twice, and do no other harm."""
+    """One operator's deletions; two at once do the same steps twice, and write each down once."""
 
     def __init__(
         self,
@@ -118,16 +125,31 @@ class Deleter:
         """Do what can be done now of all jobs; how many steps that were.
 
         Raises:
-            StoreUnavailable: when a store is away; what is not done is done by a later tick.
+            StoreUnavailable: when a store was away for one of them, after what there was to do for the others.
         """
         steps = 0
+        not_before: dict[UUID, float] = {}
+        failure: StoreUnavailable | None = None
         while True:
             moved = 0
             for row in await self._control.fetch("next_deletions"):
-                moved += await self._step_or_note(_job(row))
+                job = _job(row)
+                if time.monotonic() < not_before.get(job.id, 0.0):
+                    continue
+                try:
+                    moved += await self._step_or_note(job)
+                except StoreUnavailable as away:
+                    failure, not_before[job.id] = away, time.monotonic() + AWAY_S
+                    reason = redact(str(away))
+                    log.warning("a deletion waits for a store", job_id=str(job.id), step=job.step, reason=reason)
+                except _Overtaken:
+                    not_before[job.id] = time.monotonic() + AWAY_S
+                    log.warning("a deletion went on without this operator", job_id=str(job.id), step=job.step)
             steps += moved
             if not moved:
                 self._metrics.deletions_waiting.set(await self._control.fetchval("count_unfinished_deletions"))
+                if failure is not None:
+                    raise failure
                 return steps
 
     async def sweep(self) -> int:
@@ -148,13 +170,13 @@ class Deleter:
         """Whether the job went on. What is wrong with one job must not keep the others waiting."""
         try:
             return await self._step(job)
-        except StoreUnavailable:
+        except (StoreUnavailable, _Overtaken):
             raise
         except Exception as failure:
             log.error("a deletion stumbled", job_id=str(job.id), step=job.step, exc_info=True)
             said = redact(f"{type(failure).__name__}: {failure}")[:ERROR_CHARS]
             async with self._control.transaction() as transaction:
-                row = await transaction.fetchrow("deletion_stumbled", job.id, said, MOST_TRIES)
+                row = await transaction.fetchrow("deletion_stumbled", job.id, job.moves, said, MOST_TRIES)
                 if row is not None and row["state"] == "failed":
                     await self._record(transaction, EventType.DELETION_FAILED, job, {"step": job.step, "error": said})
             return False
@@ -308,10 +330,13 @@ class Deleter:
         certificate = _certificate(job, after, finished_at)
         digest = certificate_hash(certificate)
         async with self._control.transaction() as transaction:
-            tag = await transaction.execute("finish_deletion", job.id, finished_at, after, certificate, digest)
-            if tag.endswith(" 1"):
-                await self._record(transaction, EventType.DELETION_COMPLETED, job, {"certificate_hash": digest})
-                self._metrics.deletions.labels(job.kind).inc()
+            tag = await transaction.execute(
+                "finish_deletion", job.id, job.moves, finished_at, after, certificate, digest
+            )
+            if tag.endswith(" 0"):
+                raise _Overtaken
+            await self._record(transaction, EventType.DELETION_COMPLETED, job, {"certificate_hash": digest})
+        self._metrics.deletions.labels(job.kind).inc()
         return True
 
     async def _note(
@@ -322,11 +347,16 @@ class Deleter:
         before: Counts | None = None,
         transaction: Transaction | None = None,
     ) -> None:
-        """Write down what is to be done next, and what it has to know."""
+        """Write down what is to be done next, and what it has to know.
+
+        Raises:
+            _Overtaken: when the job has changed since it was read; then it stays as it is.
+        """
         counts = job.before if before is None else before
         known = {name: value for name, value in (job.progress | dict(progress)).items() if value is not None}
         on = self._control if transaction is None else transaction
-        await on.execute("note_deletion", job.id, job.step, step, known, counts)
+        if (await on.execute("note_deletion", job.id, job.moves, step, known, counts)).endswith(" 0"):
+            raise _Overtaken
 
     async def _record(self, transaction: Transaction, kind: EventType, job: Job, details: Mapping[str, Any]) -> None:
         said = {"job_id": str(job.id), "project_id": job.project_id and str(job.project_id), **details}
@@ -383,6 +413,7 @@ def _job(row: Row) -> Job:
         None if row["project_id"] is None else ProjectId(row["project_id"]),
         row["target"],
         row["step"],
+        row["moves"],
         row["requested_at"],
         row["progress"],
         row["counts_before"],
