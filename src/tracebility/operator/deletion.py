@@ -46,6 +46,7 @@ SWEEP_DAYS = 30
 MOST_TRIES = 5
 # A job for which a store was away, or with which another operator went on, is left alone: stores may take long to fail.
 AWAY_S = 60.0
+USERS_A_LOOK = 100  # of up to 1,024 characters each
 LETTERS_A_PAGE = 20  # envelopes are up to 1 MiB
 ERROR_CHARS = 500
 # What a certificate lists beside what went.
@@ -153,18 +154,56 @@ class Deleter:
                 return steps
 
     async def sweep(self) -> int:
-        """Remove what came of deleted projects and orgs after they were done; how many rows."""
+        """Remove what came after its deletion was done, and was accepted before; how many rows.
+
+        Raises:
+            StoreUnavailable: when a store was away for one deletion, after the others were looked at.
+        """
         late = 0
-        for row in await self._control.fetch("deletions_to_sweep", SWEEP_DAYS):
-            job = _job(row)
-            which = job.whole()
-            if which is None or not sum((await self._eraser.count(which)).values()):
+        failure: StoreUnavailable | None = None
+        jobs = [_job(row) for row in await self._control.fetch("deletions_to_sweep", SWEEP_DAYS)]
+        there = await self._users_there(jobs)
+        for job in jobs:
+            if job.kind == USER and (job.org_id, job.target) not in there:
                 continue
-            gone = await self._eraser.erase(which)
-            log.warning("rows came after their deletion", job_id=str(job.id), rows=gone)
+            try:
+                gone = await self._erase_late(job)
+            except StoreUnavailable as away:
+                failure = away
+                log.warning("late rows cannot be looked for", job_id=str(job.id), reason=redact(str(away)))
+                continue
+            if gone:
+                log.warning("rows came after their deletion", job_id=str(job.id), rows=gone)
             self._count("late", gone)
             late += sum(gone.values())
+        if failure is not None:
+            raise failure
         return late
+
+    async def _users_there(self, jobs: Sequence[Job]) -> set[tuple[OrgId, str]]:
+        """The users of ``jobs`` of whom there is something at all: of most there is nothing, and a look costs much."""
+        by_org: dict[OrgId, list[Job]] = {}
+        for job in jobs:
+            if job.kind == USER:
+                by_org.setdefault(job.org_id, []).append(job)
+        there: set[tuple[OrgId, str]] = set()
+        for org_id, some in by_org.items():
+            projects = [*dict.fromkeys(project for job in some for project in job.projects)]
+            for start in range(0, len(some), USERS_A_LOOK):
+                users = [job.target for job in some[start : start + USERS_A_LOOK]]
+                there |= {(org_id, user) for user in await self._eraser.users_there(org_id, projects, users)}
+        return there
+
+    async def _erase_late(self, job: Job) -> Counts:
+        """Of a run or a user what is newer stays, also where it is of the same run: it was not asked for."""
+        which = job.whole()
+        if which is not None:
+            return await self._eraser.erase(which)
+        gone: Counts = {}
+        while (batch := await self._next_batch(job)) is not None:
+            some = await self._eraser.erase(_of_batch(job, batch, job.until_us))
+            gone = {table: gone.get(table, 0) + some.get(table, 0) for table in {*gone, *some}}
+        return gone
 
     async def _step_or_note(self, job: Job) -> bool:
         """Whether the job went on. What is wrong with one job must not keep the others waiting."""
@@ -421,8 +460,8 @@ def _job(row: Row) -> Job:
     )
 
 
-def _of_batch(job: Job, batch: Mapping[str, Any]) -> Which:
-    return erase.of_runs(job.org_id, ProjectId(UUID(batch["project"])), batch["runs"])
+def _of_batch(job: Job, batch: Mapping[str, Any], until_us: int | None = None) -> Which:
+    return erase.of_runs(job.org_id, ProjectId(UUID(batch["project"])), batch["runs"], until_us)
 
 
 def _rows(tag: str) -> int:

@@ -79,10 +79,10 @@ WHERE id = $1 AND moves = $2 AND state IN ('queued', 'running')
 RETURNING state
 
 -- name: deletions_to_sweep
--- What was removed whole not long ago. deletion_job_finished serves it.
-SELECT * FROM deletion_job
-WHERE state = 'done' AND kind IN ('org', 'project') AND finished_at > clock_timestamp() - $1 * interval '1 day'
-ORDER BY finished_at
+-- What was removed not long ago; of what was asked for more than once, the last. deletion_job_finished serves it.
+SELECT DISTINCT ON (org_id, kind, target, project_id) * FROM deletion_job
+WHERE state = 'done' AND finished_at > clock_timestamp() - $1 * interval '1 day'
+ORDER BY org_id, kind, target, project_id, requested_at DESC
 
 -- name: mark_org_deleted
 UPDATE org SET deleted_at = $2, suspended_at = coalesce(suspended_at, $2) WHERE id = $1
