@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -30,8 +30,10 @@ from tracebility.stores.erase import Counts, Eraser, Which
 from tracebility.stores.hot import Hot
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.stores.postgres import Postgres, Row, Statements, Transaction
+from tracebility.stores.queries import query
 from tracebility.stores.redis import Queue
 from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
+from tracebility.tenant.quota import METERED, SLOT_US, metered_member
 from tracebility.tenant.redis_keys import patterns_of_org
 from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM
 from tracebility.wire.envelope import MalformedEnvelope, from_fields
@@ -313,6 +315,7 @@ class Deleter:
         if job.kind in (ORG, PROJECT):
             done["dead_letters"] = job.progress.get("dead_letters", 0) + await self._drop_letters(job)
             if job.kind == ORG:
+                await self._settle_usage(job)
                 done["redis_keys"] = job.progress.get("redis_keys", 0) + await self._forget_keys(job.org_id)
             failpoint("deletion_after_forget")
             async with self._control.transaction() as transaction:
@@ -354,7 +357,21 @@ class Deleter:
         gone = await self._queue.forget_books(ALL_STREAMS, org_id)
         for pattern in patterns_of_org(org_id):
             gone += await self._hot.forget(pattern)
+        members = await self._hot.command("ZRANGE", METERED, 0, -1)
+        if mine := [member for member in members if member.startswith(metered_member(org_id, "").encode())]:
+            await self._hot.command("ZREM", METERED, *mine)
         return gone
+
+    async def _settle_usage(self, job: Job) -> None:
+        """The last sum of what an org has used, in the month of its end and the one before: the reconciler passes it
+        over from the moment it is deleted, and the queue may have had something of it then.
+        """
+        slot = int(self._now() * 1_000_000) // SLOT_US - 1
+        month = job.requested_at.astimezone(UTC).replace(day=1)
+        for period in (f"{month - timedelta(days=1):%Y-%m}", f"{month:%Y-%m}"):
+            asked = {"orgs": [str(job.org_id)], "period": period, "end_us": (slot + 1) * SLOT_US}
+            for _, meter, used in (await self._engine.query(query("metered_usage"), asked)).rows:
+                await self._control.execute("settle_usage", job.org_id, period, meter, int(used), slot)
 
     async def _certify(self, job: Job) -> bool:
         left = await self._left(job)

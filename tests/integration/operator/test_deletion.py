@@ -21,11 +21,13 @@ from tracebility.errors import BeingDeleted, StoreUnavailable
 from tracebility.ids import SENTINEL, OrgId, ProjectId, uuid7
 from tracebility.operator.deletion import REFUSED_S, Deleter, _job, certificate_hash
 from tracebility.operator.metrics import OperatorMetrics
+from tracebility.operator.quota import QuotaReconciler
 from tracebility.stores import clickhouse, hot, postgres, redis
 from tracebility.stores.erase import CONTENT_TABLES
 from tracebility.telemetry import Metrics
 from tracebility.tenant.audit import Actor
 from tracebility.tenant.books import book_of
+from tracebility.tenant.quota import METERED, metered_member, usage_key
 from tracebility.tenant.redis_keys import key, over_flag
 from tracebility.tenant.shards import DEAD_LETTER_STREAM, shard_of, stream_of
 from tracebility.wire.envelope import Envelope, Header
@@ -260,6 +262,35 @@ async def test_an_org_goes_but_for_what_usage_and_the_trail_name(
     for table in ("api_key", "workspace"):
         assert await control.fetchval(f"SELECT count(*) FROM {table} WHERE org_id = $1", mine.org_id) == 0
     assert (await work.ask(deletions.delete_org, mine.org_id, work_now())).id == done.id
+
+
+async def test_nothing_of_a_deleted_org_comes_back_to_the_hot_counter(
+    filled: Any, work: Work, control: postgres.Postgres, streams: redis.Queue, store: hot.Hot, engine: Any
+) -> None:
+    """Its last usage is settled with its end, and what is said of it later changes nothing."""
+    mine, other = filled
+    period = f"{work_now():%Y-%m}"
+    whose = {"org_id": mine.org_id, "project_id": mine.place.project_id, "version": 1, "period": period}
+    accepted = f"{work_now():%F %T}"
+    await mine.add("billing_meter", whose | {"meter": "spans", "event_id": uuid4(), "qty": 7, "accepted_at": accepted})
+
+    async def say(*whom: Filled) -> None:
+        for one in whom:
+            await store.command("ZADD", METERED, int(time.time() * 1000), metered_member(one.org_id, period))
+
+    async def reconcile() -> set[str]:
+        await QuotaReconciler(control, engine, streams, store).tick()
+        return {name.decode() for name in await store.command("KEYS", "tracebility:{*}:usage*")}
+
+    await say(mine, other)
+    job = await work.ask(deletions.delete_org, mine.org_id, work_now())
+    await reconcile()
+    await work.done(job)
+    assert await store.command("ZRANGE", METERED, 0, -1) == [metered_member(other.org_id, period).encode()]
+    settled = await control.fetch("usage_of_period", mine.org_id, period)
+    assert [(row["meter"], row["used_amount"]) for row in settled] == [("spans", 7)]
+    await say(mine, other)
+    assert await reconcile() == {usage_key(other.org_id, period)}
 
 
 async def test_a_project_that_was_made_since_the_work_began_goes_too(
