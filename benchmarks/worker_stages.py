@@ -33,7 +33,7 @@ from tracebility.worker.batch import Batch
 from tracebility.worker.columns import meter_block, span_block
 from tracebility.worker.consume import BATCH_ROWS
 from tracebility.worker.plain_columns import map_waiting
-from tracebility.worker.write import TRACES_A_STATEMENT
+from tracebility.worker.runs import TRACES_A_STATEMENT
 
 POOL = 40
 
@@ -118,7 +118,7 @@ async def engine_stages(
     await measure("spans", engine.insert_native(*spans))
     version = (await engine.query(query("engine_clock"))).rows[0][0]
     for start in range(0, len(traces), TRACES_A_STATEMENT):
-        part = {"traces": traces[start : start + TRACES_A_STATEMENT], "orgs": orgs, "version": version}
+        part = {"traces": traces[start : start + TRACES_A_STATEMENT], "orgs": orgs, "apart": [], "version": version}
         await measure("runs", engine.execute(query("recompute_runs"), part))
     await measure("meter", engine.insert_native(*meter))
 

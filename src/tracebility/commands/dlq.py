@@ -5,6 +5,7 @@ import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from uuid import UUID
 
 import typer
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # Of a body, shown by `dlq show`: enough to see what it is.
 SHOWN_BYTES = 512
+# Of letters, named by an event of the trail.
+LETTERS_NAMED = 100
 
 T = TypeVar("T")
 LetterId = Annotated[str, typer.Argument(help="The dead letter's id, from 'tracebility dlq list'.", metavar="ID")]
@@ -104,7 +107,7 @@ def replay_letters(
 
         return {"id": letter.id, "stream": letter.stream, "entry_id": await dead_letters.replay(queue, letter)}
 
-    done = _with_queue(data_dir, lambda queue: _each(queue, letter_id, everything, replay))
+    done = _each(data_dir, letter_id, everything, "dead_letters.replayed", replay)
     tell(f"{len(done)} put back into the queue.", {"replayed": done}, as_json=as_json)
 
 
@@ -128,25 +131,66 @@ def drop_letters(
         await dead_letters.drop(queue, letter)
         return {"id": letter.id}
 
-    done = _with_queue(data_dir, lambda queue: _each(queue, letter_id, everything, drop))
+    done = _each(data_dir, letter_id, everything, "dead_letters.dropped", drop)
     tell(f"{len(done)} deleted.", {"dropped": done}, as_json=as_json)
 
 
-async def _each(
-    queue: "Queue",
+def _each(
+    data_dir: "Path | None",
     letter_id: str | None,
     everything: bool,
+    event_type: str,
     act: "Callable[[Queue, DeadLetter], Awaitable[dict[str, Any]]]",
 ) -> list[dict[str, Any]]:
     if (letter_id is None) != everything:
         raise TracebilityError("Name one dead letter by its id, or all of them with --all.")
-    if letter_id is not None:
-        return [await act(queue, await _found(queue, letter_id))]
-    from tracebility.worker.dead_letters import letters
 
-    # Those there now, by their ids: what fails again comes back behind them, and bodies are fetched one at a time.
-    ids = [letter.id async for letter in letters(queue)]
-    return [await act(queue, await _found(queue, one)) for one in ids]
+    async def each(queue: "Queue") -> list[dict[str, Any]]:
+        from tracebility.worker.dead_letters import letters
+
+        meant: _Meant = {}
+        if letter_id is not None:
+            _mean(meant, await _found(queue, letter_id))
+        else:
+            async for letter in letters(queue):
+                _mean(meant, letter)
+        await _write_down(data_dir, event_type, meant)
+        # Those there now, by their ids: what fails again comes back behind them, and bodies are fetched one at a time.
+        return [await act(queue, await _found(queue, one)) for ids in meant.values() for one in ids]
+
+    return _with_queue(data_dir, each)
+
+
+# The ids of letters by their org, None where it cannot be read, and the items in each.
+_Meant = dict[UUID | None, dict[str, int]]
+
+
+def _mean(meant: _Meant, letter: "DeadLetter") -> None:
+    header = letter.header
+    of_org = meant.setdefault(None if header is None else header.org_id, {})
+    of_org[letter.id] = 0 if header is None else header.items
+
+
+async def _write_down(data_dir: "Path | None", event_type: str, meant: _Meant) -> None:
+    """What is about to be done is in the trail of whom it concerns first."""
+    from tracebility.commands.changes import actor
+    from tracebility.embedded.installation import locate
+    from tracebility.ids import OrgId
+    from tracebility.stores import postgres
+    from tracebility.tenant.audit import AuditWriter, Event, EventType
+    from tracebility.tenant.shards import DEAD_LETTER_STREAM
+
+    control = await postgres.connect(locate(data_dir).pg_dsn, wait_s=0)
+    try:
+        async with control.transaction() as transaction:
+            for org_id, ids in meant.items():
+                known = org_id is not None and await transaction.fetchrow("named_org", org_id, None) is not None
+                details = {"count": len(ids), "items": sum(ids.values()), "letters": [*ids][:LETTERS_NAMED]}
+                whose = OrgId(org_id) if org_id is not None and known else None
+                event = Event(EventType(event_type), whose, actor(), "stream", DEAD_LETTER_STREAM, details)
+                await AuditWriter().record(transaction, event)
+    finally:
+        await control.close()
 
 
 async def _found(queue: "Queue", letter_id: str) -> "DeadLetter":

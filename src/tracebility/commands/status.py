@@ -200,7 +200,8 @@ def render(seen: Status) -> str:
     for index, loop in enumerate(seen.loops):
         since = "never" if loop.age_s is None else f"{loop.age_s:,.0f} s ago"
         error = f"  FAILED: {loop.last_error}" if loop.last_error else ""
-        lines.append(f"{'' if index else 'Loops':<14} {loop.name:<16} {since:>12}{error}")
+        took = f"took {loop.last_duration_s:,.3f} s"
+        lines.append(f"{'' if index else 'Loops':<14} {loop.name:<16} {since:>12}  {took:>14}{error}")
     if seen.disk_total_bytes:
         lines.append(f"Disk           {size(seen.disk_free_bytes or 0)} free of {size(seen.disk_total_bytes)}")
     return "\n".join(lines)
@@ -256,12 +257,9 @@ async def _look_at_queue(reached: "Reached", seen: Status) -> None:
         return
     now_ms = time.time() * 1000
     for shard, streams in enumerate(zip(SHARD_STREAMS, OVERFLOW_STREAMS, strict=True)):
-        both = [depths[stream] for stream in streams]
-        oldest_ms = min((depth.oldest_ms for depth in both if depth.oldest_ms is not None), default=None)
-        oldest_s = None if oldest_ms is None else max(round((now_ms - oldest_ms) / 1000, 3), 0.0)
-        seen.shards.append(
-            Shard(shard, sum(depth.length for depth in both), sum(depth.pending for depth in both), oldest_s)
-        )
+        both = depths[streams[0]] + depths[streams[1]]
+        oldest_s = None if both.oldest_ms is None else max(round((now_ms - both.oldest_ms) / 1000, 3), 0.0)
+        seen.shards.append(Shard(shard, both.length, both.pending, oldest_s))
     seen.dead_letters = depths[DEAD_LETTER_STREAM].length
     seen.legacy = depths[LEGACY_STREAM].length
     seen.queue_bytes, seen.queue_max_bytes = memory.used, memory.maximum

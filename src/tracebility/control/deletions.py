@@ -94,7 +94,7 @@ async def delete_project(transaction: Transaction, actor: Actor, place: ProjectP
     await transaction.fetchrow("lock_org", place.org_id)
     ended: list[str] = []
     if (await transaction.execute("mark_project_deleted", place.project_id, now)).endswith(" 1"):
-        for row in await transaction.fetch("live_keys_of_project", place.project_id):
+        for row in await transaction.fetch("lock_live_keys_of_project", place.project_id):
             public_id = PublicKeyId(row["public_id"])
             if actor.type == "api_key" and public_id == actor.id:
                 await transaction.execute("take_key_from_project", public_id)

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from tracebility.control.documents import must_be_name, stamp, unacceptable
-from tracebility.control.places import ProjectPlace
+from tracebility.control.places import ProjectPlace, hold_place
 from tracebility.errors import Forbidden, KeyEnded, NotFound
 from tracebility.ids import PublicKeyId
 from tracebility.stores.postgres import Row, Transaction
@@ -98,11 +98,13 @@ async def create_key(
     """A key of ``place``.
 
     Raises:
+        NotFound: when the project or its org was deleted meanwhile.
         Unprocessable: when it would have ended by ``now``.
         Forbidden: when it may more than ``may_give``.
     """
     _must_be_givable(new.scopes, may_give)
     _must_be_ahead(new.expires_at, now)
+    await hold_place(transaction, place.org_id, place.project_id)
     made = keys.generate()
     scopes = in_order(new.scopes)
     rate = (None, None) if new.rate is None else (new.rate.requests_per_s, new.rate.burst)
@@ -135,10 +137,14 @@ async def rotate_key(
     Now is by the store's clock, behind the lock: of two at once that end the key, the second must find it ended.
 
     Raises:
-        NotFound: when there is no such key.
+        NotFound: when there is no such key, or what it is of was deleted.
         KeyEnded: when it is revoked or expired.
         Forbidden: when it may more than ``may_give``: who rotates it would hold more than before.
     """
+    place = await transaction.fetchrow("place_of_key", public_id)
+    if place is None:
+        raise NotFound
+    await hold_place(transaction, place["org_id"], place["project_id"])
     old = await transaction.fetchrow("lock_key", public_id)
     if old is None:
         raise NotFound

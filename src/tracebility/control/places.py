@@ -82,9 +82,7 @@ async def create_workspace(transaction: Transaction, actor: Actor, org_id: OrgId
         BeingDeleted: when the org is.
         Taken: when it has one of this name.
     """
-    org = await transaction.fetchrow("lock_org", org_id)
-    if org is not None and org["deleted_at"] is not None:
-        raise BeingDeleted
+    await _must_stay(transaction, org_id)
     place = WorkspacePlace(org_id, WorkspaceId(uuid7()))
     with _taken("workspace_org_id_name_key", "This organisation has a workspace of this name."):
         await transaction.execute("insert_workspace", place.workspace_id, org_id, new.name)
@@ -101,8 +99,10 @@ async def create_project(
     """A project in ``workspace``.
 
     Raises:
+        BeingDeleted: when the org is.
         Taken: when the workspace has one of this name.
     """
+    await _must_stay(transaction, workspace.org_id)
     place = ProjectPlace(*workspace, ProjectId(uuid7()))
     with _taken("project_workspace_id_name_key", "This workspace has a project of this name."):
         await transaction.execute("insert_project", place.project_id, workspace.workspace_id, new.name)
@@ -142,6 +142,29 @@ async def change_project(
         name=before["name"],
         retention_days=days,
     )
+
+
+async def hold_place(transaction: Transaction, org_id: OrgId | None, project_id: ProjectId | None) -> None:
+    """Keep an org and a project of it as they are until the end of ``transaction``: nothing is made where all goes.
+
+    The org first, as everyone locks them, and before any key. None, as of an operator's key, is nothing to hold.
+
+    Raises:
+        NotFound: when one of them is deleted, or not there.
+    """
+    if org_id is not None:
+        org = await transaction.fetchrow("lock_org", org_id)
+        if org is None or org["deleted_at"] is not None:
+            raise NotFound
+    if project_id is not None and await transaction.fetchrow("lock_project", project_id) is None:
+        raise NotFound
+
+
+async def _must_stay(transaction: Transaction, org_id: OrgId) -> None:
+    """Keep an org from being deleted until the end of ``transaction``."""
+    org = await transaction.fetchrow("lock_org", org_id)
+    if org is not None and org["deleted_at"] is not None:
+        raise BeingDeleted
 
 
 @contextmanager

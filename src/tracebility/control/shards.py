@@ -20,7 +20,18 @@ from tracebility.stores.postgres import Row, Statements, Transaction
 from tracebility.stores.shards import LOAD_HOURS, ShardQueue, org_loads, placement, placements
 from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
 from tracebility.tenant.shard_plan import coolest, propose, shard_loads, skew
-from tracebility.tenant.shards import DEFAULT, MOVED, SHARD_STREAMS, SHARDS, SPLIT, ShardRouter, shard_of, stream_of
+from tracebility.tenant.shards import (
+    DEFAULT,
+    MOVED,
+    OVERFLOW_STREAMS,
+    SHARD_STREAMS,
+    SHARDS,
+    SPLIT,
+    ShardRouter,
+    overflow_of,
+    shard_of,
+    stream_of,
+)
 
 # What a move did shows after a while; an org is not moved again before.
 HYSTERESIS = timedelta(minutes=15)
@@ -82,7 +93,7 @@ class ShardOrg(msgspec.Struct, kw_only=True):
 
 
 class ShardState(msgspec.Struct, kw_only=True):
-    """A shard: its stream, what comes to it in items of the last hours, and the orgs that most of that is of."""
+    """A shard: its stream and what waits beside it, what comes in items of the last hours, and whose it is."""
 
     shard: int
     entries: int
@@ -143,7 +154,8 @@ async def look(control: Statements, queue: ShardQueue, now: datetime) -> ShardSt
     loads = await org_loads(control, queue, now)
     places = _places(router, loads)
     on = shard_loads(loads, places)
-    depths = await queue.depths(SHARD_STREAMS)
+    found = await queue.depths((*SHARD_STREAMS, *OVERFLOW_STREAMS))
+    depths = {stream_of(shard): found[stream_of(shard)] + found[overflow_of(shard)] for shard in range(SHARDS)}
     largest = {shard: _largest(loads, places, shard) for shard in range(SHARDS)}
     books = [(stream_of(shard), org_id) for shard, orgs in largest.items() for org_id in orgs]
     in_flight = dict(zip(books, await queue.envelopes_in_flight(books), strict=True))

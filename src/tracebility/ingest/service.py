@@ -70,7 +70,7 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
         stack.push_async_callback(queue.close)
         control_role = await hot.connect(redis_url)
         stack.push_async_callback(control_role.close)
-        beat = Beat(control_role, f"{socket.gethostname()}:{settings.spool_dir.absolute()}", lambda: spool.held_bytes)
+        beat = Beat(control_role, f"{socket.gethostname()}:{settings.spool_dir.absolute()}", spool)
         admission = Admission(control_role, PostgresUsage(control), lambda: beat.processes)
         stack.push_async_callback(_cancelled, asyncio.create_task(beat.run(admission)))
         gate = Gate(metrics)

@@ -5,21 +5,30 @@ them. What this process has told is in its memory: a new leader tells what stand
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import structlog
 
-from tracebility.ids import uuid7
+from tracebility.errors import StoreUnavailable
+from tracebility.ids import OrgId, uuid7
 from tracebility.operator.metrics import OperatorMetrics
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.hot import Hot
+from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
-from tracebility.stores.redis import Depth, Queue, is_durable
+from tracebility.stores.redis import Queue, is_durable
 from tracebility.tenant.quota import EDGES, SPOOLS
-from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM, SHARD_STREAMS, SHARDS
+from tracebility.tenant.shards import (
+    ALL_STREAMS,
+    DEAD_LETTER_STREAM,
+    OVERFLOW_STREAMS,
+    SHARD_STREAMS,
+    SHARDS,
+)
 
 PERIOD_S = 60.0
 
@@ -30,6 +39,8 @@ SKEW, SKEW_FROM_ENTRIES = 4.0, 1_000
 CLOCKS_APART_MS = 2_000
 # Of what is missing so many are named.
 NAMED = 20
+# Orgs whose books are checked in one look, at some 40 ms each; the others have their turn in the next.
+BOOKS = 250
 
 log = structlog.get_logger()
 
@@ -46,7 +57,17 @@ class Alert:
 class Alerts:
     """One operator's look at the installation."""
 
-    def __init__(self, control: Postgres, engine: Engine, queue: Queue, hot: Hot, metrics: OperatorMetrics) -> None:
+    def __init__(
+        self,
+        control: Postgres,
+        engine: Engine,
+        queue: Queue,
+        hot: Hot,
+        metrics: OperatorMetrics,
+        due: set[UUID],
+    ) -> None:
+        """``due``: orgs whose books are to be checked, each of which is taken out for it."""
+        self._due = due
         self._control = control
         self._engine = engine
         self._queue = queue
@@ -54,6 +75,7 @@ class Alerts:
         self._metrics = metrics
         self._standing: dict[str, Alert] = {}
         self._dead_before: int | None = None
+        self._unbalanced: set[UUID] = set()
 
     async def tick(self) -> list[Alert]:
         """Look at everything; what stands now. What cannot be looked at, because a store is away, stands as before.
@@ -61,19 +83,24 @@ class Alerts:
         Raises:
             StoreUnavailable: when a store is away.
         """
-        depths = await self._queue.depths((*ALL_STREAMS, DEAD_LETTER_STREAM))
         looks: Mapping[str, Callable[[], Awaitable[Alert | None]]] = {
-            "queue_lag": lambda: self._lag(depths),
-            "shard_skew": lambda: self._skew(depths),
-            "dead_letters": lambda: self._dead(depths[DEAD_LETTER_STREAM].length),
+            "queue_lag": self._lag,
+            "shard_skew": self._skew,
+            "dead_letters": self._dead,
             "disk_buffer": self._spilled,
             "queue_durability": self._durability,
-            "books": self._missing,
+            "books": self._books,
             "audit_gaps": self._gaps,
             "clock_skew": self._clocks,
         }
+        away: StoreUnavailable | None = None
         for kind, look in looks.items():
-            await self._tell(kind, await look())
+            try:
+                await self._tell(kind, await look())
+            except StoreUnavailable as error:  # the other looks may be at other stores
+                away = error
+        if away is not None:
+            raise away
         return list(self._standing.values())
 
     async def _tell(self, kind: str, found: Alert | None) -> None:
@@ -88,18 +115,23 @@ class Alerts:
         body = {"text": told.text, "state": "firing" if found else "over", **told.details}
         await self._control.execute("insert_notification", uuid7(), kind, None, body)
 
-    async def _lag(self, depths: Mapping[str, Depth]) -> Alert | None:
+    async def _lag(self) -> Alert | None:
         now_ms = time.time() * 1000
+        depths = await self._queue.depths(ALL_STREAMS)
         late = {stream: depth.oldest_ms for stream, depth in depths.items() if depth.oldest_ms is not None}
-        late.pop(DEAD_LETTER_STREAM, None)
         waits = {stream: round((now_ms - oldest) / 1000) for stream, oldest in late.items()}
         longest = max(waits.values(), default=0)
         if longest < LAG_S:
             return None
         return Alert("queue_lag", f"Envelopes wait for {longest} s", {"seconds": longest, "streams": waits})
 
-    async def _skew(self, depths: Mapping[str, Depth]) -> Alert | None:
-        lengths = {stream: depths[stream].length for stream in SHARD_STREAMS}
+    async def _skew(self) -> Alert | None:
+        """Of the shards, with what waits beside them: an org that sends too much is there for most of it."""
+        depths = await self._queue.depths((*SHARD_STREAMS, *OVERFLOW_STREAMS))
+        lengths = {
+            stream: depths[stream].length + depths[beside].length
+            for stream, beside in zip(SHARD_STREAMS, OVERFLOW_STREAMS, strict=True)
+        }
         hottest = max(lengths, key=lambda stream: lengths[stream])
         mean = sum(lengths.values()) / SHARDS
         if lengths[hottest] < max(SKEW * mean, SKEW_FROM_ENTRIES):
@@ -107,8 +139,9 @@ class Alerts:
         text = f"{hottest} has {lengths[hottest]} entries, {mean:.0f} is the mean"
         return Alert("shard_skew", text, {"stream": hottest, "entries": lengths[hottest], "mean": round(mean)})
 
-    async def _dead(self, letters: int) -> Alert | None:
+    async def _dead(self) -> Alert | None:
         """More than there were: an operator who leaves them lying knows of them."""
+        letters = await self._queue.length(DEAD_LETTER_STREAM)
         before, self._dead_before = self._dead_before, letters
         if before is None or letters <= before:
             return None
@@ -139,14 +172,34 @@ class Alerts:
         text = "What is acknowledged may not be on the queue's disk: tracebility doctor says what to set"
         return Alert("queue_durability", text, {"servers": weak})
 
-    async def _missing(self) -> Alert | None:
-        """Envelopes that are in flight by the books, and in no stream any more."""
+    async def _books(self) -> Alert | None:
+        """Envelopes that are in flight by the books and in no stream any more; orgs whose books do not balance."""
         missing = await self._queue.missing(ALL_STREAMS)
         self._metrics.missing.set(len(missing))
-        if not missing:
+        due = [*self._due][:BOOKS]
+        self._unbalanced = await self._out_of_balance({*due, *self._unbalanced})
+        self._due.difference_update(due)
+        if not missing and not self._unbalanced:
             return None
-        named = [f"{org_id}/{envelope_id}" for org_id, envelope_id in missing[:NAMED]]
-        return Alert("books", f"{len(missing)} envelopes are missing", {"missing": len(missing), "envelopes": named})
+        said = []
+        details: dict[str, Any] = {}
+        if missing:
+            said.append(f"{len(missing)} envelopes are missing")
+            named = [f"{org_id}/{envelope_id}" for org_id, envelope_id in missing[:NAMED]]
+            details |= {"missing": len(missing), "envelopes": named}
+        if self._unbalanced:
+            said.append(f"the books of {len(self._unbalanced)} orgs do not balance: tracebility ledger ORG")
+            details["orgs"] = [str(org_id) for org_id in sorted(self._unbalanced)[:NAMED]]
+        return Alert("books", "; ".join(said), details)
+
+    async def _out_of_balance(self, orgs: Iterable[UUID]) -> set[UUID]:
+        found: set[UUID] = set()
+        for org_id in orgs:
+            of_org = OrgId(org_id)
+            books = await ledger(OrgQueue(self._queue, of_org), RawRows(self._engine, of_org))
+            if not books.balanced:
+                found.add(org_id)
+        return found
 
     async def _gaps(self) -> Alert | None:
         [row] = (await self._engine.query(query("unrepaired_gaps"))).dicts()

@@ -29,7 +29,7 @@ from tracebility.stores.clickhouse import Engine
 from tracebility.stores.erase import Counts, Eraser, Which
 from tracebility.stores.hot import Hot
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
-from tracebility.stores.postgres import Postgres, Row, Transaction
+from tracebility.stores.postgres import Postgres, Row, Statements, Transaction
 from tracebility.stores.redis import Queue
 from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
 from tracebility.tenant.redis_keys import patterns_of_org
@@ -81,7 +81,7 @@ class Job:
 
     @property
     def projects(self) -> list[ProjectId]:
-        """The projects of the org, as they were when the work began."""
+        """The projects of the org, as they were when the work began; from the end of ``forget``, as they were then."""
         return [ProjectId(UUID(one)) for one in self.progress.get("projects", [])]
 
     def whole(self) -> Which | None:
@@ -179,7 +179,7 @@ class Deleter:
         oldest = [depth.oldest_ms for depth in depths.values() if depth.oldest_ms is not None]
         if oldest and min(oldest) < asked_s * 1000:
             return False
-        await self._note(job, "count", {"projects": await self._projects(job)})
+        await self._note(job, "count", {"projects": await _projects(self._control, job.org_id)})
         failpoint("deletion_after_drain")
         return True
 
@@ -254,8 +254,13 @@ class Deleter:
             if job.kind == ORG:
                 done["redis_keys"] = job.progress.get("redis_keys", 0) + await self._forget_keys(job.org_id)
             failpoint("deletion_after_forget")
-            projects = job.projects if job.kind == ORG else [job.project_id]
             async with self._control.transaction() as transaction:
+                projects: list[ProjectId | None] = [job.project_id]
+                if job.kind == ORG:
+                    # Again: a project that was made since the work began is in the way of its workspace.
+                    named = await _projects(transaction, job.org_id)
+                    done["projects"] = [*dict.fromkeys([*map(str, job.projects), *named])]
+                    projects = [ProjectId(UUID(one)) for one in done["projects"]]
                 removed = await _remove_rows(transaction, job, projects)
                 await self._note(job, "certify", done | {"control_rows": removed}, transaction=transaction)
         else:
@@ -309,9 +314,6 @@ class Deleter:
                 self._metrics.deletions.labels(job.kind).inc()
         return True
 
-    async def _projects(self, job: Job) -> list[str]:
-        return [str(row["id"]) for row in await self._control.fetch("projects_of_org", job.org_id)]
-
     async def _note(
         self,
         job: Job,
@@ -338,6 +340,10 @@ def certificate_hash(certificate: Mapping[str, Any]) -> str:
     """SHA-256 of the certificate as JSON with sorted keys, without spaces, in UTF-8: what the audit trail holds."""
     canonical = json.dumps(certificate, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+async def _projects(control: Statements, org_id: OrgId) -> list[str]:
+    return [str(row["id"]) for row in await control.fetch("projects_of_org", org_id)]
 
 
 async def _remove_rows(transaction: Transaction, job: Job, projects: Sequence[ProjectId | None]) -> dict[str, int]:

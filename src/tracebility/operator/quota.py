@@ -24,13 +24,17 @@ from tracebility.stores.queries import query
 from tracebility.stores.redis import Queue
 from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
 from tracebility.tenant.context import MeterLimit
-from tracebility.tenant.quota import METERED, METERS, SLOT_US, QuotaMeter, Usage
+from tracebility.tenant.quota import METERED, METERS, OLDEST_SPOOLED, SLOT_US, QuotaMeter, Usage
 from tracebility.tenant.redis_keys import over_flag
-from tracebility.tenant.shards import ALL_STREAMS
+from tracebility.tenant.shards import OVERFLOW_STREAMS, SHARD_STREAMS
 
 PERIOD_S = 60.0
-# From a stamp at the edge to its entry in the queue: above the edge's deadlines.
-SKEW_US = 4_000_000
+# From a stamp at the edge to its entry in the queue, or to the beat that says that it is on disk: above the edge's
+# deadlines and a beat.
+SKEW_US = 8_000_000
+# What a disk buffer held whose process is gone: in an hour it is started again, or somebody has been told for long that
+# it was not. Everyone's settlement waits no longer for it.
+GONE_HOLDS_US = 3600 * 10**6
 # Orgs summed in one statement.
 ORGS_A_SUM = 500
 OVER_FLAG_LIFE_MS = 180_000
@@ -84,6 +88,7 @@ class QuotaReconciler:
         self._meter = QuotaMeter(hot)
         self._audit = AuditWriter()
         self._now_us = now_us
+        self.looked_at: set[UUID] = set()  # whose usage was settled; whoever checks their books takes them out
 
     async def tick(self) -> Tick:
         """Settle everyone whose usage has changed.
@@ -94,6 +99,7 @@ class QuotaReconciler:
         watermark = await self.watermark()
         end_us = (watermark + 1) * SLOT_US
         changed = await self._changed()
+        self.looked_at |= {org for org, _ in changed}
         advanced = corrected = 0
         for period in sorted({period for _, period in changed}):
             orgs = sorted(org for org, said in changed if said == period)
@@ -109,13 +115,26 @@ class QuotaReconciler:
         return Tick(_rfc3339(end_us), len({org for org, _ in changed}), advanced, corrected)
 
     async def watermark(self) -> int:
-        """The last slot, since 1970, of which nothing is in the queue any more.
+        """The last slot, since 1970, of which nothing is in a disk buffer or in the queue any more.
 
-        What a disk buffer still holds comes late: its org is marked again when it is stored, and summed again.
+        They are asked in the order in which an envelope passes them, so that none is between two answers. One that was
+        not waited for is late: its org is marked again when it is stored, and summed again.
         """
-        depths = await self._queue.depths(ALL_STREAMS)
-        oldest = [depth.oldest_ms * 1000 for depth in depths.values() if depth.oldest_ms is not None]
-        return (min((*oldest, self._now_us())) - SKEW_US) // SLOT_US - 1
+        now_us = self._now_us()
+        spooled = await self._spooled(now_us)
+        # What comes from before the shards reserved nothing, and may lie undrained: nobody waits for it.
+        depths = await self._queue.depths((*SHARD_STREAMS, *OVERFLOW_STREAMS))
+        oldest = [depth.oldest_ms for depth in depths.values() if depth.oldest_ms is not None]
+        oldest_ms = min((*oldest, now_us // 1000))
+        late = await self._queue.late(oldest_ms)
+        held = [slot * SLOT_US for slot in (*spooled, *late)]
+        return (min((oldest_ms * 1000, *held)) - SKEW_US) // SLOT_US - 1
+
+    async def _spooled(self, now_us: int) -> list[int]:
+        """The oldest slot in each disk buffer."""
+        said = await self._hot.command("HVALS", OLDEST_SPOOLED)
+        figures = [tuple(map(int, one.split(b"|"))) for one in said]
+        return [slot for slot, at_ms in figures if now_us - at_ms * 1000 <= GONE_HOLDS_US]
 
     async def _changed(self) -> list[tuple[UUID, str]]:
         members = await self._hot.command("ZRANGE", METERED, 0, -1)

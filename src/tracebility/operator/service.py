@@ -59,7 +59,7 @@ class OperatorServices:
     def loops(self) -> Sequence[Loop]:
         """All there are."""
         quotas = QuotaReconciler(self.control, self.engine, self.queue, self.hot)
-        looking = alerts.Alerts(self.control, self.engine, self.queue, self.hot, self.metrics)
+        looking = alerts.Alerts(self.control, self.engine, self.queue, self.hot, self.metrics, quotas.looked_at)
         notifier = notify.Notifier(self.control, self.webhook_url, self.webhook_secret)
         relayed = AuditRelay(self.control, self.engine, self.metrics)
         balance = ShardBalance(self.control, self.queue, self.hot, self.metrics, auto=self.shards_auto)

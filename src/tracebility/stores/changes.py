@@ -28,10 +28,11 @@ CHANNEL = shared_key("changes")
 ASK_EVERY_S = 2.0
 # However many nudges come.
 ASK_AT_MOST_EVERY_S = 0.02
-# Numbers are given before the commit, so what is committed now may be as old as the longest transaction.
-OVERLAP_S = 30.0
-# Records of keys live this long in Redis: what is older than both is of no use to a process that starts.
-AT_START_S = 120.0
+# Numbers are given before the commit, so what is committed now may be as old as the longest transaction, such as one
+# that revokes all keys of a large project.
+OVERLAP_S = 300.0
+# Records of keys live a minute in Redis: what is older than both is of no use to a process that starts.
+AT_START_S = OVERLAP_S + 60.0
 # A subscription that says nothing for so long is asked; one that does not answer is made anew.
 SILENCE_S = 2.0
 
@@ -86,6 +87,8 @@ class Changes:
                     await self.ask()
                 except StoreUnavailable as error:
                     _log.warning("changes cannot be asked for", reason=str(error))
+                except Exception:  # noqa: BLE001  (whatever it is, who is deaf would go on with revoked keys)
+                    _log.exception("changes cannot be asked for")
                 await asyncio.sleep(ASK_AT_MOST_EVERY_S)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(ASK_EVERY_S):
@@ -114,7 +117,7 @@ class Changes:
                         async with asyncio.timeout(SILENCE_S):
                             await subscription.ping()
                         unanswered = True
-            except (exceptions.RedisError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001
                 _log.warning("changes are not announced; asking for them", reason=str(error) or type(error).__name__)
             finally:
                 with suppress(exceptions.RedisError, OSError, TimeoutError):

@@ -1,21 +1,25 @@
 """When keys were last let in, for people who wonder which of them can go: to the minute, and cheap."""
 
 import asyncio
-from contextlib import suppress
 
-from tracebility.errors import StoreUnavailable
+import structlog
+
 from tracebility.stores.postgres import Postgres
 from tracebility.tenant.resolver import Resolver
 
 EVERY_S = 5.0
+
+_log = structlog.get_logger()
 
 
 async def write_uses_down(resolver: Resolver, postgres: Postgres) -> None:
     """Go on writing down which keys ``resolver`` let in. Cancel it to end."""
     while True:
         await asyncio.sleep(EVERY_S)
-        with suppress(StoreUnavailable):
+        try:
             await write_once(resolver, postgres)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the next time may know nothing of it)
+            _log.warning("uses of keys cannot be written down now", reason=str(error) or type(error).__name__)
 
 
 async def write_once(resolver: Resolver, postgres: Postgres) -> None:
@@ -29,6 +33,6 @@ async def write_once(resolver: Resolver, postgres: Postgres) -> None:
         return
     try:
         await postgres.execute("key_was_used", sorted(used))
-    except StoreUnavailable:
+    except BaseException:
         resolver.used |= used
         raise

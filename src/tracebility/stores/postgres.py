@@ -179,9 +179,12 @@ _REFUSALS = (
     exceptions.InvalidPasswordError,
     exceptions.InvalidCatalogNameError,
 )
+# To try again is what all of these ask for; a transaction that lost to another one is among them.
 _AWAY = (
     OSError,
     TimeoutError,
+    exceptions.DeadlockDetectedError,
+    exceptions.SerializationError,
     exceptions.PostgresConnectionError,
     exceptions.OperatorInterventionError,
     exceptions.InsufficientResourcesError,

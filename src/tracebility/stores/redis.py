@@ -22,10 +22,10 @@ from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.stores.servers import VARIABLE, Command, Servers, checked, refusal
 from tracebility.stores.start import START_WAIT_S, until_reachable
-from tracebility.tenant.books import Book, accepted_key, in_flight_key, in_flight_keys, org_of
-from tracebility.tenant.redis_keys import stream_key
-from tracebility.tenant.scripts import BURY, ENTER, LEAVE, Script
-from tracebility.tenant.shards import DEAD_LETTER_STREAM
+from tracebility.tenant.books import Book, accepted_key, counts_key, in_flight_key, in_flight_keys, org_of
+from tracebility.tenant.redis_keys import shared_key, stream_key
+from tracebility.tenant.scripts import BURY, COUNT, ENTER, LEAVE, Script
+from tracebility.tenant.shards import DEAD_LETTER_STREAM, beside
 
 GROUP = "ingest-worker"
 
@@ -38,8 +38,18 @@ DEPTH_KNOWN_S = 0.25
 # dead letters.
 AGAIN = "again"
 
+# Which entry an envelope counts for is remembered while that may be in its stream, also when no worker runs for days.
+# Once it has left, its outcome tells; but not to who asked just before that was written, and is to decide now.
+# A mark is 0.3 KB: 34 MB at a thousand envelopes a second.
+COUNTS_IN_STREAM_MS = 7 * 24 * 3_600_000
+COUNTS_LEFT_MS = 120_000
+
 # Entries, by stream and id, that are in the dead letters and may be in their stream still; in the dead letters' slot.
 BURIED = stream_key(DEAD_LETTER_STREAM, "buried")
+
+# Slots in which something was accepted that came to the queue late, from a disk buffer, each with the milliseconds by
+# which it had come.
+LATE = shared_key("late")
 
 _FSYNC = ("CONFIG", "GET", "appendfsync")
 
@@ -47,6 +57,7 @@ StreamId: TypeAlias = bytes
 Fields: TypeAlias = Mapping[str, bytes]
 EntryFields: TypeAlias = dict[bytes, bytes]
 Append: TypeAlias = tuple[str, Fields]
+ScriptCall: TypeAlias = tuple[Script, list[str], list[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,11 @@ class Depth:
     pending: int
     oldest_ms: int | None
 
+    def __add__(self, other: "Depth") -> "Depth":
+        """Of two streams that are looked at as one."""
+        oldest = [at for at in (self.oldest_ms, other.oldest_ms) if at is not None]
+        return Depth(self.length + other.length, self.pending + other.pending, min(oldest, default=None))
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -82,12 +98,12 @@ class Memory:
 
 
 class Departure(NamedTuple):
-    """What the books say of an envelope, whether its outcome was known before, and the entry that it leaves with, b''
-    for none.
+    """What the books say of an envelope, whether it counts for another of its entries, and the one that it leaves with,
+    b'' for none.
     """
 
     book: Book
-    was_known: bool
+    counts_elsewhere: bool
     entry_id: StreamId
 
 
@@ -197,6 +213,10 @@ class Queue:
         while len(self._depths) > MOST_DEPTHS:
             self._depths.popitem(last=False)
 
+    async def say_late(self, slot: int, until_ms: int) -> None:
+        """Say that what enters up to ``until_ms`` may have been accepted in ``slot``."""
+        await self._pipeline([("ZADD", LATE, "GT", until_ms, slot)])
+
     async def withdraw(self, books: Sequence[Book]) -> None:
         """Take back what was entered for envelopes whose entries were refused."""
         departures = [Departure(book, True, b"") for book in sorted(books)]
@@ -207,10 +227,14 @@ class Queue:
     # --- the worker ---
 
     async def ensure_group(self, streams: Iterable[str]) -> None:
-        """Create stream and consumer group where missing; a new group starts at the first entry."""
+        """Create stream and consumer group where missing; a new group starts at the first entry.
+
+        A store whose memory is full makes none, and says so also of what is there: whoever reads finds out.
+        """
         commands = [("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM") for stream in streams]
         for reply in await self._pipeline(commands, raise_on_error=False):
-            if isinstance(reply, Exception) and not str(reply).startswith("BUSYGROUP"):
+            is_there_or_full = isinstance(reply, exceptions.OutOfMemoryError) or str(reply).startswith("BUSYGROUP")
+            if isinstance(reply, Exception) and not is_there_or_full:
                 raise StoreUnavailable("redis", redact(str(reply))) from reply
 
     async def read(self, streams: Sequence[str], consumer: str, count_per_stream: int) -> list[tuple[str, list[Entry]]]:
@@ -271,16 +295,28 @@ class Queue:
         """Acknowledge and delete: an acknowledgement alone frees no memory."""
         await self.leave([Leaving(stream, ids)])
 
+    async def count(self, departures: Iterable[Departure]) -> list[Departure]:
+        """Decide which entry each envelope counts for, before it has an outcome: the first that asks, now and whenever
+        it is delivered again. Given is whether an outcome is known already.
+        """
+        by_shard: dict[str, list[Departure]] = {}
+        for one in departures:
+            by_shard.setdefault(beside(one.book.stream), []).append(one)
+        answers = await self._run([_counting(some) for some in by_shard.values()])
+        return [
+            one._replace(counts_elsewhere=not counts)
+            for some, answer in zip(by_shard.values(), answers, strict=True)
+            for one, counts in zip(some, answer, strict=True)
+        ]
+
     async def leave(self, leaving: Sequence["Leaving"]) -> None:
-        """As `ack_and_delete` for several streams, in one round trip, and out of the books with what is in them.
+        """As `ack_and_delete` for several streams, and out of the books with what is in them.
 
         Does no harm when it was done before, so that whoever got no answer may ask again.
         """
-        scripts = [_leaving(one) for one in leaving if one.ids or one.departures]
-        replies = await self._pipeline([_by_sha(*one) for one in scripts], raise_on_error=False)
-        unknown = [one for one, reply in zip(scripts, replies, strict=True) if _is_unknown_script(reply)]
-        await self._pipeline([_by_text(*one) for one in unknown])
-        checked([reply for reply in replies if not _is_unknown_script(reply)])
+        await self._run([_leaving(one) for one in leaving if one.ids or one.departures])
+        counted = [one.book for each in leaving for one in each.departures if not one.counts_elsewhere]
+        await self._pipeline([("PEXPIRE", counts_key(book), COUNTS_LEFT_MS) for book in counted])
 
     async def dead_letter(self, leaving: "Leaving", entry: Entry, *, reason: str, deliveries: int, at_us: int) -> None:
         """Move ``entry`` from its stream to the dead-letter stream with what happened.
@@ -350,6 +386,13 @@ class Queue:
             oldest = int(first[0][0].split(b"-")[0]) if first else None
             depths[stream] = Depth(int(length), waiting, oldest)
         return depths
+
+    async def late(self, oldest_ms: int) -> list[int]:
+        """Slots in which something was accepted that came late and is here still, where the first entry came at
+        ``oldest_ms``. What came before that has left, and is forgotten.
+        """
+        _, slots = await self._pipeline([("ZREMRANGEBYSCORE", LATE, "-inf", f"({oldest_ms}"), ("ZRANGE", LATE, 0, -1)])
+        return [int(slot) for slot in slots]
 
     async def length(self, stream: str) -> int:
         """Entries in ``stream``, delivered or not."""
@@ -468,6 +511,15 @@ class Queue:
             checked(refused)
         return found
 
+    async def _run(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        replies = await self._pipeline([_by_sha(*one) for one in calls], raise_on_error=False)
+        unknown = [nth for nth, reply in enumerate(replies) if _is_unknown_script(reply)]
+        by_text = await self._pipeline([_by_text(*calls[nth]) for nth in unknown])
+        for nth, reply in zip(unknown, by_text, strict=True):
+            replies[nth] = reply
+        checked(replies)
+        return replies
+
     async def _pipeline(self, commands: Sequence[Command], *, raise_on_error: bool = True) -> list[Any]:
         return await self._servers.pipelined(commands, raise_on_error=raise_on_error)
 
@@ -485,16 +537,25 @@ def _xadd(stream: str, fields: Fields) -> tuple[Any, ...]:
     return ("XADD", stream, "*", *(part for field in fields.items() for part in field))
 
 
-def _entering(_: str, books: Sequence[Book]) -> tuple[Script, list[str], list[Any]]:
+def _entering(_: str, books: Sequence[Book]) -> ScriptCall:
     keys = [key for book in books for key in book.keys]
     return ENTER, keys, [part for book in books for part in (book.envelope_id.hex, book.hour, book.items)]
 
 
-def _leaving(leaving: Leaving) -> tuple[Script, list[str], list[Any]]:
+def _counting(departures: Sequence[Departure]) -> ScriptCall:
+    keys = [counts_key(one.book) for one in departures]
+    said = (
+        part for book, is_known, entry_id in departures
+        for part in (f"{book.stream}|{entry_id.decode()}", int(is_known))
+    )  # fmt: skip
+    return COUNT, keys, [COUNTS_IN_STREAM_MS, *said]
+
+
+def _leaving(leaving: Leaving) -> ScriptCall:
     keys = [leaving.stream, *(key for one in leaving.departures for key in one.book.keys)]
     said = (
-        part for book, was_known, entry_id in leaving.departures
-        for part in (book.envelope_id.hex, book.hour, book.items, int(was_known), entry_id)
+        part for book, counts_elsewhere, entry_id in leaving.departures
+        for part in (book.envelope_id.hex, book.hour, book.items, int(counts_elsewhere), entry_id)
     )  # fmt: skip
     return LEAVE, keys, [GROUP, len(leaving.ids), *leaving.ids, *said]
 

@@ -9,7 +9,6 @@ from uuid import UUID
 
 import structlog
 
-from tracebility.errors import StoreUnavailable
 from tracebility.ids import OrgId
 from tracebility.stores.postgres import Postgres, Row, Statements
 from tracebility.stores.redis import Depth
@@ -78,8 +77,11 @@ class MapKeeper:
             self._changed.clear()
             try:
                 await self.learn()
-            except StoreUnavailable as error:
-                _log.warning("the shard map cannot be read; going on with the one of before", reason=str(error))
+            except Exception as error:  # noqa: BLE001  (whatever it is, the next try may know nothing of it)
+                _log.warning(
+                    "the shard map cannot be read; going on with the one of before",
+                    reason=str(error) or type(error).__name__,
+                )
                 self._changed.set()
                 await asyncio.sleep(RETRY_S)
 

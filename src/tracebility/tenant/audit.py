@@ -37,6 +37,8 @@ class EventType(StrEnum):
     SHARD_MOVED = "shard.moved"
     SHARD_SPLIT = "shard.split"
     SHARD_UNDONE = "shard.undone"
+    DEAD_LETTERS_REPLAYED = "dead_letters.replayed"
+    DEAD_LETTERS_DROPPED = "dead_letters.dropped"
     QUOTA_SOFT_LIMIT_REACHED = "quota.soft_limit_reached"
 
 

@@ -2,13 +2,15 @@
 
 What is accepted, and what is in flight, is kept beside the stream of the envelope, in its slot of a cluster; what
 became of an envelope is in the data plane. `enter.lua` and `leave.lua` keep the first two; an entry that a stream lost
-stays in flight for ever, and tells which it was.
+stays in flight for ever, and tells which it was. An envelope may have several entries, in the stream of its shard, in
+the overflow or in both, also after its org has moved: `count.lua` says which of them it counts for.
 """
 
 from typing import NamedTuple
 from uuid import UUID
 
 from tracebility.tenant.redis_keys import stream_key
+from tracebility.tenant.shards import beside
 from tracebility.wire.envelope import Header
 
 STORED, DROPPED, DEAD = "stored", "dropped", "dead"
@@ -49,6 +51,11 @@ def in_flight_key(stream: str, org_id: UUID) -> str:
 def in_flight_keys(stream: str) -> str:
     """A pattern of the keys of all orgs."""
     return stream_key(stream, "in_flight") + ":*"
+
+
+def counts_key(book: Book) -> str:
+    """The place of the entry that an envelope counts for, be that in the stream of its shard or in the overflow."""
+    return stream_key(beside(book.stream), "counts", str(book.org_id), book.envelope_id.hex)
 
 
 def org_of(in_flight: str) -> UUID:

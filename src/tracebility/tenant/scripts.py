@@ -43,8 +43,9 @@ def _load(name: str, flags: str = "flags=allow-oom") -> Script:
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-ADMIT, REFUND, SETTLE = map(_load, ("admit", "refund", "settle"))
+ADMIT, REFUND, SETTLE, SAY = map(_load, ("admit", "refund", "settle", "say"))
 ENTER = _load("enter", "flags=")  # refused when its entry is
-LEAVE = _load("leave")
+COUNT, LEAVE = map(_load, ("count", "leave"))
 BURY = _load("bury", "flags=")  # what it adds takes memory until somebody looks at it
 LEASE = _load("lease")
+NOTE_METERED = _load("metered")

@@ -16,6 +16,7 @@ SHARDS = 16
 STREAM_PREFIX = "tracebility:ingest:v1"
 LEGACY_STREAM = STREAM_PREFIX
 DEAD_LETTER_STREAM = f"{STREAM_PREFIX}:dlq"
+_OVERFLOW = ":overflow"
 
 MOVED, SPLIT, DEFAULT = "moved", "split", "default"
 
@@ -32,7 +33,12 @@ def stream_of(shard: int) -> str:
 
 def overflow_of(shard: int) -> str:
     """The stream for what an org has too much of in a shard's stream: served beside it, at a lower weight."""
-    return f"{STREAM_PREFIX}:{shard}:overflow"
+    return f"{STREAM_PREFIX}:{shard}{_OVERFLOW}"
+
+
+def beside(stream: str) -> str:
+    """The stream that an overflow is beside; of any other, itself."""
+    return stream.removesuffix(_OVERFLOW)
 
 
 SHARD_STREAMS = tuple(map(stream_of, range(SHARDS)))

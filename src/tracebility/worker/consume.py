@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
+from typing import TypeVar
 
 import structlog
 
@@ -18,7 +19,7 @@ from tracebility.stores import consumers
 from tracebility.stores.redis import Departure, Entry, Leaving, Queue
 from tracebility.tenant.books import DEAD, DROPPED, STORED
 from tracebility.tenant.quota import METERED, metered_member
-from tracebility.tenant.scripts import HotStore
+from tracebility.tenant.scripts import NOTE_METERED, HotStore
 from tracebility.tenant.shards import LEGACY_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS, SHARDS
 from tracebility.wire.envelope import Envelope, MalformedEnvelope, from_fields
 from tracebility.worker import rows
@@ -37,7 +38,8 @@ from tracebility.worker.legacy import Legacy
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.outcomes import Outcome
 from tracebility.worker.over_quota import OverQuota
-from tracebility.worker.write import Held, Stopped, Work, Writer, pause
+from tracebility.worker.patience import Stopped, pause
+from tracebility.worker.write import Held, Work, Writer
 
 # A batch is closed by whichever comes first. An insert costs the engine 13 ms whatever its size, a microsecond a span
 # at this one; three batches are in memory, with the envelopes they came in.
@@ -62,6 +64,7 @@ REASON_CHARS = 1_000
 
 STREAMS = (*SHARD_STREAMS, *OVERFLOW_STREAMS)
 
+T = TypeVar("T")
 log = structlog.get_logger()
 
 
@@ -110,6 +113,7 @@ class Drain:
             beating.cancel()
             for writing in self._writing:
                 writing.cancel()
+            self._writer.close()
         with suppress(StoreUnavailable):
             await self._in_hand.excuse(self._suspects)
 
@@ -271,7 +275,7 @@ class Drain:
         stored = [held for held in work.held if (held.stream, held.entry.id) not in refusals]
         outcomes = [Outcome(held.stream, held.entry, held.envelope.header, STORED) for held in stored]
         outcomes += work.dropped
-        leaving = _leaving(outcomes, await self._writer.settle(outcomes))
+        leaving = _leaving(outcomes, await self._settled(outcomes))
         failpoint("worker_after_outcomes_before_ack")
         await self._say_metered(work)
         with self._metrics.stage_seconds.labels("ack").time():
@@ -289,14 +293,29 @@ class Drain:
         self._metrics.spans.inc(sum(held.envelope.header.items for held in stored))
         self._metrics.batches.inc()
 
+    async def _settled(self, outcomes: Sequence[Outcome]) -> list[Departure]:
+        """Write what became of envelopes; how they leave the books.
+
+        It is decided first which entry each counts for: of one that is delivered again, or that others settle now, an
+        outcome does not tell whose it is.
+        """
+        known = await self._writer.known(outcomes)
+        asking = [Departure(one.book, one.header.id in known, one.entry.id) for one in outcomes]
+        departures = await self._insist(lambda: self._queue.count(asking))
+        failpoint("worker_after_count_before_outcomes")
+        await self._writer.settle(outcomes)
+        return departures
+
     async def _say_metered(self, work: Work) -> None:
-        """Have the reconciler look at whose usage has changed, before the queue forgets that it has."""
-        headers = (held.envelope.header for held in work.held)
+        """Have the reconciler look at whose usage has changed, before the queue forgets that it has. And at whom
+        something was dropped for, so that the flag by which it was stands for as long as the org is over its quota.
+        """
+        headers = [*(held.envelope.header for held in work.held), *(one.header for one in work.dropped)]
         members = sorted({metered_member(header.org_id, header.period) for header in headers})
         if members:
-            now_ms = time.time_ns() // 1_000_000
-            said = [part for member in members for part in (now_ms, member)]
-            await self._insist(lambda: self._hot.command("ZADD", METERED, *said))
+            said: list[str | int] = [time.time_ns() // 1_000_000, *members]
+            # A plain ZADD is refused when memory is full, and nothing would leave it any more.
+            await self._insist(lambda: self._hot.run(NOTE_METERED, [METERED], said))
 
     async def _bury(self, stream: str, entry: Entry, reason: str, deliveries: int) -> None:
         log.error("dead letter", stream=stream, entry_id=entry.id.decode(), reason=reason[:REASON_CHARS])
@@ -304,7 +323,7 @@ class Drain:
             outcomes = [Outcome(stream, entry, from_fields(entry.fields).header, DEAD, reason)]
         except MalformedEnvelope:
             outcomes = []  # Whose it was cannot be told, so it is in nobody's books.
-        leaving = Leaving(stream, [entry.id], await self._writer.settle(outcomes))
+        leaving = Leaving(stream, [entry.id], await self._settled(outcomes))
         await self._insist(
             lambda: self._queue.dead_letter(
                 leaving, entry, reason=reason[:REASON_CHARS], deliveries=deliveries, at_us=time.time_ns() // 1000
@@ -313,12 +332,11 @@ class Drain:
         self._metrics.dead.inc()
         self._in_hand.release(stream, [entry.id])
 
-    async def _insist(self, call: Callable[[], Awaitable[object]]) -> None:
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Do what must be done to the queue, or beside it, however long it is away."""
         while True:
             try:
-                await call()
-                return
+                return await call()
             except StoreUnavailable as error:
                 self._metrics.waits.labels(error.store).inc()
                 log.warning("queue does not answer; trying again", reason=str(error))
@@ -332,6 +350,7 @@ class Drain:
                 await self._hand_over()
                 await self._written()
                 await leave(self._queue, self._name, self._streams)
+                await self._writer.finish()
         except (TimeoutError, StoreUnavailable):
             log.info("ended before everything was written; the rest stays in the queue")
 

@@ -36,6 +36,9 @@ class WorkerMetrics:
         self.stale_runs = metrics.counter(
             "tracebility_worker_stale_runs", "Runs whose row could not be computed; their spans are stored."
         )
+        self.runs_behind = metrics.gauge(
+            "tracebility_worker_runs_behind", "Large runs whose row does not show all of their spans yet."
+        )
         self.waits = metrics.counter(
             "tracebility_worker_store_failures", "Calls that a store did not answer; they are tried again.", ("store",)
         )

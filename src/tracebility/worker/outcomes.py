@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import NamedTuple
 from uuid import UUID
@@ -11,7 +11,7 @@ from tracebility.stores import native_format as native
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.native_format import Column
 from tracebility.stores.queries import query
-from tracebility.stores.redis import AGAIN, Departure, Entry
+from tracebility.stores.redis import AGAIN, Entry
 from tracebility.tenant.books import Book, book_of
 from tracebility.wire.envelope import Header
 from tracebility.worker.columns import Block
@@ -69,17 +69,6 @@ def outcome_block(outcomes: Sequence[Outcome]) -> Block:
     )
     names = tuple(column.name for column in columns)
     return Block("envelope_outcome", names, len(headers), native.block(columns, len(headers)))
-
-
-def departures(outcomes: Iterable[Outcome], known: Collection[UUID]) -> list[Departure]:
-    """How the envelopes leave the books; of two copies in one batch, the second one's outcome is known by the first."""
-    leaving: dict[Book, Departure] = {}
-    came = set(known)
-    for one in outcomes:
-        if one.book not in leaving:
-            leaving[one.book] = Departure(one.book, one.header.id in came, one.entry.id)
-            came.add(one.header.id)
-    return list(leaving.values())
 
 
 def _kind(reason: str) -> str:

@@ -18,7 +18,8 @@ from tracebility.worker import memory
 from tracebility.worker.consume import Drain
 from tracebility.worker.legacy import Legacy, Owners
 from tracebility.worker.metrics import WorkerMetrics
-from tracebility.worker.write import Writer, pause
+from tracebility.worker.patience import pause
+from tracebility.worker.write import Writer
 
 READY_WAIT_S = 2.0
 WATCH_S = 2.0

@@ -1,10 +1,36 @@
 """Deletions over the API: who may ask, what is refused from then on, and how it is followed."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
+
+from tracebility.control import deletions
+from tracebility.control.keys import revoke_key
+from tracebility.control.places import ProjectPlace
+from tracebility.stores.postgres import Postgres
+from tracebility.tenant.audit import Actor
+
+ASKER = Actor("operator", "test")
+
+
+@asynccontextmanager
+async def being_deleted(control: Postgres, tenant: Any, kind: str) -> AsyncIterator[None]:
+    """Whatever is asked for meanwhile comes while the transaction of a deletion is not at its end."""
+    async with control.transaction() as transaction:
+        now = datetime.now(UTC)
+        if kind == "org":
+            await deletions.delete_org(transaction, ASKER, tenant.org_id, now)
+        else:
+            place = ProjectPlace(tenant.org_id, tenant.workspace_id, tenant.project_id)
+            await deletions.delete_project(transaction, ASKER, place, now)
+        yield
+        await asyncio.sleep(0.5)
 
 
 async def test_a_deleted_org_is_refused_at_once_and_stays_visible_to_operators(
@@ -104,3 +130,58 @@ async def test_a_project_is_told_how_long_it_keeps_its_data(api: httpx.AsyncClie
     assert (refused.status_code, refused.json()["detail"].partition(":")[0]) == (422, "retention_days")
     told = await trail.of(mine.org_id, "project.retention_changed")
     assert [event["details"] for event in told] == [{"old": None, "new": 7}, {"old": 7, "new": None}]
+
+
+@pytest.mark.parametrize("kind", ["project", "org"])
+async def test_no_key_is_made_of_what_is_being_deleted(
+    api: httpx.AsyncClient, operator: Any, two_orgs: Any, control: Postgres, kind: str
+) -> None:
+    mine, _ = two_orgs
+    path = f"/v1/projects/{mine.project_id}/keys"
+    asked = [
+        (path, {"name": "late", "scopes": ["ingest:write", "read"]}),
+        (f"{path}/{mine.context.key_id}/rotate", {"overlap_s": 0}),
+    ]
+    async with being_deleted(control, mine, kind):
+        calls = [asyncio.create_task(api.post(at, json=document, headers=operator)) for at, document in asked]
+        await asyncio.sleep(0)
+    answers = await asyncio.gather(*calls)
+    assert [(answer.status_code, answer.json()["type"]) for answer in answers] == [
+        (404, "urn:tracebility:error:not-found")
+    ] * 2
+    keys = await control.fetch("SELECT public_id FROM api_key WHERE org_id = $1", mine.org_id)
+    assert [key["public_id"] for key in keys] == [mine.context.key_id]
+
+
+async def test_no_project_is_made_in_an_org_that_is_being_deleted(
+    api: httpx.AsyncClient, operator: Any, two_orgs: Any, control: Postgres
+) -> None:
+    mine, _ = two_orgs
+    path = f"/v1/workspaces/{mine.workspace_id}/projects"
+    async with being_deleted(control, mine, "org"):
+        late = asyncio.create_task(api.post(path, json={"name": "late"}, headers=operator))
+        await asyncio.sleep(0)
+    for answer in (await late, await api.post(path, json={"name": "later"}, headers=operator)):
+        assert (answer.status_code, answer.json()["type"]) == (409, "urn:tracebility:error:being-deleted")
+    assert await control.fetchval("SELECT count(*) FROM project WHERE workspace_id = $1", mine.workspace_id) == 1
+
+
+async def test_a_project_ends_while_its_keys_do(
+    api: httpx.AsyncClient, operator: Any, two_orgs: Any, key_with: Any, control: Postgres, trail: Any
+) -> None:
+    """Whoever ends a single key has it, and then wants the head of the trail that the deletion would have by then."""
+    mine, _ = two_orgs
+    for _ in range(3):
+        await key_with(mine, "read")
+    rows = await control.fetch("SELECT public_id FROM api_key WHERE project_id = $1 ORDER BY 1", mine.project_id)
+    ids = [row["public_id"] for row in rows]
+    path = f"/v1/projects/{mine.project_id}"
+    async with control.transaction() as ahead_of_it:
+        await ahead_of_it.fetchrow("lock_key", ids[-1])
+        ending = asyncio.create_task(api.delete(path, headers=operator))
+        await asyncio.sleep(0.5)
+        assert await revoke_key(ahead_of_it, ASKER, ids[-1])
+    answer = await ending
+    assert answer.status_code == 202, answer.text
+    told = await trail.of(mine.org_id, "api_key.revoked")
+    assert sorted(event["target_id"] for event in told) == ids

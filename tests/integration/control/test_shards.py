@@ -22,7 +22,7 @@ from tracebility.stores.postgres import Conflict, Postgres
 from tracebility.stores.shards import org_loads, placements, routing
 from tracebility.tenant.audit import Actor
 from tracebility.tenant.books import accepted_key
-from tracebility.tenant.shards import DEFAULT, MOVED, SPLIT, ShardRouter, shard_of, stream_of
+from tracebility.tenant.shards import DEFAULT, MOVED, SPLIT, ShardRouter, overflow_of, shard_of, stream_of
 
 ACTOR = Actor("operator", "test")
 NOW = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
@@ -325,17 +325,18 @@ async def test_who_looks_sees_what_came_to_each_shard_and_of_whom(
 ) -> None:
     other = (shard_of(org) + 1) % 16
     await sent(org, shard_of(org), 1000)
-    await books.append([(stream_of(other), {"h": b"", "b": b""})])
+    await books.append([(stream, {"h": b"", "b": b""}) for stream in (stream_of(other), overflow_of(other))])
     await moving(*sorted({shard_of(org), other}))
     status = await look(control, books, NOW)
     assert (status.skew, status.epoch > 0) == (8.0, True)
     assert [shard.items for shard in status.shards if shard.items] == [500, 500]
     shard = status.shards[other]
-    assert (shard.entries, shard.pending, shard.orgs[0].org_id, shard.orgs[0].items) == (1, 0, org, 500)
+    assert (shard.entries, shard.pending, shard.orgs[0].org_id, shard.orgs[0].items) == (2, 0, org, 500)
     [placed] = [one for one in status.placed if one.org_id == org]
     assert (placed.shards, placed.state) == (sorted({shard_of(org), other}), SPLIT)
-    [entry] = await books.range(stream_of(other))
-    await books.delete(stream_of(other), [entry.id])
+    for stream in (stream_of(other), overflow_of(other)):
+        [entry] = await books.range(stream)
+        await books.delete(stream, [entry.id])
 
 
 async def test_pieces_go_to_the_shards_with_the_least_load(

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -10,7 +13,11 @@ import pytest
 from harness.proxy import Proxy, Road
 from redis.asyncio import Redis
 
-from tracebility.ingest import enqueue, service
+from tracebility.ingest import accept, beat, enqueue, service
+from tracebility.operator.quota import QuotaReconciler
+from tracebility.stores import hot, redis
+from tracebility.tenant.quota import OLDEST_SPOOLED, SLOT_US, SPOOLS, QuotaMeter, Usage
+from tracebility.tenant.shards import ALL_STREAMS
 
 
 def body() -> bytes:
@@ -98,6 +105,79 @@ async def test_a_process_that_ends_leaves_its_buffer_to_the_next(
     async with run_edge(redis_url=road.through(stores.redis_url)) as edge:
         await until(lambda: not edge.metric("tracebility_spool_bytes"))
     assert [envelope.body for envelope in await tenant.envelopes()] == sent
+
+
+async def said_of(hot_store: hot.Hot, edge: Any) -> bytes | None:
+    [name] = [name for name in await hot_store.command("HKEYS", SPOOLS) if str(edge.spool_dir) in name.decode()]
+    said: bytes | None = await hot_store.command("HGET", OLDEST_SPOOLED, name)
+    return said
+
+
+async def told(hot_store: hot.Hot, edge: Any, something: bool) -> None:
+    async with asyncio.timeout(30):
+        while (await said_of(hot_store, edge) is not None) != something:  # noqa: ASYNC110  (the product tells nobody)
+            await asyncio.sleep(0.1)
+
+
+async def test_what_waits_in_a_disk_buffer_is_not_settled_away(
+    run_edge: Any, new_tenant: Any, control: Any, engine: Any, hot_store: hot.Hot, empty_redis_url: str,
+    empty_queue: redis.Queue, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    tenant, plan = await new_tenant("ingest:write"), f"p{uuid4().hex[:12]}"
+    # What is sent is stamped ten minutes ago: it waits for so long.
+    now_us = time.time_ns() // 1000 - 600 * 10**6
+    monkeypatch.setattr(accept, "time", SimpleNamespace(time_ns=lambda: now_us * 1000))
+    await control.execute("INSERT INTO plan (name) VALUES ($1)", plan)
+    await control.execute("INSERT INTO plan_meter_limit VALUES ($1, 'spans', 10, NULL)", plan)
+    await control.execute("UPDATE org SET plan = $2 WHERE id = $1", tenant.org_id, plan)
+    await hot_store.command("DEL", OLDEST_SPOOLED)
+    clock = iter(range(now_us + 660 * 10**6, now_us + 3000 * 10**6, 60 * 10**6))
+    reconciler = QuotaReconciler(control, engine, empty_queue, hot_store, lambda: next(clock))
+    period = datetime.fromtimestamp(now_us / 1e6, UTC).strftime("%Y-%m")
+
+    async def is_settled_away() -> bool:
+        """A minute later, with nothing of it stored."""
+        usage = Usage(await reconciler.watermark(), {})
+        await QuotaMeter(hot_store).settle(tenant.org_id, period, usage)
+        return usage.watermark >= now_us // SLOT_US
+
+    async with (
+        Proxy.before(empty_redis_url) as road,
+        run_edge(redis_stream_url=road.through(empty_redis_url)) as edge,
+    ):
+        road.road = Road.CLOSED
+        road.reset()
+        for _ in range(10):
+            assert (await edge.runs(tenant, body())).status_code == 202
+        await told(hot_store, edge, True)
+        for _ in range(4):
+            assert not await is_settled_away()
+            assert (await edge.runs(tenant, body())).status_code == 402
+        road.clear()
+        await told(hot_store, edge, False)
+        for _ in range(4):
+            assert not await is_settled_away()
+            assert (await edge.runs(tenant, body())).status_code == 402
+        for stream in ALL_STREAMS:
+            await empty_queue.ack_and_delete(stream, [entry.id for entry in await empty_queue.range(stream)])
+        assert await is_settled_away()
+
+
+async def test_what_a_full_redis_sends_to_disk_is_told_and_what_is_left_there_at_the_end_too(
+    run_edge: Any, tenant: Any, hot_store: hot.Hot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [_, allowed] = await hot_store.command("CONFIG", "GET", "maxmemory")
+    async with run_edge() as edge:
+        assert await said_of(hot_store, edge) is None
+        await hot_store.command("CONFIG", "SET", "maxmemory", "1")
+        try:
+            assert (await edge.runs(tenant, body())).status_code == 202
+            await told(hot_store, edge, True)
+        finally:
+            await hot_store.command("CONFIG", "SET", "maxmemory", allowed)
+        monkeypatch.setattr(beat, "BEAT_S", 60.0)
+        await until(lambda: not edge.metric("tracebility_spool_bytes"))
+    assert await said_of(hot_store, edge) is None
 
 
 async def test_known_keys_go_on_without_postgres(run_edge: Any, stores: Any, new_tenant: Any) -> None:

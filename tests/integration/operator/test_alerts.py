@@ -5,20 +5,22 @@ import json
 import time
 from collections.abc import AsyncIterator
 from hashlib import sha256
-from uuid import uuid4
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from aiohttp import web
 
+from tracebility.errors import StoreUnavailable
 from tracebility.operator.alerts import Alert, Alerts
 from tracebility.operator.metrics import OperatorMetrics
 from tracebility.operator.notify import Notifier
 from tracebility.stores import hot, postgres, redis
 from tracebility.stores.clickhouse import Engine
 from tracebility.telemetry import Metrics
-from tracebility.tenant.books import Book
+from tracebility.tenant.books import Book, accepted_key
 from tracebility.tenant.quota import EDGES, SPOOLS
-from tracebility.tenant.shards import DEAD_LETTER_STREAM, stream_of
+from tracebility.tenant.shards import DEAD_LETTER_STREAM, overflow_of, stream_of
 
 
 @pytest.fixture
@@ -32,8 +34,13 @@ def store(empty_hot_store: hot.Hot) -> hot.Hot:
 
 
 @pytest.fixture
-def alerts(control: postgres.Postgres, engine: Engine, queue: redis.Queue, store: hot.Hot) -> Alerts:
-    return Alerts(control, engine, queue, store, OperatorMetrics(Metrics()))
+def due() -> set[UUID]:
+    return set()
+
+
+@pytest.fixture
+def alerts(control: postgres.Postgres, engine: Engine, queue: redis.Queue, store: hot.Hot, due: set[UUID]) -> Alerts:
+    return Alerts(control, engine, queue, store, OperatorMetrics(Metrics()), due)
 
 
 async def standing(alerts: Alerts) -> dict[str, Alert]:
@@ -65,6 +72,44 @@ async def test_what_waits_for_long_and_a_shard_that_grows_alone_are_told(
     found = await standing(alerts)
     assert found.keys() == {"queue_lag", "shard_skew"}
     assert found["shard_skew"].details["stream"] == stream_of(2)
+
+
+async def test_what_waits_beside_a_shard_is_of_it(alerts: Alerts, queue: redis.Queue) -> None:
+    await queue.append([(stream_of(2), {"h": b""})] * 200)
+    await queue.append([(overflow_of(2), {"h": b""})] * 900)
+    found = (await standing(alerts))["shard_skew"]
+    assert (found.details["stream"], found.details["entries"]) == (stream_of(2), 1_100)
+
+
+async def test_books_that_do_not_balance_are_told_until_they_do(alerts: Alerts, store: hot.Hot, due: set[UUID]) -> None:
+    org_id = uuid4()
+    due.add(org_id)
+    assert await standing(alerts) == {}
+    assert due == set()
+    at = accepted_key(stream_of(4), org_id)
+    await store.command("HINCRBY", at, 500_000, 7)
+    assert await standing(alerts) == {}, "nothing of it was settled"
+    due.add(org_id)
+    for _ in range(2):
+        assert (await standing(alerts))["books"].details == {"orgs": [str(org_id)]}
+    await store.command("HINCRBY", at, 500_000, -7)
+    assert await standing(alerts) == {}
+
+
+async def test_with_one_store_away_the_others_are_looked_at(
+    alerts: Alerts, engine: Engine, store: hot.Hot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any) -> Any:
+        raise StoreUnavailable("redis", "away")
+
+    monkeypatch.setattr(alerts._queue, "depths", away)
+    await store.command("CONFIG", "SET", "appendfsync", "everysec")
+    try:
+        with pytest.raises(StoreUnavailable):
+            await alerts.tick()
+        assert "queue_durability" in alerts._standing
+    finally:
+        await store.command("CONFIG", "SET", "appendfsync", "always")
 
 
 async def test_only_new_dead_letters_are_told(alerts: Alerts, queue: redis.Queue) -> None:

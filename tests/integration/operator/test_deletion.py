@@ -262,6 +262,23 @@ async def test_an_org_goes_but_for_what_usage_and_the_trail_name(
     assert (await work.ask(deletions.delete_org, mine.org_id, work_now())).id == done.id
 
 
+async def test_a_project_that_was_made_since_the_work_began_goes_too(
+    filled: Any, work: Work, control: postgres.Postgres, monkeypatch: Any
+) -> None:
+    mine, _ = filled
+    counting = work.deleter._count_before
+    late = uuid7()
+
+    async def count(job: Any) -> bool:
+        await control.execute("insert_project", late, mine.place.workspace_id, "late")
+        return await counting(job)
+
+    monkeypatch.setattr(work.deleter, "_count_before", count)
+    job = await work.done(await work.ask(deletions.delete_org, mine.org_id, work_now()))
+    assert (job.certificate or {})["control_rows"]["projects"] == 3
+    assert await control.fetchval("SELECT count(*) FROM project WHERE id = $1", late) == 0
+
+
 async def test_the_same_that_is_asked_for_again_is_the_same_job(filled: Any, work: Work) -> None:
     mine, other = filled
     for asking, *arguments in (

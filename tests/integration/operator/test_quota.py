@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,10 +12,14 @@ from harness.proxy import Proxy, Road
 
 from tracebility.errors import StoreUnavailable
 from tracebility.ids import OrgId
-from tracebility.operator.quota import QuotaReconciler
+from tracebility.ingest import beat, enqueue
+from tracebility.ingest.spool import buffer
+from tracebility.operator.quota import SKEW_US, QuotaReconciler
 from tracebility.stores import clickhouse, hot, postgres, redis
 from tracebility.stores.clickhouse import Engine
-from tracebility.tenant.quota import BYTES, METERED, SLOT_US, SPANS, metered_member, usage_key
+from tracebility.stores.redis import LATE
+from tracebility.tenant.quota import BYTES, METERED, OLDEST_SPOOLED, SLOT_US, SPANS, metered_member, usage_key
+from tracebility.tenant.scripts import SAY
 from tracebility.worker.columns import MAX_VERSION
 
 PERIOD = "2026-11"
@@ -132,6 +137,76 @@ async def test_what_is_under_way_holds_the_watermark(
     assert await reconciler.watermark() <= (oldest_ms * 1000) // SLOT_US < before
     await books.store.command("DEL", stream)
     assert await reconciler.watermark() == before
+
+
+async def test_what_is_in_a_disk_buffer_holds_the_watermark_and_in_one_that_is_gone_for_an_hour(
+    books: Books, reconciler: QuotaReconciler
+) -> None:
+    before = await reconciler.watermark()
+    now_ms = books.clock.now_us // 1000
+    for name, slot in (("one", before - 50), ("other", before - 60)):
+        await books.store.run(SAY, [OLDEST_SPOOLED], [name, f"{slot}|{now_ms}"])
+    assert await reconciler.watermark() < before - 60
+    await books.store.run(SAY, [OLDEST_SPOOLED], ["other", ""])
+    assert before - 60 < await reconciler.watermark() < before - 50
+    books.clock.now_us += 3_599 * 10**6
+    assert await reconciler.watermark() < before - 50
+    books.clock.now_us += 2 * 10**6
+    assert await reconciler.watermark() > before
+
+
+async def test_what_came_from_a_disk_buffer_holds_the_watermark_until_it_has_left_the_queue(
+    books: Books, reconciler: QuotaReconciler, streams: redis.Queue
+) -> None:
+    before, stream = await reconciler.watermark(), "tracebility:ingest:v1:3"
+    now_ms = books.clock.now_us // 1000
+    await streams.say_late(before - 50, now_ms + 10_000)
+    await books.store.command("XADD", stream, f"{now_ms}-0", "h", "", "b", "")
+    books.clock.now_us += 60 * 10**6
+    assert await reconciler.watermark() < before - 50
+    await books.store.command("XADD", stream, f"{now_ms + 30_000}-0", "h", "", "b", "")
+    await books.store.command("XDEL", stream, f"{now_ms}-0")
+    assert await reconciler.watermark() > before
+    await streams.say_late(before - 70, now_ms + 31_000)
+    await streams.say_late(before - 70, now_ms + 20_000)
+    assert await reconciler.watermark() < before - 70
+    await books.store.command("DEL", stream)
+    assert await reconciler.watermark() > before
+
+
+async def test_what_is_on_its_way_while_the_watermark_is_taken_is_seen(
+    books: Books, reconciler: QuotaReconciler, streams: redis.Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes from a disk buffer into the queue between two of the questions, whichever they are."""
+    before = await reconciler.watermark()
+    now_ms = books.clock.now_us // 1000
+
+    async def go() -> None:
+        await streams.say_late(before - 50, now_ms + 10_000)
+        await books.store.command("XADD", "tracebility:ingest:v1:3", f"{now_ms}-0", "h", "", "b", "")
+        await books.store.run(SAY, [OLDEST_SPOOLED], ["one", ""])
+
+    for name, is_before in product(("depths", "late"), (True, False)):
+        await books.store.command("DEL", LATE, "tracebility:ingest:v1:3")
+        await books.store.run(SAY, [OLDEST_SPOOLED], ["one", f"{before - 50}|{now_ms}"])
+        ask = getattr(streams, name)
+
+        async def meanwhile(argument: Any, ask: Any = ask, is_before: bool = is_before) -> Any:
+            if is_before:
+                await go()
+            answer = await ask(argument)
+            if not is_before:
+                await go()
+            return answer
+
+        with monkeypatch.context() as patch:
+            patch.setattr(streams, name, meanwhile)
+            assert await reconciler.watermark() < before - 50
+
+
+def test_the_watermark_stays_behind_what_no_beat_has_told_of_yet() -> None:
+    pipeline_s = enqueue.DEADLINE_S + enqueue.PIPELINE_BYTES * enqueue.SECONDS_PER_BYTE
+    assert pipeline_s + buffer.REFUSE_S + beat.BEAT_S < SKEW_US / 1e6
 
 
 async def test_what_comes_late_is_summed_when_it_comes(books: Books, reconciler: QuotaReconciler) -> None:

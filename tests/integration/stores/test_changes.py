@@ -10,8 +10,8 @@ import pytest
 from harness.proxy import Proxy, Road
 
 from tracebility.errors import Overloaded, Suspended, Unauthenticated
-from tracebility.stores import hot, keys, postgres
-from tracebility.stores.changes import nudge, resolving
+from tracebility.stores import changes, hot, keys, postgres
+from tracebility.stores.changes import Changes, nudge, resolving
 from tracebility.tenant.keys import generate
 from tracebility.tenant.redis_keys import shared_key
 from tracebility.tenant.resolver import Resolver
@@ -50,10 +50,14 @@ async def suspend(control: postgres.Postgres, tenant: Any) -> None:
     await control.execute("UPDATE org SET suspended_at = now() WHERE id = $1", tenant.org_id)
 
 
+async def remove(control: postgres.Postgres, tenant: Any) -> None:
+    await control.execute("DELETE FROM api_key WHERE public_id = $1", tenant.context.key_id)
+
+
 Act = Callable[[postgres.Postgres, Any], Awaitable[None]]
 
 
-@pytest.mark.parametrize("act", [revoke, suspend])
+@pytest.mark.parametrize("act", [revoke, suspend, remove])
 async def test_what_is_announced_holds_at_once(
     stores: Any, control: postgres.Postgres, hot_store: hot.Hot, two_orgs: Any, act: Act
 ) -> None:
@@ -163,3 +167,48 @@ async def test_a_suspended_org_is_told_why(control: postgres.Postgres, api: Any,
     await suspend(control, tenant)
     answer = await api.get("/v1/projects", headers=tenant.headers())
     assert (answer.status_code, answer.json()["type"]) == (403, "urn:tracebility:error:suspended")
+
+
+async def test_an_error_that_nobody_thought_of_makes_no_process_deaf(
+    stores: Any, control: postgres.Postgres, two_orgs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant, _ = two_orgs
+    heard: list[str] = []
+    tries, fetch = 0, control.fetch
+
+    async def stumbling(name: str, *arguments: Any) -> Any:
+        nonlocal tries
+        tries += name == "tenant_changes"
+        if tries == 2:
+            raise ValueError("such as of a table that a migration is changing")
+        return await fetch(name, *arguments)
+
+    monkeypatch.setattr(control, "fetch", stumbling)
+    monkeypatch.setattr(changes, "ASK_EVERY_S", 0.05)
+    asking = asyncio.create_task(Changes(control, stores.redis_url, lambda change: heard.append(change.id)).run())
+    try:
+        async with asyncio.timeout(SOON_S):
+            while tries < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await revoke(control, tenant)
+            while tenant.context.key_id not in heard:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    finally:
+        asking.cancel()
+
+
+async def test_what_a_long_transaction_changed_is_heard_of_when_it_commits(
+    stores: Any, control: postgres.Postgres
+) -> None:
+    """It is as old as the statement that changed it."""
+    heard: list[str] = []
+    ear = Changes(control, stores.redis_url, lambda change: heard.append(change.id))
+    await ear.ask()
+    name = f"long-{time.time_ns()}"
+    await control.execute(
+        "INSERT INTO tenant_change (rev, kind, id, at) VALUES "
+        "(nextval('tenant_change_rev'), 'plan', $1, clock_timestamp() - interval '4 minutes')",
+        name,
+    )
+    await ear.ask()
+    assert name in heard

@@ -1,6 +1,8 @@
 """The control plane's client, on a real store."""
 
+import asyncio
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -30,6 +32,26 @@ async def test_a_constraint_that_forbids_is_a_conflict_by_name(control: Postgres
     with pytest.raises(Conflict) as refused:
         await control.execute("insert_org", org_id, "twice", "free")
     assert refused.value.constraint == "org_pkey"
+
+
+async def test_who_loses_to_another_transaction_may_try_again(control: Postgres) -> None:
+    with pytest.raises(StoreUnavailable, match=r"^postgres: ") as refused:
+        async with control.transaction() as transaction:
+            await transaction.execute("DO $$ BEGIN RAISE serialization_failure; END $$")
+    assert refused.value.store == "postgres"
+    orgs = [uuid7(), uuid7()]
+    for org_id in orgs:
+        await control.execute("insert_org", org_id, "locked", "free")
+    held = asyncio.Barrier(2)
+
+    async def lock(first: UUID, second: UUID) -> None:
+        async with control.transaction() as transaction:
+            await transaction.fetchrow("lock_org", first)
+            await held.wait()
+            await transaction.fetchrow("lock_org", second)
+
+    said = await asyncio.gather(lock(*orgs), lock(*reversed(orgs)), return_exceptions=True)
+    assert sorted(type(one) for one in said if one is not None) == [StoreUnavailable]
 
 
 async def test_json_travels_as_values(control: Postgres) -> None:

@@ -1,6 +1,8 @@
 """The books of an org: accepted = stored + dropped + dead + in flight, each envelope once, whatever comes twice."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from tracebility.ids import OrgId
 from tracebility.stores import redis, scoped
 from tracebility.stores.ledger import Ledger, OrgQueue, ledger
 from tracebility.stores.redis import AGAIN
-from tracebility.tenant.books import book_of
+from tracebility.tenant.books import book_of, counts_key
 from tracebility.tenant.shards import ALL_STREAMS, overflow_of, shard_of
 
 
@@ -37,10 +39,33 @@ def said(found: Ledger) -> tuple[int, int, int, int, int]:
     return found.accepted, found.stored, found.dead, found.in_flight, found.distinct
 
 
-async def enter(queue: redis.Queue, tenant: Any, envelope: Any, **more: bytes) -> None:
+class HeldEngine:
+    """The engine of workers that stop before or behind the outcomes that they write, until they may go on."""
+
+    def __init__(self, engine: Any, *, behind: bool) -> None:
+        self._engine, self._behind = engine, behind
+        self.stopped = 0
+        self.may_go_on = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def insert_native(self, table: str, *block: Any) -> None:
+        if table == "envelope_outcome" and not self._behind:
+            await self._stop()
+        await self._engine.insert_native(table, *block)
+        if table == "envelope_outcome" and self._behind:
+            await self._stop()
+
+    async def _stop(self) -> None:
+        self.stopped += 1
+        await self.may_go_on.wait()
+
+
+async def enter(queue: redis.Queue, tenant: Any, envelope: Any, stream: str = "", **more: bytes) -> None:
     """Put an envelope into the queue as an edge does."""
-    fields = {**envelope.fields(), **more}
-    await queue.append_groups([[(tenant.stream, fields)]], [book_of(tenant.stream, envelope.header)])
+    fields, stream = {**envelope.fields(), **more}, stream or tenant.stream
+    await queue.append_groups([[(stream, fields)]], [book_of(stream, envelope.header)])
 
 
 async def test_an_envelope_is_in_flight_and_then_stored(
@@ -64,18 +89,32 @@ async def test_items_that_came_in_two_envelopes_count_in_both_and_are_distinct_o
     assert said(await books()) == (6, 6, 0, 0, 3)
 
 
-@pytest.mark.parametrize("first_has_left", [True, False])
+@pytest.mark.parametrize("first_has_left", ["long ago", "just now", "not yet"])
 async def test_an_envelope_that_comes_once_more_counts_once(
-    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any, first_has_left: bool
+    queue: redis.Queue,
+    tenant: Any,
+    worker: Any,
+    books: Any,
+    an_envelope: Any,
+    first_has_left: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The answer to the first try was lost, so the disk buffer had it too."""
+    if first_has_left == "long ago":
+        monkeypatch.setattr("tracebility.stores.redis.COUNTS_LEFT_MS", 1)
     envelope = an_envelope(tenant)
     await enter(queue, tenant, envelope)
-    if not first_has_left:
+    if first_has_left == "not yet":
         await enter(queue, tenant, envelope, **{AGAIN: b"1"})
+
+    async def is_forgotten() -> bool:
+        return await queue._pipeline([("EXISTS", counts_key(book_of(tenant.stream, envelope.header)))]) == [0]
+
     async with worker() as running:
         await running.drained(tenant)
-        if first_has_left:
+        if first_has_left == "long ago":
+            await running.until(is_forgotten)
+        if first_has_left != "not yet":
             await enter(queue, tenant, envelope, **{AGAIN: b"1"})
             await running.drained(tenant)
     assert said(await books()) == (3, 3, 0, 0, 3)
@@ -136,6 +175,7 @@ async def test_what_waits_in_a_stream_is_not_missing(queue: redis.Queue, tenant:
     envelopes = [an_envelope(tenant) for _ in range(2)]
     for envelope in envelopes:
         await enter(queue, tenant, envelope)
+        await asyncio.sleep(0.002)  # which came first is told by the millisecond
     assert tenant.org_id not in {org_id for org_id, _ in await queue.missing(ALL_STREAMS)}
     [first, second] = await queue.range(tenant.stream)
     await queue.delete(tenant.stream, [first.id])
@@ -150,20 +190,83 @@ async def test_an_envelope_that_comes_in_both_streams_of_its_shard_counts_once(
 ) -> None:
     """It overflowed, the answer was lost, and the disk buffer brought it to the shard's own stream."""
     envelope, overflow = an_envelope(tenant), overflow_of(shard_of(tenant.org_id))
-
-    async def enter_in(stream: str) -> None:
-        fields = {**envelope.fields(), AGAIN: b"1"}
-        await queue.append_groups([[(stream, fields)]], [book_of(stream, envelope.header)])
-
     streams = [tenant.stream, overflow] if order == "disk buffer first" else [overflow, tenant.stream]
     if order == "together":
         for stream in streams:
-            await enter_in(stream)
+            await enter(queue, tenant, envelope, stream, **{AGAIN: b"1"})
     async with worker() as running:
         for stream in streams:
             if order != "together":
-                await enter_in(stream)
+                await enter(queue, tenant, envelope, stream, **{AGAIN: b"1"})
             await running.until(lambda: _is_empty(queue, streams))
+    assert said(await books()) == (3, 3, 0, 0, 3)
+
+
+async def test_a_departure_that_is_asked_for_again_takes_no_other_entry_out_of_flight(
+    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
+) -> None:
+    """Two workers settled the first entry; the disk buffer brought the second before the slower one was done."""
+    envelope = an_envelope(tenant)
+    await enter(queue, tenant, envelope)
+    [entry] = await queue.range(tenant.stream)
+    departures = await queue.count([redis.Departure(book_of(tenant.stream, envelope.header), False, entry.id)])
+    leaving = redis.Leaving(tenant.stream, [entry.id], departures)
+    await queue.leave([leaving])
+    await enter(queue, tenant, envelope, **{AGAIN: b"1"})
+    await queue.leave([leaving])
+    async with worker() as running:
+        await running.drained(tenant)
+    assert said(await books()) == (3, 3, 0, 0, 3)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("is_one_stream", [True, False])
+async def test_an_envelope_whose_two_entries_are_settled_at_once_counts_once(
+    queue: redis.Queue,
+    tenant: Any,
+    engine: Any,
+    worker_of: Any,
+    books: Any,
+    an_envelope: Any,
+    is_one_stream: bool,
+    workers: int,
+) -> None:
+    """Two workers, or two batches of one, find no outcome of the other's."""
+    envelope = an_envelope(tenant)
+    streams = [tenant.stream, tenant.stream if is_one_stream else overflow_of(shard_of(tenant.org_id))]
+    held = HeldEngine(engine, behind=False)
+    async with worker_of(queue, held) as first:
+        await enter(queue, tenant, envelope)
+        await first.until(lambda: held.stopped == 1)
+        async with worker_of(queue, held) if workers == 2 else nullcontext(first):
+            await enter(queue, tenant, envelope, streams[1], **{AGAIN: b"1"})
+            await first.until(lambda: held.stopped == 2)
+            held.may_go_on.set()
+            await first.until(lambda: _is_empty(queue, streams))
+    assert said(await books()) == (3, 3, 0, 0, 3)
+
+
+async def test_an_entry_that_two_workers_settle_counts_once(
+    queue: redis.Queue,
+    tenant: Any,
+    engine: Any,
+    worker: Any,
+    worker_of: Any,
+    books: Any,
+    an_envelope: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The one that it was taken from had written the outcome, and stood still: for as long as you like."""
+    monkeypatch.setattr("tracebility.stores.redis.COUNTS_LEFT_MS", 1)
+    monkeypatch.setattr("tracebility.worker.in_hand.HEARTBEAT_S", 3600.0)
+    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
+    held = HeldEngine(engine, behind=True)
+    async with worker_of(queue, held) as first:
+        await enter(queue, tenant, an_envelope(tenant), **{AGAIN: b"1"})
+        await first.until(lambda: held.stopped == 1)
+        async with worker() as second:
+            await second.drained(tenant)
+        held.may_go_on.set()
     assert said(await books()) == (3, 3, 0, 0, 3)
 
 

@@ -11,12 +11,14 @@ from harness.proxy import Proxy, Road
 from tracebility.ids import SENTINEL
 from tracebility.stores import postgres, redis
 from tracebility.stores.clickhouse import Engine
+from tracebility.tenant.quota import METERED, metered_member
 from tracebility.tenant.shards import DEAD_LETTER_STREAM, LEGACY_STREAM
 
 FIXTURES = [
     json.loads(line)
     for line in (Path(__file__).parents[2] / "data" / "legacy_envelopes.jsonl").read_text().splitlines()
 ]
+FIXTURE_PERIOD = "2026-11"
 PROJECT = "00000000-0000-4000-8000-000000000001"
 
 
@@ -137,6 +139,8 @@ async def test_over_the_quota_only_what_nobody_reserved_is_dropped_and_is_in_the
         await drained(running, queue)
         await running.drained(tenant)
     await hot_store.command("DEL", *flags)
+    member = metered_member(org.org_id, FIXTURE_PERIOD)
+    assert await hot_store.command("ZSCORE", METERED, member) is not None, "the reconciler keeps the flag up"
 
     async def outcomes(org_id: Any) -> list[tuple[Any, ...]]:
         found = await engine.query(

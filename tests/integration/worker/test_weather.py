@@ -7,13 +7,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from redis.asyncio import Redis
 from typer.testing import CliRunner
 
 from tracebility.cli import app
 from tracebility.stores import clickhouse, consumers
 from tracebility.stores.queries import query
 from tracebility.stores.redis import AGAIN
-from tracebility.tenant.shards import DEAD_LETTER_STREAM
+from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM
 from tracebility.worker import write
 from tracebility.worker.claims import ALONE_FROM, APART_FROM, MOST_DELIVERIES, forget_the_gone
 from tracebility.worker.columns import span_block
@@ -509,6 +510,25 @@ async def test_while_the_engine_is_away_nothing_is_acknowledged_and_then_all_is_
         await engine.close()
     assert [run["span_count"] for run in await tenant.rows("run", "span_count")] == [2]
     assert (await tenant.metered())["spans"] == 2
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_is_in_a_queue_whose_memory_is_full_leaves_it(
+    tenant: Any, worker: Make, stores: Any, spans: Make
+) -> None:
+    """Also what another worker was given, and by one that starts only then."""
+    await tenant.queue.ensure_group(ALL_STREAMS)
+    await delivered_elsewhere(tenant, spans(0), 1)
+    await tenant.send([spans(1)])
+    async with Redis.from_url(stores.redis_url) as server:
+        allowed = (await server.config_get("maxmemory"))["maxmemory"]
+        await server.config_set("maxmemory", "1")
+        try:
+            async with worker() as running:
+                await running.drained(tenant)
+        finally:
+            await server.config_set("maxmemory", allowed)
+    assert len(await tenant.rows("span", "span_id")) == 2
 
 
 async def test_a_worker_that_ends_while_the_engine_is_away_leaves_its_entries_to_the_next(

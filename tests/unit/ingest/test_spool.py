@@ -5,6 +5,7 @@ import errno
 import os
 import stat
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,14 +15,16 @@ from uuid import UUID
 import pytest
 
 from tracebility.errors import ConfigurationError, Overloaded, StoreUnavailable
-from tracebility.ids import OrgId
+from tracebility.ids import OrgId, uuid7
 from tracebility.ingest.enqueue import Entry, Gate
 from tracebility.ingest.metrics import IngestMetrics
 from tracebility.ingest.spool import buffer, replay, segments
 from tracebility.ingest.spool.buffer import Spool
 from tracebility.ingest.spool.replay import Replayer
 from tracebility.telemetry import Metrics
+from tracebility.tenant.quota import SLOT_US
 from tracebility.tenant.shards import shard_of, stream_of
+from tracebility.wire.envelope import Envelope, Header
 
 ORGS = [OrgId(UUID(int=number)) for number in range(1, 9)]
 CAP = 64 << 20
@@ -32,6 +35,7 @@ class Queue:
 
     def __init__(self) -> None:
         self.taken: list[Entry] = []
+        self.late: list[int] = []
         self.takes = True
         self.changed = asyncio.Event()
 
@@ -51,9 +55,22 @@ class Queue:
     async def ping(self) -> None:
         await self.append_groups([])
 
+    async def say_late(self, slot: int, until_ms: int) -> None:
+        assert until_ms > time.time() * 1000
+        self.late.append(slot)
+
 
 def entry(text: str, size: int = 10) -> dict[str, bytes]:
     return {"h": text.encode(), "b": b"x" * size}
+
+
+def stamped(org: OrgId, slot: int) -> dict[str, bytes]:
+    """An entry as it is, accepted in this slot."""
+    header = Header(
+        id=uuid7(), org_id=org, workspace_id=org, project_id=org, key_id="k", accepted_at_us=slot * SLOT_US + 1,
+        period="2026-11", source="native", content_type="json", content_encoding="identity", items=1, bytes=1,
+    )  # fmt: skip
+    return Envelope(header, b"x").fields()
 
 
 @asynccontextmanager
@@ -187,6 +204,48 @@ async def test_names_are_flushed_too_before_the_answer_and_after_the_end(
         async with replaying(spool, Queue()):
             await emptied(spool)
         assert seen == [{name}, set()]
+
+
+async def test_the_oldest_stamp_is_told_while_it_is_here_also_by_the_next_process(tmp_path: Path) -> None:
+    async with opened(tmp_path) as spool:
+        assert spool.oldest_us is None
+        for org, slot in zip(ORGS, (30, 20, 40), strict=False):
+            await spool.write(shard_of(org), org, [stamped(org, slot)])
+            await spool.write(shard_of(org), org, [stamped(org, slot + 1)])
+        assert spool.oldest_us == 20 * SLOT_US + 1
+    queue = Queue()
+    async with opened(tmp_path) as spool:
+        assert spool.oldest_us == 20 * SLOT_US + 1
+        async with replaying(spool, queue):
+            await emptied(spool)
+        assert spool.oldest_us is None
+
+
+async def test_a_damaged_record_hides_no_stamp_but_its_own(tmp_path: Path) -> None:
+    async with opened(tmp_path) as spool:
+        for slot in (20, 30):
+            await spool.write(3, ORGS[0], [stamped(ORGS[0], slot)])
+    [path] = files(tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(b"?" + data[1:])
+    async with opened(tmp_path) as spool:
+        assert spool.oldest_us == 30 * SLOT_US + 1
+
+
+async def test_the_queue_is_told_how_late_something_comes_before_it_comes(tmp_path: Path) -> None:
+    queue = Queue()
+    said_late = queue.say_late
+
+    async def say_late(slot: int, until_ms: int) -> None:
+        assert not queue.taken
+        await said_late(slot, until_ms)
+
+    queue.say_late = say_late  # type: ignore[method-assign]
+    async with opened(tmp_path) as spool:
+        await spool.write(3, ORGS[0], [stamped(ORGS[0], 31), stamped(ORGS[0], 30)])
+        async with replaying(spool, queue):
+            await emptied(spool)
+    assert (queue.late, len(queue.taken)) == ([30], 2)
 
 
 async def test_a_torn_tail_and_a_damaged_record_block_nothing(tmp_path: Path) -> None:

@@ -74,6 +74,15 @@ class Spool:
         return self._held
 
     @property
+    def oldest_us(self) -> int | None:
+        """When the oldest of what is not in the queue yet was accepted, but for the edge's deadlines; None for nothing.
+
+        A file counts until all of it is in the queue.
+        """
+        segments = (segment.first_us for chain in self.chains.values() for segment in chain)
+        return min((first for first in segments if first is not None), default=None)
+
+    @property
     def accepts(self) -> bool:
         """Whether a request of ordinary size could be kept now."""
         return self._held + ROOM_BYTES <= self._most_bytes and not self._is_refusing()
@@ -88,7 +97,9 @@ class Spool:
         self._check_room(org_id, size)
         org = org_id.bytes
         # An org that holds much gets files of its own, so that the others' are not behind it when they are replayed.
-        job = Job(shard, org_id, list(entries), own_chain=self._by_org[org] > SEGMENT_BYTES, size=size)
+        own_chain = self._by_org[org] > SEGMENT_BYTES
+        header = records.header(entries[0])
+        job = Job(shard, org_id, list(entries), own_chain, size, None if header is None else header.accepted_at_us)
         self._held += size
         self._by_org[org] += size
         done: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()

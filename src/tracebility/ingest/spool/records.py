@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from zlib import crc32
 
+from tracebility.wire.envelope import Header, MalformedEnvelope, header_of
+
 MAGIC = b"TBR1"
 _HEAD = struct.Struct("<4sIIQ16s")
 _CHECKED = struct.Struct("<IQ16s")
@@ -71,6 +73,29 @@ def read(fd: int, size: int, nonce: int, offset: int, most_bytes: int) -> Read:
             found.damaged.append((found.next_offset, following))
         found.next_offset = following
     return found
+
+
+def header(fields: dict[str, bytes]) -> Header | None:
+    """What a record says of itself; None when nobody can read it."""
+    try:
+        return header_of(fields["h"])
+    except (KeyError, MalformedEnvelope):
+        return None
+
+
+def first_stamp(fd: int, size: int, nonce: int) -> int | None:
+    """When the first good record of a segment was accepted; None when there is none, or nobody can read it.
+
+    Records are written in the order of their stamps, but for the edge's deadlines.
+    """
+    offset = 0
+    while offset < size:
+        found = read(fd, size, nonce, offset, 1)
+        if found.records:
+            said = header(found.records[0].fields)
+            return None if said is None else said.accepted_at_us
+        offset = found.next_offset
+    return None
 
 
 def owners(fd: int, size: int) -> dict[bytes, int]:

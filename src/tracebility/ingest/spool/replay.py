@@ -17,13 +17,13 @@ from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.ingest.enqueue import Gate, Streams
 from tracebility.ingest.metrics import IngestMetrics
-from tracebility.ingest.spool import records
+from tracebility.ingest.spool import records as spooled
 from tracebility.ingest.spool.buffer import Spool
 from tracebility.ingest.spool.segments import ChainKey, Segment
 from tracebility.stores.redis import AGAIN
-from tracebility.tenant.books import Book, book_of
+from tracebility.tenant.books import book_of
+from tracebility.tenant.quota import SLOT_US
 from tracebility.tenant.shards import stream_of
-from tracebility.wire.envelope import MalformedEnvelope, header_of
 
 # New requests share the queue and the disk with the replay: this leaves them most of either.
 REPLAY_BYTES_PER_S = 64 << 20
@@ -34,6 +34,8 @@ BATCH_BYTES = 2 << 20
 RETRY_S = 0.5
 PING_S = 1.0
 APPEND_S = 5.0
+# What is sent now has entered by then, by the queue's own clock: above the deadline, and how far clocks are apart.
+ENTERED_MS = 10_000
 
 _log = structlog.get_logger()
 
@@ -125,8 +127,13 @@ class Replayer:
 
     async def _append(self, stream: str, records: Sequence[dict[str, bytes]]) -> None:
         """Any of them may be in the queue already: the answer to the first try may have been lost."""
-        books = [book for record in records if (book := _book(stream, record)) is not None]
+        headers = [header for record in records if (header := spooled.header(record)) is not None]
+        books = [book_of(stream, header) for header in headers]
         async with asyncio.timeout(APPEND_S):
+            if headers:
+                # Its place in the queue will tell nothing of when it was accepted.
+                slot = min(header.accepted_at_us for header in headers) // SLOT_US
+                await self._queue.say_late(slot, time.time_ns() // 1_000_000 + ENTERED_MS)
             results = await self._queue.append_groups([[(stream, {**one, AGAIN: b"1"})] for one in records], books)
         for result in results:
             if isinstance(result, StoreUnavailable):
@@ -156,18 +163,17 @@ class ProbedStreams(Streams, Protocol):
             StoreUnavailable: when it does not.
         """
 
+    async def say_late(self, slot: int, until_ms: int) -> None:
+        """Say that what enters up to ``until_ms`` may have been accepted in ``slot``.
 
-def _book(stream: str, record: dict[str, bytes]) -> Book | None:
-    """What the books say of a record; of one that nobody can read, nothing."""
-    try:
-        return book_of(stream, header_of(record["h"]))
-    except (KeyError, MalformedEnvelope):
-        return None
+        Raises:
+            StoreUnavailable: when it is unknown whether that was said.
+        """
 
 
-def _read(segment: Segment, offset: int) -> records.Read:
+def _read(segment: Segment, offset: int) -> spooled.Read:
     fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return records.read(fd, segment.size, segment.nonce, offset, BATCH_BYTES)
+        return spooled.read(fd, segment.size, segment.nonce, offset, BATCH_BYTES)
     finally:
         os.close(fd)

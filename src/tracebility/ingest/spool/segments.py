@@ -37,6 +37,7 @@ class Segment:
     nonce: int
     size: int = 0
     by_org: Counter[bytes] = field(default_factory=Counter)
+    first_us: int | None = None  # when its first record was accepted, if anyone can tell
     fd: int | None = None  # while it is written to
 
     @property
@@ -53,6 +54,7 @@ class Job:
     entries: list[dict[str, bytes]]
     own_chain: bool
     size: int
+    accepted_at_us: int | None
 
     @property
     def key(self) -> ChainKey:
@@ -106,6 +108,7 @@ class Directory:
             fd = os.open(entry, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 segment.by_org.update(records.owners(fd, size))
+                segment.first_us = records.first_stamp(fd, size, segment.nonce)
             finally:
                 os.close(fd)
             found.append(segment)
@@ -194,6 +197,8 @@ class Directory:
         except OSError:
             self._abandon(segment)
             raise
+        if segment.first_us is None:
+            segment.first_us = jobs[0].accepted_at_us
         segment.size += sum(map(len, parts))
         for job in jobs:
             segment.by_org[job.org_id.bytes] += job.size

@@ -68,9 +68,10 @@ UPDATE org SET deleted_at = $2, suspended_at = coalesce(suspended_at, $2) WHERE 
 -- name: mark_project_deleted
 UPDATE project SET deleted_at = $2 WHERE id = $1 AND deleted_at IS NULL
 
--- name: live_keys_of_project
--- api_key_project serves it.
-SELECT public_id FROM api_key WHERE project_id = $1 AND revoked_at IS NULL ORDER BY public_id
+-- name: lock_live_keys_of_project
+-- All before the first is changed, in order: who ends a single key has it before the trail's head. api_key_project
+-- serves it.
+SELECT public_id FROM api_key WHERE project_id = $1 AND revoked_at IS NULL ORDER BY public_id FOR NO KEY UPDATE
 
 -- name: take_key_from_project
 UPDATE api_key SET project_id = NULL WHERE public_id = $1

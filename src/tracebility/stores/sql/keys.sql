@@ -55,6 +55,9 @@ SELECT $2, org_id, workspace_id, project_id, name, $3, scopes, expires_at, reque
 FROM api_key
 WHERE public_id = $1
 
+-- name: place_of_key
+SELECT org_id, project_id FROM api_key WHERE public_id = $1
+
 -- name: lock_key
 SELECT org_id, project_id, name, scopes, expires_at, revoked_at, requests_per_s, burst
 FROM api_key

@@ -6,7 +6,8 @@ SELECT toUnixTimestamp64Micro(now64(6));
 
 -- name: recompute_runs
 -- Rows of `run` for the traces in `traces`, from all of their spans. An id may be a trace of several projects; each of
--- them is a run and gets its row, which is right whether or not this batch touched it.
+-- them is a run and gets its row, which is right whether or not this batch touched it; but for those of `apart`, which
+-- are computed alone.
 -- Cost: the bloom filter of trace_id and the primary key pass over what cannot hold the traces; copies of a span go by
 -- LIMIT 1 BY, newest first. FINAL would read whole granules before it filters: 230 us a span with 5 M stored.
 -- Everything is linear in the spans of a trace, n * log(n)^2 where calls have something below them. And the engine
@@ -85,6 +86,7 @@ WITH
                 AS place
         FROM span
         PREWHERE trace_id IN {traces:Array(String)} AND org_id IN {orgs:Array(UUID)}
+            AND (org_id, trace_id) NOT IN {apart:Array(Tuple(UUID, String))}
         ORDER BY org_id, project_id, trace_id, span_id, version DESC
         LIMIT 1 BY org_id, project_id, trace_id, span_id
     ),
@@ -241,3 +243,13 @@ SELECT
     accepted_at,
     {version:UInt64}
 FROM totals;
+
+-- name: run_sizes
+-- How many rows `span` has of each of `traces`, copies counted, where that is `least` or more.
+-- Cost: reads three columns of the granules that a recompute reads: 60 ms for 2,500 traces beside 3 M spans, a fifth of
+-- what the recompute takes; 20 ms for one of 400,000 spans.
+SELECT org_id, trace_id, count() AS spans
+FROM span
+PREWHERE trace_id IN {traces:Array(String)} AND org_id IN {orgs:Array(UUID)}
+GROUP BY org_id, trace_id
+HAVING spans >= {least:UInt64};
