@@ -173,7 +173,7 @@ class Alerts:
         return Alert("queue_durability", text, {"servers": weak})
 
     async def _books(self) -> Alert | None:
-        """Envelopes that are in flight by the books and in no stream any more; orgs whose books did not balance twice."""
+        """Envelopes in flight by the books and in no stream any more; orgs whose books did not balance twice."""
         missing = await self._queue.missing(ALL_STREAMS)
         self._metrics.missing.set(len(missing))
         due = [*self._due][:BOOKS]
