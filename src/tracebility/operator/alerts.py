@@ -5,7 +5,7 @@ them. What this process has told is in its memory: a new leader tells what stand
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,7 @@ import structlog
 from tracebility.errors import StoreUnavailable
 from tracebility.ids import OrgId, uuid7
 from tracebility.operator.metrics import OperatorMetrics
+from tracebility.operator.verify import Problem
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.hot import Hot
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
@@ -65,9 +66,13 @@ class Alerts:
         hot: Hot,
         metrics: OperatorMetrics,
         due: set[UUID],
+        tampered: Callable[[], Sequence[Problem]] = tuple,
     ) -> None:
-        """``due``: orgs whose books are to be checked, each of which is taken out for it."""
+        """``due``: orgs whose books are to be checked, each of which is taken out for it. ``tampered``: what the last
+        verification of the audit trail found.
+        """
         self._due = due
+        self._tampered = tampered
         self._control = control
         self._engine = engine
         self._queue = queue
@@ -91,6 +96,7 @@ class Alerts:
             "queue_durability": self._durability,
             "books": self._books,
             "audit_gaps": self._gaps,
+            "audit_tampered": self._tampering,
             "clock_skew": self._clocks,
         }
         away: StoreUnavailable | None = None
@@ -207,6 +213,13 @@ class Alerts:
         [row] = (await self._engine.query(query("unrepaired_gaps"))).dicts()
         gaps = int(row["gaps"])
         return Alert("audit_gaps", f"{gaps} gaps of the audit trail are not repaired", {"gaps": gaps}) if gaps else None
+
+    async def _tampering(self) -> Alert | None:
+        found = self._tampered()
+        if not found:
+            return None
+        details = {"problems": len(found), "named": [problem.document() for problem in found[:NAMED]]}
+        return Alert("audit_tampered", "The audit trail is not as it was written: tracebility audit verify", details)
 
     async def _clocks(self) -> Alert | None:
         mine = time.time() * 1000
