@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from tracebility.ids import uuid7
-from tracebility.operator.verify import Verification, problems
+from tracebility.operator.verify import Verification
 from tracebility.stores import links
 
 # (kind, number of the event as it was written or None, seq)
