@@ -37,7 +37,12 @@ from .revocation import call
 
 MODULE = "benchmarks.gates"
 CONNECTIONS = 16
-PLAN = {"rate": {"requests_per_s": 100_000}, "meters": {"spans": {"hard": 10**11}, "bytes": {"hard": 10**15}}}
+PLAN = {
+    "rate": {"requests_per_s": 100_000, "burst": 100_000},
+    "meters": {"spans": {"hard": 10**11}, "bytes": {"hard": 10**15}},
+    "retention_days": None,
+    "eval_concurrency": None,
+}
 
 
 class NoGates:

@@ -12,6 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from fastapi.routing import APIRoute
+from harness.trail import refusals_written
 
 from tracebility.api.app import routes
 from tracebility.api.service import ApiServices
@@ -75,6 +76,7 @@ def said(answer: httpx.Response) -> tuple[int, dict[str, str], str]:
 
 
 async def denials(control: Any, org_id: Any) -> list[tuple[str, str]]:
+    await refusals_written()
     rows = await control.fetch(
         "SELECT * FROM audit_log WHERE org_id = $1 AND event_type = 'access.denied' ORDER BY seq", org_id
     )

@@ -201,5 +201,5 @@ async def _missing(
         _log.warning("denial_not_recorded", kind=kind, reason=str(error) or type(error).__name__)
     else:
         if None not in (owner, org_id) and owner != org_id:
-            await services.access.denied(org_id, actor, (kind, str(named)))
+            services.access.denied_later(org_id, actor, (kind, str(named)))
     return NotFound()

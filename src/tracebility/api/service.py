@@ -16,6 +16,7 @@ from tracebility.tenant.access import AccessTrail
 from tracebility.tenant.audit import AuditWriter, Event
 from tracebility.tenant.resolver import Resolver
 
+STORES = ("postgres", "redis", "clickhouse")
 READY_WAIT_S = 2.0  # a store that takes longer to say "here" is not one to send requests to
 
 
@@ -26,6 +27,7 @@ class ApiServices:
     control: postgres.Postgres
     engine: scoped.ScopedEngine
     queue: scoped.ScopedQueue
+    ping_redis: Callable[[], Awaitable[None]]  # returns when it answers, in both of its roles
     announce: Callable[[], Awaitable[None]]  # tells processes that something was changed
     resolver: Resolver
     access: AccessTrail
@@ -46,7 +48,7 @@ class ApiServices:
 
     async def missing_stores(self) -> dict[str, str]:
         """The stores that do not answer, and what they say instead."""
-        probes = {"postgres": self.control.ping, "clickhouse": self.engine.ping}
+        probes = dict(zip(STORES, (self.control.ping, self.ping_redis, self.engine.ping), strict=True))
 
         async def failure(store: str) -> str | None:
             try:
@@ -81,8 +83,14 @@ async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
         variable = settings.stream_variable
         queue = await scoped.connect_queue(settings.dsn(variable), variable)
         stack.push_async_callback(queue.close)
+
+        async def ping_redis() -> None:
+            await asyncio.gather(control_role.ping(), queue.ping())
+
         access = await stack.enter_async_context(_writing_access(control))
-        yield ApiServices(control, engine, queue, announcer(control_role), resolver, access, web=settings.web)
+        yield ApiServices(
+            control, engine, queue, ping_redis, announcer(control_role), resolver, access, web=settings.web
+        )
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from uuid import UUID
 import typer
 
 from tracebility.commands.options import AsJson, DataDir, log_to_stderr, tell
+from tracebility.errors import TracebilityError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,6 +132,8 @@ def verify(
 ) -> None:
     """Recompute every hash of the trail and compare both stores. Exit code 1 when something was tampered with.
 
+    An organisation that was deleted keeps its trail; of one that never was there is nothing to verify: exit code 1 too.
+
     Examples:
 
       tracebility audit verify
@@ -141,7 +144,12 @@ def verify(
     async def run(control: "Postgres", engine: "Engine") -> "list[Problem]":
         from tracebility.operator.verify import problems
 
-        return [problem async for problem in problems(control, engine, org)]
+        found = [problem async for problem in problems(control, engine, org)]
+        if org is not None and not found and not await _is_known(control, engine, org):
+            raise TracebilityError(
+                f"There is no organisation {org}, and no trail of one. 'tracebility orgs list' shows those there are."
+            )
+        return found
 
     found = [problem.document() for problem in _with_stores(data_dir, run)]
     lines = [
@@ -153,6 +161,17 @@ def verify(
     tell(text, {"ok": not found, "problems": found}, as_json=as_json)
     if found:
         raise typer.Exit(1)
+
+
+async def _is_known(control: "Postgres", engine: "Engine", org: UUID) -> bool:
+    """Whether there is such an org, or either store has something of its trail, as of one that is gone."""
+    from tracebility.ids import SENTINEL, OrgId
+    from tracebility.stores import trail
+
+    if org == SENTINEL or await control.fetchrow("read_org", org) is not None:
+        return True
+    page = await trail.events(control, trail.raw(engine), OrgId(org), limit=1)
+    return bool(page.items)
 
 
 async def _pages(limit: int, page: Callable[[Any, int], Awaitable[Any]]) -> list[dict[str, Any]]:

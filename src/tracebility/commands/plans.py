@@ -44,13 +44,15 @@ def set_plan(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make or replace a plan, all of it: what the JSON does not name is unlimited. It takes what the API takes.
+    """Make or replace a plan, all of it: null is unlimited, and so is a meter that is left out. It takes what the API
+    takes.
 
     Examples:
 
       tracebility plans set team team.json
 
-      echo '{"meters": {"spans": {"hard": 5000000}}}' | tracebility plans set team -
+      echo '{"rate": null, "meters": {"spans": {"hard": 9000}}, "retention_days": 7, "eval_concurrency": null}' |
+      tracebility plans set team -
     """
 
     async def put(transaction: "Transaction", actor: "Actor") -> "Plan":

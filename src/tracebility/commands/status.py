@@ -200,7 +200,8 @@ def render(seen: Status) -> str:
     for index, loop in enumerate(seen.loops):
         since = "never" if loop.age_s is None else f"{loop.age_s:,.0f} s ago"
         error = f"  FAILED: {loop.last_error}" if loop.last_error else ""
-        lines.append(f"{'' if index else 'Loops':<14} {loop.name:<16} {since:>12}{error}")
+        took = f"took {loop.last_duration_s:,.3f} s"
+        lines.append(f"{'' if index else 'Loops':<14} {loop.name:<16} {since:>12}  {took:>14}{error}")
     if seen.disk_total_bytes:
         lines.append(f"Disk           {size(seen.disk_free_bytes or 0)} free of {size(seen.disk_total_bytes)}")
     return "\n".join(lines)

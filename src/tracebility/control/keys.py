@@ -134,6 +134,9 @@ async def rotate_key(
 ) -> RotatedKey:
     """A new key in the place of ``public_id``, which ends ``overlap_s`` from now at the latest.
 
+    Asked for again, as by a client that lost the answer, it makes another, which ends when the first one does: not with
+    the old key. The old key's end does not move back.
+
     Now is by the store's clock, behind the lock: of two at once that end the key, the second must find it ended.
 
     Raises:
@@ -154,11 +157,13 @@ async def rotate_key(
     if old["revoked_at"] is not None or (expires_at is not None and expires_at <= now):
         raise KeyEnded
     made = keys.generate()
-    await transaction.execute("insert_successor_key", public_id, made.public_id, made.secret_hash)
+    lasts_until: datetime | None = await transaction.fetchval(
+        "insert_successor_key", public_id, made.public_id, made.secret_hash
+    )
     ends_at = now + timedelta(seconds=rotation.overlap_s)
     if expires_at is not None:
         ends_at = min(ends_at, expires_at)
-    await transaction.execute("expire_key", public_id, ends_at)
+    await transaction.execute("end_rotated_key", public_id, ends_at)
     rotated = {
         "new_public_id": made.public_id,
         "old_expires_at": stamp(expires_at),
@@ -169,7 +174,7 @@ async def rotate_key(
         "name": old["name"],
         "project_id": old["project_id"] and str(old["project_id"]),
         "scopes": list(old["scopes"]),
-        "expires_at": stamp(expires_at),
+        "expires_at": stamp(lasts_until),
         "requests_per_s": old["requests_per_s"],
         "burst": old["burst"],
         "rotated_from": public_id,

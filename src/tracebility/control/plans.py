@@ -1,4 +1,4 @@
-"""Plans: what the orgs on one may send, keep and run at once. Null, or absent, is unlimited."""
+"""Plans: what the orgs on one may send, keep and run at once. Null, or an absent meter, is unlimited."""
 
 import re
 
@@ -39,7 +39,7 @@ async def put_plan(transaction: Transaction, actor: Actor, name: str, limits: Li
     after = shown(name, limits)
     if before == after:
         return after
-    rate = limits.rate or RateLimits()
+    rate = limits.rate or RateLimits(None)
     await transaction.execute(
         "update_plan",
         name,
@@ -52,7 +52,7 @@ async def put_plan(transaction: Transaction, actor: Actor, name: str, limits: Li
     await transaction.execute("delete_plan_meters", name)
     for meter in METERS:
         limit: MeterLimits | None = getattr(limits.meters, meter, None)
-        if limit is not None and limit != MeterLimits():
+        if limit is not None and limit != MeterLimits(None):
             await transaction.execute("insert_plan_meter", name, meter, limit.hard, limit.soft)
     details = {"old": before and msgspec.to_builtins(before), "new": msgspec.to_builtins(after)}
     await AuditWriter().record(transaction, Event(EventType.PLAN_CHANGED, None, actor, "plan", name, details))
@@ -68,11 +68,11 @@ def shown(name: str, limits: Limits) -> Plan:
     """``limits`` as they are shown: what says nothing is null, at whatever depth it was said."""
     rate, meters = limits.rate, limits.meters
     if meters is not None:
-        spans, octets = (meter if meter != MeterLimits() else None for meter in (meters.spans, meters.bytes))
+        spans, octets = (meter if meter != MeterLimits(None) else None for meter in (meters.spans, meters.bytes))
         meters = Meters(spans, octets) if spans or octets else None
     return Plan(
         name=name,
-        rate=rate if rate != RateLimits() else None,
+        rate=rate if rate != RateLimits(None) else None,
         meters=meters,
         retention_days=limits.retention_days,
         eval_concurrency=limits.eval_concurrency,

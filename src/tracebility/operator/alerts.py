@@ -5,7 +5,7 @@ them. What this process has told is in its memory: a new leader tells what stand
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,7 @@ import structlog
 from tracebility.errors import StoreUnavailable
 from tracebility.ids import OrgId, uuid7
 from tracebility.operator.metrics import OperatorMetrics
+from tracebility.operator.verify import Problem
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.hot import Hot
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
@@ -65,9 +66,13 @@ class Alerts:
         hot: Hot,
         metrics: OperatorMetrics,
         due: set[UUID],
+        tampered: Callable[[], Sequence[Problem]] = tuple,
     ) -> None:
-        """``due``: orgs whose books are to be checked, each of which is taken out for it."""
+        """``due``: orgs whose books are to be checked, each of which is taken out for it. ``tampered``: what the last
+        verification of the audit trail found.
+        """
         self._due = due
+        self._tampered = tampered
         self._control = control
         self._engine = engine
         self._queue = queue
@@ -91,6 +96,7 @@ class Alerts:
             "queue_durability": self._durability,
             "books": self._books,
             "audit_gaps": self._gaps,
+            "audit_tampered": self._tampering,
             "clock_skew": self._clocks,
         }
         away: StoreUnavailable | None = None
@@ -173,13 +179,15 @@ class Alerts:
         return Alert("queue_durability", text, {"servers": weak})
 
     async def _books(self) -> Alert | None:
-        """Envelopes that are in flight by the books and in no stream any more; orgs whose books do not balance."""
+        """Envelopes in flight by the books and in no stream any more; orgs whose books did not balance twice."""
         missing = await self._queue.missing(ALL_STREAMS)
         self._metrics.missing.set(len(missing))
         due = [*self._due][:BOOKS]
-        self._unbalanced = await self._out_of_balance({*due, *self._unbalanced})
+        found = await self._out_of_balance({*due, *self._unbalanced})
+        # Of what a process left half-done as it died the books are out by that, until another has done it.
+        unbalanced, self._unbalanced = sorted(found & self._unbalanced), found
         self._due.difference_update(due)
-        if not missing and not self._unbalanced:
+        if not missing and not unbalanced:
             return None
         said = []
         details: dict[str, Any] = {}
@@ -187,9 +195,9 @@ class Alerts:
             said.append(f"{len(missing)} envelopes are missing")
             named = [f"{org_id}/{envelope_id}" for org_id, envelope_id in missing[:NAMED]]
             details |= {"missing": len(missing), "envelopes": named}
-        if self._unbalanced:
-            said.append(f"the books of {len(self._unbalanced)} orgs do not balance: tracebility ledger ORG")
-            details["orgs"] = [str(org_id) for org_id in sorted(self._unbalanced)[:NAMED]]
+        if unbalanced:
+            said.append(f"the books of {len(unbalanced)} orgs do not balance: tracebility ledger ORG")
+            details["orgs"] = [str(org_id) for org_id in unbalanced[:NAMED]]
         return Alert("books", "; ".join(said), details)
 
     async def _out_of_balance(self, orgs: Iterable[UUID]) -> set[UUID]:
@@ -205,6 +213,13 @@ class Alerts:
         [row] = (await self._engine.query(query("unrepaired_gaps"))).dicts()
         gaps = int(row["gaps"])
         return Alert("audit_gaps", f"{gaps} gaps of the audit trail are not repaired", {"gaps": gaps}) if gaps else None
+
+    async def _tampering(self) -> Alert | None:
+        found = self._tampered()
+        if not found:
+            return None
+        details = {"problems": len(found), "named": [problem.document() for problem in found[:NAMED]]}
+        return Alert("audit_tampered", "The audit trail is not as it was written: tracebility audit verify", details)
 
     async def _clocks(self) -> Alert | None:
         mine = time.time() * 1000

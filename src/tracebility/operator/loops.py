@@ -59,9 +59,11 @@ async def _keep(loop: Loop, lease: Lease, control: Postgres, metrics: OperatorMe
     wait_s = await _first_wait(loop, control)
     metrics.failures.labels(loop.name)
     noted_at, noted = float("-inf"), ""
+    due_at = time.monotonic() + wait_s
     while True:
         await asyncio.sleep(wait_s)
         began = time.monotonic()
+        metrics.lag.labels(loop.name).set(max(began - due_at, 0.0))
         error = await _tick(loop, lease, metrics)
         now = time.monotonic()
         metrics.seconds.labels(loop.name).set(now - began)
@@ -69,6 +71,7 @@ async def _keep(loop: Loop, lease: Lease, control: Postgres, metrics: OperatorMe
             metrics.failures.labels(loop.name).inc()
         else:
             metrics.last_success.labels(loop.name).set_to_current_time()
+            due_at = began + loop.period_s
         if error != noted or now - noted_at >= NOTE_EVERY_S:
             noted_at, noted = now, error
             await _note(loop, lease, control, now - began, error)

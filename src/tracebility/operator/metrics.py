@@ -17,6 +17,11 @@ class OperatorMetrics:
         self.seconds = metrics.gauge(
             "tracebility_operator_loop_duration_seconds", "How long the last tick of each loop took.", ("loop",)
         )
+        self.lag = metrics.gauge(
+            "tracebility_operator_loop_lag_seconds",
+            "How long after it was due each loop last began: since its last success, and its period.",
+            ("loop",),
+        )
         self.failures = metrics.counter(
             "tracebility_operator_loop_failures", "Ticks of each loop that failed; they are tried again.", ("loop",)
         )

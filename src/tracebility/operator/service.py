@@ -22,6 +22,7 @@ from tracebility.operator import (
     relay,
     retention,
     shards,
+    verify,
 )
 from tracebility.operator.deletion import Deleter
 from tracebility.operator.loops import Loop
@@ -32,6 +33,7 @@ from tracebility.operator.reconcile import AuditReconciler
 from tracebility.operator.relay import AuditRelay
 from tracebility.operator.retention import Retention
 from tracebility.operator.shards import ShardBalance
+from tracebility.operator.verify import Verification
 from tracebility.stores import clickhouse, hot, leader, postgres, redis
 from tracebility.telemetry import Metrics
 
@@ -59,7 +61,10 @@ class OperatorServices:
     def loops(self) -> Sequence[Loop]:
         """All there are."""
         quotas = QuotaReconciler(self.control, self.engine, self.queue, self.hot)
-        looking = alerts.Alerts(self.control, self.engine, self.queue, self.hot, self.metrics, quotas.looked_at)
+        verification = Verification(self.control, self.engine)
+        looking = alerts.Alerts(
+            self.control, self.engine, self.queue, self.hot, self.metrics, quotas.looked_at, lambda: verification.found
+        )
         notifier = notify.Notifier(self.control, self.webhook_url, self.webhook_secret)
         relayed = AuditRelay(self.control, self.engine, self.metrics)
         balance = ShardBalance(self.control, self.queue, self.hot, self.metrics, auto=self.shards_auto)
@@ -69,6 +74,7 @@ class OperatorServices:
             Loop("quota-reconcile", quota.PERIOD_S, lambda fence: quotas.tick()),
             Loop("audit-relay", relay.PERIOD_S, lambda fence: relayed.tick()),
             Loop(AUDIT_RECONCILE, reconcile.PERIOD_S, lambda fence: self._reconcile_audit()),
+            Loop("audit-verify", verify.PERIOD_S, lambda fence: verification.tick()),
             Loop("alerts", alerts.PERIOD_S, lambda fence: looking.tick()),
             Loop("notify", notify.PERIOD_S, lambda fence: notifier.tick()),
             Loop("shards", shards.PERIOD_S, lambda fence: balance.tick()),

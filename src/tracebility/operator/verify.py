@@ -17,6 +17,10 @@ from tracebility.stores.links import Written
 from tracebility.stores.postgres import Postgres, Transaction
 from tracebility.tenant.audit_chain import NOTHING_BEFORE, Link
 
+PERIOD_S = 3600.0
+# Of what an hourly look finds; `tracebility audit verify` names all.
+MOST_PROBLEMS = 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -35,6 +39,29 @@ class Problem:
         if self.seq is not None:
             document["seq"] = self.seq
         return document
+
+
+class Verification:
+    """Verifies every chain again and again, and remembers what the last time found."""
+
+    def __init__(self, control: Postgres, engine: Engine) -> None:
+        self._control = control
+        self._engine = engine
+        self.found: list[Problem] = []
+
+    async def tick(self) -> list[Problem]:
+        """One verification.
+
+        Raises:
+            StoreUnavailable: when a store is away; what was found before stands.
+        """
+        found: list[Problem] = []
+        async for problem in problems(self._control, self._engine):
+            found.append(problem)
+            if len(found) == MOST_PROBLEMS:
+                break
+        self.found = found
+        return found
 
 
 async def problems(control: Postgres, engine: Engine, chain: UUID | None = None) -> AsyncIterator[Problem]:

@@ -261,6 +261,14 @@ class ScopedQueue:
         _must_be(scope, InstallationScope)
         return AllShards(self.__queue)
 
+    async def ping(self) -> None:
+        """Return when the queue answers.
+
+        Raises:
+            StoreUnavailable: when it does not.
+        """
+        await self.__queue.ping()
+
     async def close(self) -> None:
         """Close every connection."""
         await self.__queue.close()

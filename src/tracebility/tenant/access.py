@@ -47,6 +47,7 @@ class AccessTrail:
         self._write = write
         self._now = now
         self._counts: dict[Hashable, _Count] = {}
+        self._writing: set[asyncio.Task[None]] = set()
 
     async def read(self, org_id: OrgId, actor: Actor, target: tuple[str, str], route: str, *, must: bool) -> None:
         """``actor`` is let in to what ``route`` shows of ``target`` (its type and id).
@@ -71,8 +72,16 @@ class AccessTrail:
         event = Event(EventType.ACCESS_DENIED, org_id, actor, *target, {"count": 1})
         await self._record((event.type, org_id, actor, target[0]), event, LINES_A_WINDOW, must=False)
 
+    def denied_later(self, org_id: OrgId | None, actor: Actor, target: tuple[str, str]) -> None:
+        """As `denied`, once the answer is on its way: the time of a refusal must not tell that there is something."""
+        writing = asyncio.get_running_loop().create_task(self.denied(org_id, actor, target))
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
+
     async def flush(self, *, all_of_it: bool = False) -> None:
         """Write the counts of windows that are over, or of every one. What cannot be written is kept."""
+        if all_of_it:
+            await asyncio.gather(*self._writing)
         now = self._now()
         over = [
             (kind, count)

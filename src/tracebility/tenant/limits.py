@@ -1,4 +1,8 @@
-"""What an org may send, keep and run at once: each limit with its unit and its reason. By default there is none."""
+"""What an org may send, keep and run at once: each limit with its unit and its reason.
+
+A plan is written whole: null says that a limit is not wanted, and what is left out is a plan half written, which is
+refused. Left out may be a meter, its soft limit, the burst, and what came later than the rest.
+"""
 
 from typing import Annotated
 
@@ -80,7 +84,7 @@ Soft = Annotated[
 class RateLimits(msgspec.Struct, forbid_unknown_fields=True):
     """Requests of an org, over all its keys. A burst that is not given is a second's worth."""
 
-    requests_per_s: RequestsPerS | None = None
+    requests_per_s: RequestsPerS | None
     burst: Burst | None = None
 
     def __post_init__(self) -> None:
@@ -91,7 +95,7 @@ class RateLimits(msgspec.Struct, forbid_unknown_fields=True):
 class MeterLimits(msgspec.Struct, forbid_unknown_fields=True):
     """What a meter may come to in a month. A hard limit of 0 refuses everything; at the soft one the org is told."""
 
-    hard: Hard | None = None
+    hard: Hard | None
     soft: Soft | None = None
 
     def __post_init__(self) -> None:
@@ -100,17 +104,17 @@ class MeterLimits(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Meters(msgspec.Struct, forbid_unknown_fields=True):
-    """The meters there are."""
+    """The meters there are. One that is absent is unlimited."""
 
     spans: MeterLimits | None = None
     bytes: MeterLimits | None = None
 
 
 class Limits(msgspec.Struct, forbid_unknown_fields=True):
-    """All limits of an org, as its plan has them. None, or what is absent, is unlimited."""
+    """All limits of an org, as its plan has them. None is unlimited."""
 
-    rate: RateLimits | None = None
-    meters: Meters | None = None
-    retention_days: RetentionDays | None = None
-    eval_concurrency: EvalConcurrency | None = None
+    rate: RateLimits | None
+    meters: Meters | None
+    retention_days: RetentionDays | None
+    eval_concurrency: EvalConcurrency | None
     query_concurrency: QueryConcurrency | None = None

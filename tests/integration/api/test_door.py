@@ -239,7 +239,7 @@ async def test_the_control_planes_bodies_and_answers_are_described(
     mine, _ = two_orgs
     ids = {"org_id": mine.org_id, "workspace_id": mine.workspace_id, "project_id": mine.project_id, "name": plan_name}
     bodies: dict[tuple[str, str], Any] = {
-        ("put", "/v1/admin/plans/{name}"): {"meters": {"spans": {"hard": 5}}},
+        ("put", "/v1/admin/plans/{name}"): dict.fromkeys(("rate", "meters", "retention_days", "eval_concurrency")),
         ("get", "/v1/admin/plans"): None,
         ("post", "/v1/admin/orgs"): {"name": "described"},
         ("get", "/v1/admin/orgs"): None,

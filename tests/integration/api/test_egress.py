@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.routing import APIRoute
+from harness.trail import refusals_written
 
 from tracebility.api import pages, scope
 from tracebility.api.app import routes
@@ -166,8 +167,10 @@ async def test_a_flood_of_refused_attempts_makes_so_many_lines_and_one_with_the_
     for _ in range(LINES_A_WINDOW + 30):
         answer = await api.get(f"/v1/projects/{other.project_id}/runs", headers=mine.headers())
         assert answer.status_code == 404
+    await refusals_written()
     assert len(await trail.of(mine.org_id, DENIED)) == LINES_A_WINDOW
     answer = await api.get(f"/v1/admin/orgs/{other.org_id}", headers=mine.headers())
+    await refusals_written()
     assert len(await trail.of(mine.org_id, DENIED)) == LINES_A_WINDOW + 1, "another kind of id has lines of its own"
     await services.access.flush(all_of_it=True)
     lines = await trail.of(mine.org_id, DENIED)

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 
 from tracebility.api.app import create_app
 from tracebility.api.service import open_services
@@ -15,7 +16,11 @@ from tracebility.config import Settings
 
 async def test_healthz_readyz_and_metrics_answer_without_a_key(api: httpx.AsyncClient) -> None:
     assert (await api.get("/healthz")).json() == {"status": "ok"}
-    assert (await api.get("/readyz")).json()["stores"] == {"postgres": "ok", "clickhouse": "ok"}
+    assert (await api.get("/readyz")).json()["stores"] == {
+        "postgres": "ok",
+        "redis": "ok",
+        "clickhouse": "ok",
+    }
     text = (await api.get("/metrics")).text
     assert 'tracebility_http_request_seconds_count{method="GET",route="/readyz",status="200",target="api"}' in text
 
@@ -54,6 +59,26 @@ async def test_with_a_store_away_the_answer_is_503_and_readyz_names_it(stores: A
         answer = await api.get("/v1/projects", headers=tenant.headers())
         assert (answer.status_code, answer.json()["store"]) == (503, "postgres")
         assert (await api.get("/readyz")).json()["missing"] == "postgres, clickhouse"
+
+
+@pytest.mark.parametrize("role", ["redis_url", "redis_stream_url"])
+async def test_readyz_names_redis_when_either_of_its_roles_is_away(
+    stores: Any, tenants: Any, empty_redis_url: str, role: str
+) -> None:
+    tenant = tenants[0].tenant
+    urls = {"redis_url": stores.redis_url, "redis_stream_url": empty_redis_url}
+    async with wire(urls[role]) as (url, cut):
+        settings = Settings(pg_dsn=stores.pg_dsn, clickhouse_url=stores.clickhouse_reader_url, **{**urls, role: url})
+        async with (
+            open_services(settings) as services,
+            httpx.AsyncClient(transport=httpx.ASGITransport(create_app(services)), base_url="http://api") as api,
+        ):
+            assert (await api.get("/readyz")).status_code == 200
+            await cut()
+            ready = await api.get("/readyz")
+            assert (ready.status_code, ready.json()["missing"]) == (503, "redis")
+            # Which is for whoever balances the load: what it can answer it does.
+            assert (await api.get("/v1/projects", headers=tenant.headers())).status_code == 200
 
 
 @asynccontextmanager

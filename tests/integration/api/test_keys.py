@@ -213,6 +213,34 @@ async def test_a_rotated_key_goes_on_for_the_overlap_and_its_successor_is_like_i
     assert rotated["key"][-43:] not in str([dict(event), dict(created)])
 
 
+@pytest.mark.parametrize("life_s", [None, 86_400], ids=["for ever", "a day"])
+async def test_a_rotation_asked_for_again_makes_a_key_that_lasts_as_long_as_the_first(
+    api: httpx.AsyncClient, two_orgs: Any, trail: Any, life_s: int | None
+) -> None:
+    """The answer of the first was lost: nobody has its key."""
+    mine, _ = two_orgs
+    expires_at = None if life_s is None else ahead(life_s)
+    made = await make(api, mine, expires_at=expires_at)
+    path = f"{path_of(mine)}/{made['public_id']}/rotate"
+    ends = []
+    for overlap_s in (60, 3_600, 30):
+        answer = await api.post(path, json={"overlap_s": overlap_s}, headers=mine.headers())
+        assert answer.status_code == 201
+        assert await works(api, answer.json()["key"])
+        assert await works(api, made["key"])
+        new = await listed(api, mine, answer.json()["public_id"])
+        told = (await trail.of(mine.org_id, "api_key.created"))[-1]["details"]["expires_at"]
+        assert new["expires_at"] == told
+        if expires_at is None:
+            assert told is None
+        else:
+            assert datetime.fromisoformat(told) == datetime.fromisoformat(expires_at)
+        ends.append(datetime.fromisoformat(answer.json()["old_expires_at"]))
+    assert ends[0] == ends[1] > ends[2]
+    successor = await api.post(f"{path_of(mine)}/{new['public_id']}/rotate", headers=mine.headers())
+    assert (await listed(api, mine, successor.json()["public_id"]))["expires_at"] == told
+
+
 async def test_without_an_overlap_the_old_key_ends_now(
     api: httpx.AsyncClient, two_orgs: Any, within_a_second: Any
 ) -> None:

@@ -293,8 +293,9 @@ async def test_another_process_knows_a_suspension_and_a_plan_within_a_second(
 async def test_quotas_are_those_of_the_month_and_zero_where_nothing_was_summed(
     api: httpx.AsyncClient, operator: Any, plan_name: str, control: Any
 ) -> None:
-    limits = {"meters": {"spans": {"hard": 100, "soft": 80}}}
-    await api.put(f"/v1/admin/plans/{plan_name}", json=limits, headers=operator)
+    limits = {"rate": None, "meters": {"spans": {"hard": 100, "soft": 80}}, "retention_days": None}
+    put = await api.put(f"/v1/admin/plans/{plan_name}", json=limits | {"eval_concurrency": None}, headers=operator)
+    assert put.status_code == 200
     made = await make(api, operator, plan=plan_name)
     path = f"/v1/admin/orgs/{made['org_id']}/quotas"
     now = datetime.now(UTC)

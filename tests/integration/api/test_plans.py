@@ -23,6 +23,9 @@ WHOLE = {
     "query_concurrency": 3,
 }
 UNLIMITED = dict.fromkeys(WHOLE)
+# What a plan has to say, null or not.
+SAYS = ("rate", "meters", "retention_days", "eval_concurrency")
+SAYS_NOTHING: dict[str, Any] = dict.fromkeys(SAYS)
 
 
 async def put(api: httpx.AsyncClient, operator: Any, name: str, document: Any) -> httpx.Response:
@@ -41,11 +44,12 @@ async def listed(api: httpx.AsyncClient, operator: Any, name: str) -> dict[str, 
     ("document", "expected"),
     [
         (WHOLE, WHOLE),
-        ({}, UNLIMITED),
+        (SAYS_NOTHING, UNLIMITED),
         (UNLIMITED, UNLIMITED),
         ({"rate": {"requests_per_s": None, "burst": None}}, UNLIMITED),
+        ({"meters": {}}, UNLIMITED),
         ({"meters": {"spans": None}}, UNLIMITED),
-        ({"meters": {"spans": {"hard": None}, "bytes": {}}}, UNLIMITED),
+        ({"meters": {"spans": {"hard": None}, "bytes": {"hard": None, "soft": None}}}, UNLIMITED),
         ({"rate": {"requests_per_s": 7}}, UNLIMITED | {"rate": {"requests_per_s": 7, "burst": 7}}),
         (
             {"meters": {"bytes": {"hard": LARGEST_AMOUNT}}},
@@ -60,14 +64,14 @@ async def listed(api: httpx.AsyncClient, operator: Any, name: str) -> dict[str, 
 async def test_a_plan_is_shown_as_it_was_put(
     api: httpx.AsyncClient, operator: Any, plan_name: str, document: Any, expected: Any
 ) -> None:
-    answer = await put(api, operator, plan_name, document)
+    answer = await put(api, operator, plan_name, SAYS_NOTHING | document)
     assert (answer.status_code, answer.json()) == (200, expected | {"name": plan_name})
     assert await listed(api, operator, plan_name) == expected | {"name": plan_name}
 
 
 async def test_a_plan_is_replaced_whole(api: httpx.AsyncClient, operator: Any, plan_name: str, trail: Any) -> None:
     await put(api, operator, plan_name, WHOLE)
-    await put(api, operator, plan_name, {"retention_days": 7})
+    await put(api, operator, plan_name, SAYS_NOTHING | {"retention_days": 7})
     assert await listed(api, operator, plan_name) == UNLIMITED | {"retention_days": 7, "name": plan_name}
     events = [event for event in await trail.of(None, "plan.changed") if event["target_id"] == plan_name]
     assert [event["details"]["old"] for event in events] == [None, WHOLE | {"name": plan_name}]
@@ -87,7 +91,9 @@ async def test_the_same_plan_again_leaves_no_event(
 async def test_two_who_make_one_plan_at_once_make_one(
     api: httpx.AsyncClient, operator: Any, plan_name: str, trail: Any
 ) -> None:
-    answers = await asyncio.gather(*(put(api, operator, plan_name, {"retention_days": n + 1}) for n in range(4)))
+    answers = await asyncio.gather(
+        *(put(api, operator, plan_name, SAYS_NOTHING | {"retention_days": n + 1}) for n in range(4))
+    )
     assert {answer.status_code for answer in answers} == {200}
     events = [event for event in await trail.of(None, "plan.changed") if event["target_id"] == plan_name]
     assert [event["details"]["old"] for event in events[1:]] == [event["details"]["new"] for event in events[:-1]]
@@ -130,7 +136,7 @@ async def test_a_value_that_is_not_acceptable_is_named_and_nothing_is_changed(
 ) -> None:
     await put(api, operator, plan_name, WHOLE)
     before = await trail.length()
-    answer = await put(api, operator, plan_name, document)
+    answer = await put(api, operator, plan_name, document if not isinstance(document, dict) else WHOLE | document)
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith(f"{named}: ")
     assert answer.json()["hint"]
@@ -138,9 +144,38 @@ async def test_a_value_that_is_not_acceptable_is_named_and_nothing_is_changed(
     assert await trail.length() == before
 
 
+@pytest.mark.parametrize(
+    ("document", "named"),
+    [
+        ({}, "rate"),
+        *(({name: WHOLE[name] for name in SAYS if name != absent}, absent) for absent in SAYS),
+        *((dict.fromkeys(name for name in SAYS if name != absent), absent) for absent in SAYS),
+        (WHOLE | {"rate": {}}, "rate.requests_per_s"),
+        (WHOLE | {"rate": {"burst": 5}}, "rate.requests_per_s"),
+        (WHOLE | {"meters": {"spans": {}}}, "meters.spans.hard"),
+        (WHOLE | {"meters": {"spans": {"soft": 5}}}, "meters.spans.hard"),
+        (WHOLE | {"meters": {"spans": {"hard": 5}, "bytes": {"soft": None}}}, "meters.bytes.hard"),
+    ],
+)
+async def test_half_a_plan_is_refused_by_the_name_of_what_is_missing(
+    api: httpx.AsyncClient, operator: Any, plan_name: str, document: Any, named: str, trail: Any
+) -> None:
+    async def names() -> set[str]:
+        return {plan["name"] for plan in (await api.get("/v1/admin/plans", headers=operator)).json()["items"]}
+
+    answer = await put(api, operator, plan_name, document)
+    assert (answer.status_code, answer.json()["detail"]) == (422, f"{named}: is missing.")
+    assert plan_name not in await names()
+    await put(api, operator, plan_name, WHOLE)
+    before = await trail.length()
+    assert (await put(api, operator, plan_name, document)).status_code == 422
+    assert await listed(api, operator, plan_name) == WHOLE | {"name": plan_name}
+    assert await trail.length() == before
+
+
 @pytest.mark.parametrize("name", ["A", "-a", "_a", "a b", "ä", "a" * 64, "a.b", "a%00b", "a%0A", "%F0%9F%92%A5"])
 async def test_a_name_no_plan_can_have_is_refused(api: httpx.AsyncClient, operator: Any, name: str) -> None:
-    answer = await put(api, operator, name, {})
+    answer = await put(api, operator, name, WHOLE)
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith("name: ")
 
@@ -162,7 +197,7 @@ async def test_a_name_no_plan_can_have_is_refused(api: httpx.AsyncClient, operat
         (b"{}", {"content-type": "application/x-www-form-urlencoded"}, 415),
         (b"{}", {"content-type": ""}, 415),
         (b"{}", {"content-encoding": "gzip"}, 415),
-        (b"{}", {"content-type": "Application/JSON; charset=utf-8"}, 200),
+        (json.dumps(WHOLE).encode(), {"content-type": "Application/JSON; charset=utf-8"}, 200),
     ],
 )
 async def test_a_body_that_cannot_be_read_is_refused(
@@ -199,6 +234,7 @@ plans = st.fixed_dictionaries(
 async def test_whatever_plan_is_put_is_shown_so_and_putting_that_changes_nothing(
     api: httpx.AsyncClient, operator: Any, document: Any, trail: Any
 ) -> None:
+    document = SAYS_NOTHING | document
     answer = await put(api, operator, "any", document)
     assert answer.status_code == 200, answer.text
     plan = await listed(api, operator, "any")
@@ -225,7 +261,7 @@ async def test_another_process_knows_a_changed_plan_within_a_second(
     stores: Any,
     within_a_second: Any,
 ) -> None:
-    await put(api, operator, plan_name, {"meters": {"spans": {"hard": 5}}})
+    await put(api, operator, plan_name, SAYS_NOTHING | {"meters": {"spans": {"hard": 5}}})
     made = (await api.post("/v1/admin/orgs", json={"name": "o", "plan": plan_name}, headers=operator)).json()
     async with resolving(control, hot_store, stores.redis_url) as elsewhere:
 
@@ -234,7 +270,8 @@ async def test_another_process_knows_a_changed_plan_within_a_second(
             return allowance.rate, dict(allowance.meters)
 
         assert await limits() == (None, {"spans": (5, None)})
-        await put(api, operator, plan_name, {"rate": {"requests_per_s": 3}, "meters": {"bytes": {"hard": 9}}})
+        changed = SAYS_NOTHING | {"rate": {"requests_per_s": 3}, "meters": {"bytes": {"hard": 9}}}
+        await put(api, operator, plan_name, changed)
 
         async def knows() -> bool:
             return await limits() == ((3, 3), {"bytes": (9, None)})

@@ -11,7 +11,10 @@ from tracebility.api.app import routes
 CHANGING = {"POST", "PUT", "PATCH", "DELETE"}
 # How each is called, and the event that it leaves: in the org's trail, or, of plans, in the installation's own.
 CALLS: dict[tuple[str, str], tuple[Any, str]] = {
-    ("PUT", "/v1/admin/plans/{name}"): ({"retention_days": 5}, "plan.changed"),
+    ("PUT", "/v1/admin/plans/{name}"): (
+        {"rate": None, "meters": None, "retention_days": 5, "eval_concurrency": None},
+        "plan.changed",
+    ),
     ("POST", "/v1/admin/orgs"): ({"name": "walked"}, "org.created"),
     ("PATCH", "/v1/admin/orgs/{org_id}"): ({"plan": "team"}, "org.plan_changed"),
     ("POST", "/v1/admin/shards/moves"): ({"org_id": ..., "shards": [3, 4]}, "shard.split"),

@@ -8,7 +8,8 @@ from uuid import UUID
 from typer.testing import CliRunner
 
 from tracebility.cli import app
-from tracebility.ids import OrgId, uuid7
+from tracebility.errors import TracebilityError
+from tracebility.ids import SENTINEL, OrgId, uuid7
 from tracebility.operator.metrics import OperatorMetrics
 from tracebility.operator.relay import AuditRelay
 from tracebility.stores.clickhouse import Engine
@@ -109,6 +110,29 @@ async def test_a_whole_trail_verifies_and_one_that_was_tampered_with_fails(
         await transaction.execute("UPDATE audit_log SET actor_id = 'key1' WHERE event_id = $1", ids[1])
         await transaction.execute("ALTER TABLE audit_log ENABLE TRIGGER ALL")
     assert (await audit(stores, "verify", "--org", str(org_id))).exit_code == 0
+
+
+async def test_an_org_that_never_was_is_not_as_it_was_written(
+    stores: Any, control: Postgres, engine: Engine, two_orgs: Any
+) -> None:
+    nobody = uuid7()
+    for flags in ((), ("--json",)):
+        result = await audit(stores, "verify", "--org", str(nobody), *flags)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert isinstance(result.exception, TracebilityError)
+        assert str(result.exception).startswith(f"There is no organisation {nobody}")
+    without_a_trail = two_orgs[0].org_id
+    only_a_trail, _ = await written(control, engine)
+    for known in (without_a_trail, only_a_trail, SENTINEL):
+        result = await audit(stores, "verify", "--org", str(known), "--json")
+        assert (result.exit_code, document(result)["ok"]) == (0, True)
+
+
+async def test_the_trail_of_a_deleted_org_stays_verifiable(stores: Any) -> None:
+    org = document(await command(stores, "orgs", "create", "Acme", "--json"))["org_id"]
+    await command(stores, "orgs", "delete", org, "--yes")
+    result = await audit(stores, "verify", "--org", org, "--json")
+    assert (result.exit_code, document(result)) == (0, {"ok": True, "problems": []})
 
 
 async def test_a_reconciliation_repairs_what_is_missing_and_its_gap_is_listed(

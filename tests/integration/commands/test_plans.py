@@ -7,7 +7,13 @@ from uuid import uuid4
 
 import pytest
 
-LIMITS = {"rate": {"requests_per_s": 5, "burst": 9}, "meters": {"spans": {"hard": 0}}, "retention_days": 3}
+LIMITS = {
+    "rate": {"requests_per_s": 5, "burst": 9},
+    "meters": {"spans": {"hard": 0}},
+    "retention_days": 3,
+    "eval_concurrency": None,
+}
+UNLIMITED = json.dumps(dict.fromkeys(LIMITS))
 
 
 @pytest.fixture
@@ -23,13 +29,18 @@ def test_a_plan_is_set_from_a_file_or_from_standard_input(commands: Any, name: s
     assert made["meters"] == {"spans": {"hard": 0, "soft": None}, "bytes": None}
     assert made in commands.answer("plans", "list")["items"]
     assert "requests_per_s" in commands.run("plans", "list").stdout
-    replaced = commands.answer("plans", "set", name, "-", text="{}")
+    replaced = commands.answer("plans", "set", name, "-", text=UNLIMITED)
     assert {value for key, value in replaced.items() if key != "name"} == {None}
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{", "not JSON"), ('{"price": 1}', "price:"), ('{"meters": {"spans": {"hard": -1}}}', "meters.spans.hard:")],
+    [
+        ("{", "not JSON"),
+        ("{}", "rate: is missing"),
+        ('{"price": 1}', "price:"),
+        ('{"meters": {"spans": {"hard": -1}}}', "meters.spans.hard:"),
+    ],
 )
 def test_a_plan_that_is_not_acceptable_is_not_made(commands: Any, name: str, text: str, words: str) -> None:
     assert words in commands.refusal("plans", "set", name, "-", text=text)
@@ -37,4 +48,4 @@ def test_a_plan_that_is_not_acceptable_is_not_made(commands: Any, name: str, tex
 
 
 def test_a_name_that_is_not_acceptable_is_refused(commands: Any) -> None:
-    assert "name:" in commands.refusal("plans", "set", "No", "-", text="{}")
+    assert "name:" in commands.refusal("plans", "set", "No", "-", text=UNLIMITED)

@@ -15,6 +15,7 @@ from tracebility.errors import StoreUnavailable
 from tracebility.operator.alerts import Alert, Alerts
 from tracebility.operator.metrics import OperatorMetrics
 from tracebility.operator.notify import Notifier
+from tracebility.operator.verify import Problem
 from tracebility.stores import hot, postgres, redis
 from tracebility.stores.clickhouse import Engine
 from tracebility.telemetry import Metrics
@@ -39,8 +40,16 @@ def due() -> set[UUID]:
 
 
 @pytest.fixture
-def alerts(control: postgres.Postgres, engine: Engine, queue: redis.Queue, store: hot.Hot, due: set[UUID]) -> Alerts:
-    return Alerts(control, engine, queue, store, OperatorMetrics(Metrics()), due)
+def tampered() -> list[Problem]:
+    return []
+
+
+@pytest.fixture
+def alerts(
+    control: postgres.Postgres, engine: Engine, queue: redis.Queue, store: hot.Hot, due: set[UUID],
+    tampered: list[Problem],
+) -> Alerts:  # fmt: skip
+    return Alerts(control, engine, queue, store, OperatorMetrics(Metrics()), due, lambda: tampered)
 
 
 async def standing(alerts: Alerts) -> dict[str, Alert]:
@@ -90,9 +99,18 @@ async def test_books_that_do_not_balance_are_told_until_they_do(alerts: Alerts, 
     await store.command("HINCRBY", at, 500_000, 7)
     assert await standing(alerts) == {}, "nothing of it was settled"
     due.add(org_id)
+    assert await standing(alerts) == {}, "it may be half-done"
     for _ in range(2):
         assert (await standing(alerts))["books"].details == {"orgs": [str(org_id)]}
     await store.command("HINCRBY", at, 500_000, -7)
+    assert await standing(alerts) == {}
+
+
+async def test_a_trail_that_is_not_as_it_was_written_is_told(alerts: Alerts, tampered: list[Problem]) -> None:
+    tampered.append(Problem(uuid4(), "edited", uuid4(), 3))
+    found = (await standing(alerts))["audit_tampered"]
+    assert found.details == {"problems": 1, "named": [tampered[0].document()]}
+    tampered.clear()
     assert await standing(alerts) == {}
 
 

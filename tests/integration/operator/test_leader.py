@@ -210,3 +210,29 @@ async def test_a_loop_is_due_a_period_after_it_last_succeeded_whoever_ran_it(sto
 async def _forget_loops(control: Postgres) -> Any:
     yield
     await control.execute("DELETE FROM operator_loop WHERE name LIKE 'test-%'")
+
+
+async def test_how_far_a_loop_is_behind_is_told(stores: Any, control: Postgres) -> None:
+    metrics = OperatorMetrics(Metrics())
+    fails = True
+
+    async def tick(fence: int) -> None:
+        if fails:
+            raise ValueError("such as of a store")
+
+    async def lag() -> float:
+        return float(metrics.lag.labels("test-late")._value.get())
+
+    async def is_late() -> bool:
+        return await lag() > 0.2
+
+    async def is_in_time() -> bool:
+        return await lag() < 0.2
+
+    async with leading(stores.pg_dsn, "test:4") as lease:
+        running = asyncio.create_task(run([Loop("test-late", 0.05, tick)], lease, control, metrics))
+        await until("it is late", is_late)
+        fails = False
+        await until("it is in time", is_in_time)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

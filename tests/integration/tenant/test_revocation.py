@@ -317,7 +317,7 @@ class RevocationMachine(RuleBasedStateMachine):
         await self.change(orgs.change_org, self.org_id, changes, datetime.now(UTC))
 
     async def put_plan(self, plan: str, spans: int) -> None:
-        limits = Limits(meters=Meters(spans=MeterLimits(hard=spans)))
+        limits = Limits(None, Meters(spans=MeterLimits(hard=spans)), None, None)
         await self.change(plans.put_plan, plan, limits)
 
     async def insert_key(self, key: str, expires_at: float | None) -> None:

@@ -60,6 +60,9 @@ def test_no_depth_is_too_much(kind: type[msgspec.Struct], start: str, depth: int
     [
         ("{}", NewOrg, "name: is missing."),
         ('{"name": "a", "x": 1}', NewOrg, "x: there is no such field."),
+        ("{}", Limits, "rate: is missing."),
+        ('{"rate": {"burst": 5}}', Limits, "rate.requests_per_s: is missing."),
+        ('{"meters": {"bytes": {"soft": 5}}}', Limits, "meters.bytes.hard: is missing."),
         ('{"meters": {"runs": {}}}', Limits, "meters.runs: there is no such field."),
         ('{"meters": {"spans": {"hard": -1}}}', Limits, "meters.spans.hard: expected `int` >= 0."),
         (

@@ -6,6 +6,7 @@ from starlette.responses import Response
 from tracebility.api.answers import answer
 from tracebility.api.auth import Services
 from tracebility.api.problems import respond
+from tracebility.api.service import STORES
 from tracebility.errors import Unavailable
 from tracebility.telemetry import METRICS_CONTENT_TYPE
 
@@ -25,7 +26,7 @@ async def readyz(request: Request, services: Services) -> Response:
     """Names the store that is missing."""
     missing = await services.missing_stores()
     if not missing:
-        return answer({"status": "ok", "stores": {"postgres": "ok", "clickhouse": "ok"}})
+        return answer({"status": "ok", "stores": dict.fromkeys(STORES, "ok")})
     words = "; ".join(f"{store}: {what}" for store, what in missing.items())
     return respond(Unavailable(f"Not ready. {words}.", missing=", ".join(missing)), request)
 

@@ -47,13 +47,16 @@ INSERT INTO api_key (
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 
 -- name: insert_successor_key
--- A key that may what $1 may, for as long and as fast.
+-- A key that may what $1 may, as fast, and for as long as that was to before it was rotated.
 INSERT INTO api_key (
     public_id, org_id, workspace_id, project_id, name, secret_hash, scopes, expires_at, requests_per_s, burst
 )
-SELECT $2, org_id, workspace_id, project_id, name, $3, scopes, expires_at, requests_per_s, burst
+SELECT
+    $2, org_id, workspace_id, project_id, name, $3, scopes,
+    nullif(coalesce(expires_unless_rotated, expires_at), 'infinity'), requests_per_s, burst
 FROM api_key
 WHERE public_id = $1
+RETURNING expires_at
 
 -- name: place_of_key
 SELECT org_id, project_id FROM api_key WHERE public_id = $1
@@ -66,6 +69,11 @@ FOR NO KEY UPDATE
 
 -- name: moment
 SELECT clock_timestamp()
+
+-- name: end_rotated_key
+UPDATE api_key
+SET expires_at = $2, expires_unless_rotated = coalesce(expires_unless_rotated, expires_at, 'infinity')
+WHERE public_id = $1
 
 -- name: expire_key
 UPDATE api_key SET expires_at = $2 WHERE public_id = $1

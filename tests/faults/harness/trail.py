@@ -1,0 +1,12 @@
+"""Waits for what an api in the test's own process writes after it has answered."""
+
+import asyncio
+
+from tracebility.tenant.access import AccessTrail
+
+
+async def refusals_written() -> None:
+    """Return when the lines of all refusals until now are in the trail, or cannot be."""
+    denied = AccessTrail.denied.__code__
+    tasks = [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "cr_code", None) is denied]
+    await asyncio.gather(*tasks)
