@@ -282,6 +282,13 @@ MUTANTS = (
         "tests/integration/ingest/test_weather.py",
     ),
     Mutant(
+        "one request that is too large flags its org",
+        f"{TENANT}/admission.py",
+        "if hard is not None and quantity >= hard:",
+        "if hard is not None:",
+        "tests/integration/tenant/test_quota.py",
+    ),
+    Mutant(
         "a Redis that comes and goes lends each time that it goes",
         f"{TENANT}/quota.py",
         "if lent is not None and usage.watermark >= lent.slot:",
