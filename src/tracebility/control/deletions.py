@@ -1,7 +1,8 @@
 """Deletions: asked for here, done by the operator, proven by a certificate.
 
 From the transaction in which it is asked for there is no such project or org for anyone; what is stored of it goes in
-the minutes after that. Whoever asks for the same again, while it is under way, is given the job that there is.
+the minutes after that. Whoever asks for the same again, while it is under way, is given the job that there is; of a run
+or a user, whose data goes on coming, only while that job still waits for the queue, and it is of now then.
 """
 
 from collections.abc import Mapping
@@ -165,12 +166,17 @@ async def _asked_for(
     target: str,
     details: Mapping[str, Any],
 ) -> Deletion:
-    """The job for this: a new one, unless one is under way. The org is locked, so nobody makes another meanwhile."""
-    there = await transaction.fetchrow("unfinished_deletion", org_id, kind, target, project_id)
-    if there is not None:
-        return shape_deletion(there)
-    job_id = uuid7()
-    await transaction.execute("insert_deletion", job_id, kind, org_id, project_id, target, actor.type, actor.id)
+    """The job that does this, of all that came until now. The org is locked, so nobody makes another meanwhile."""
+    if kind in (PROJECT, ORG):  # of which nothing is let in any more
+        there = await transaction.fetchrow("unfinished_deletion", org_id, kind, target, project_id)
+        if there is not None:
+            return shape_deletion(there)
+        again = None
+    else:
+        again = await transaction.fetchrow("ask_deletion_again", org_id, kind, target, project_id)
+    job_id: UUID = uuid7() if again is None else again["id"]
+    if again is None:
+        await transaction.execute("insert_deletion", job_id, kind, org_id, project_id, target, actor.type, actor.id)
     said = {"job_id": str(job_id), "project_id": project_id and str(project_id), **details}
     await AuditWriter().record(transaction, Event(EventType.DELETION_REQUESTED, org_id, actor, kind, target, said))
     return await read_deletion(transaction, job_id)

@@ -173,13 +173,15 @@ class Alerts:
         return Alert("queue_durability", text, {"servers": weak})
 
     async def _books(self) -> Alert | None:
-        """Envelopes that are in flight by the books and in no stream any more; orgs whose books do not balance."""
+        """Envelopes in flight by the books and in no stream any more; orgs whose books did not balance twice."""
         missing = await self._queue.missing(ALL_STREAMS)
         self._metrics.missing.set(len(missing))
         due = [*self._due][:BOOKS]
-        self._unbalanced = await self._out_of_balance({*due, *self._unbalanced})
+        found = await self._out_of_balance({*due, *self._unbalanced})
+        # Of what a process left half-done as it died the books are out by that, until another has done it.
+        unbalanced, self._unbalanced = sorted(found & self._unbalanced), found
         self._due.difference_update(due)
-        if not missing and not self._unbalanced:
+        if not missing and not unbalanced:
             return None
         said = []
         details: dict[str, Any] = {}
@@ -187,9 +189,9 @@ class Alerts:
             said.append(f"{len(missing)} envelopes are missing")
             named = [f"{org_id}/{envelope_id}" for org_id, envelope_id in missing[:NAMED]]
             details |= {"missing": len(missing), "envelopes": named}
-        if self._unbalanced:
-            said.append(f"the books of {len(self._unbalanced)} orgs do not balance: tracebility ledger ORG")
-            details["orgs"] = [str(org_id) for org_id in sorted(self._unbalanced)[:NAMED]]
+        if unbalanced:
+            said.append(f"the books of {len(unbalanced)} orgs do not balance: tracebility ledger ORG")
+            details["orgs"] = [str(org_id) for org_id in unbalanced[:NAMED]]
         return Alert("books", "; ".join(said), details)
 
     async def _out_of_balance(self, orgs: Iterable[UUID]) -> set[UUID]:

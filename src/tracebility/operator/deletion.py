@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -30,8 +30,10 @@ from tracebility.stores.erase import Counts, Eraser, Which
 from tracebility.stores.hot import Hot
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.stores.postgres import Postgres, Row, Statements, Transaction
+from tracebility.stores.queries import query
 from tracebility.stores.redis import Queue
 from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
+from tracebility.tenant.quota import METERED, SLOT_US, metered_member
 from tracebility.tenant.redis_keys import patterns_of_org
 from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM
 from tracebility.wire.envelope import MalformedEnvelope, from_fields
@@ -44,6 +46,9 @@ REFUSED_S = 6.0
 # What comes late, from the disk buffer of an edge that was away or by replaying a dead letter, is looked for this long.
 SWEEP_DAYS = 30
 MOST_TRIES = 5
+# A job for which a store was away, or with which another operator went on, is left alone: stores may take long to fail.
+AWAY_S = 60.0
+USERS_A_LOOK = 100  # of up to 1,024 characters each
 LETTERS_A_PAGE = 20  # envelopes are up to 1 MiB
 ERROR_CHARS = 500
 # What a certificate lists beside what went.
@@ -69,6 +74,7 @@ class Job:
     project_id: ProjectId | None
     target: str
     step: str
+    moves: int
     requested_at: datetime
     progress: dict[str, Any]
     before: Counts
@@ -93,8 +99,12 @@ class Job:
         return None
 
 
+class _Overtaken(Exception):
+    """The job is not as it was when it was read."""
+
+
 class Deleter:
-    """One operator's deletions; two at once do the same steps twice, and do no other harm."""
+    """One operator's deletions; two at once do the same steps twice, and write each down once."""
 
     def __init__(
         self,
@@ -118,43 +128,96 @@ class Deleter:
         """Do what can be done now of all jobs; how many steps that were.
 
         Raises:
-            StoreUnavailable: when a store is away; what is not done is done by a later tick.
+            StoreUnavailable: when a store was away for one of them, after what there was to do for the others.
         """
         steps = 0
+        not_before: dict[UUID, float] = {}
+        failure: StoreUnavailable | None = None
         while True:
             moved = 0
             for row in await self._control.fetch("next_deletions"):
-                moved += await self._step_or_note(_job(row))
+                job = _job(row)
+                if time.monotonic() < not_before.get(job.id, 0.0):
+                    continue
+                try:
+                    moved += await self._step_or_note(job)
+                except StoreUnavailable as away:
+                    failure, not_before[job.id] = away, time.monotonic() + AWAY_S
+                    reason = redact(str(away))
+                    log.warning("a deletion waits for a store", job_id=str(job.id), step=job.step, reason=reason)
+                except _Overtaken:
+                    not_before[job.id] = time.monotonic() + AWAY_S
+                    log.warning("a deletion went on without this operator", job_id=str(job.id), step=job.step)
             steps += moved
             if not moved:
                 self._metrics.deletions_waiting.set(await self._control.fetchval("count_unfinished_deletions"))
+                if failure is not None:
+                    raise failure
                 return steps
 
     async def sweep(self) -> int:
-        """Remove what came of deleted projects and orgs after they were done; how many rows."""
+        """Remove what came after its deletion was done, and was accepted before; how many rows.
+
+        Raises:
+            StoreUnavailable: when a store was away for one deletion, after the others were looked at.
+        """
         late = 0
-        for row in await self._control.fetch("deletions_to_sweep", SWEEP_DAYS):
-            job = _job(row)
-            which = job.whole()
-            if which is None or not sum((await self._eraser.count(which)).values()):
+        failure: StoreUnavailable | None = None
+        jobs = [_job(row) for row in await self._control.fetch("deletions_to_sweep", SWEEP_DAYS)]
+        there = await self._users_there(jobs)
+        for job in jobs:
+            if job.kind == USER and (job.org_id, job.target) not in there:
                 continue
-            gone = await self._eraser.erase(which)
-            log.warning("rows came after their deletion", job_id=str(job.id), rows=gone)
+            try:
+                gone = await self._erase_late(job)
+            except StoreUnavailable as away:
+                failure = away
+                log.warning("late rows cannot be looked for", job_id=str(job.id), reason=redact(str(away)))
+                continue
+            if gone:
+                log.warning("rows came after their deletion", job_id=str(job.id), rows=gone)
             self._count("late", gone)
             late += sum(gone.values())
+        if failure is not None:
+            raise failure
         return late
+
+    async def _users_there(self, jobs: Sequence[Job]) -> set[tuple[OrgId, str]]:
+        """The users of ``jobs`` of whom there is something at all: of most there is nothing, and a look costs much."""
+        by_org: dict[OrgId, list[Job]] = {}
+        for job in jobs:
+            if job.kind == USER:
+                by_org.setdefault(job.org_id, []).append(job)
+        there: set[tuple[OrgId, str]] = set()
+        for org_id, some in by_org.items():
+            projects = [*dict.fromkeys(project for job in some for project in job.projects)]
+            for start in range(0, len(some), USERS_A_LOOK):
+                users = [job.target for job in some[start : start + USERS_A_LOOK]]
+                there |= {(org_id, user) for user in await self._eraser.users_there(org_id, projects, users)}
+        return there
+
+    async def _erase_late(self, job: Job) -> Counts:
+        """Of a run or a user what is newer stays, also where it is of the same run: it was not asked for."""
+        which = job.whole()
+        if which is not None:
+            return await self._eraser.erase(which)
+        gone: Counts = {}
+        while (batch := await self._next_batch(job)) is not None:
+            some = await self._eraser.erase(_of_batch(job, batch, job.until_us))
+            gone = {table: gone.get(table, 0) + some.get(table, 0) for table in {*gone, *some}}
+        return gone
 
     async def _step_or_note(self, job: Job) -> bool:
         """Whether the job went on. What is wrong with one job must not keep the others waiting."""
         try:
             return await self._step(job)
-        except StoreUnavailable:
+        except (StoreUnavailable, _Overtaken):
             raise
         except Exception as failure:
             log.error("a deletion stumbled", job_id=str(job.id), step=job.step, exc_info=True)
             said = redact(f"{type(failure).__name__}: {failure}")[:ERROR_CHARS]
             async with self._control.transaction() as transaction:
-                row = await transaction.fetchrow("deletion_stumbled", job.id, said, MOST_TRIES)
+                row = await transaction.fetchrow("deletion_stumbled", job.id, job.moves, said, MOST_TRIES)
                 if row is not None and row["state"] == "failed":
                     await self._record(transaction, EventType.DELETION_FAILED, job, {"step": job.step, "error": said})
             return False
@@ -252,6 +315,7 @@ class Deleter:
         if job.kind in (ORG, PROJECT):
             done["dead_letters"] = job.progress.get("dead_letters", 0) + await self._drop_letters(job)
             if job.kind == ORG:
+                await self._settle_usage(job)
                 done["redis_keys"] = job.progress.get("redis_keys", 0) + await self._forget_keys(job.org_id)
             failpoint("deletion_after_forget")
             async with self._control.transaction() as transaction:
@@ -293,7 +357,21 @@ class Deleter:
         gone = await self._queue.forget_books(ALL_STREAMS, org_id)
         for pattern in patterns_of_org(org_id):
             gone += await self._hot.forget(pattern)
+        members = await self._hot.command("ZRANGE", METERED, 0, -1)
+        if mine := [member for member in members if member.startswith(metered_member(org_id, "").encode())]:
+            await self._hot.command("ZREM", METERED, *mine)
         return gone
+
+    async def _settle_usage(self, job: Job) -> None:
+        """The last sum of what an org has used, in the month of its end and the one before: the reconciler passes it
+        over from the moment it is deleted, and the queue may have had something of it then.
+        """
+        slot = int(self._now() * 1_000_000) // SLOT_US - 1
+        month = job.requested_at.astimezone(UTC).replace(day=1)
+        for period in (f"{month - timedelta(days=1):%Y-%m}", f"{month:%Y-%m}"):
+            asked = {"orgs": [str(job.org_id)], "period": period, "end_us": (slot + 1) * SLOT_US}
+            for _, meter, used in (await self._engine.query(query("metered_usage"), asked)).rows:
+                await self._control.execute("settle_usage", job.org_id, period, meter, int(used), slot)
 
     async def _certify(self, job: Job) -> bool:
         left = await self._left(job)
@@ -308,10 +386,13 @@ class Deleter:
         certificate = _certificate(job, after, finished_at)
         digest = certificate_hash(certificate)
         async with self._control.transaction() as transaction:
-            tag = await transaction.execute("finish_deletion", job.id, finished_at, after, certificate, digest)
-            if tag.endswith(" 1"):
-                await self._record(transaction, EventType.DELETION_COMPLETED, job, {"certificate_hash": digest})
-                self._metrics.deletions.labels(job.kind).inc()
+            tag = await transaction.execute(
+                "finish_deletion", job.id, job.moves, finished_at, after, certificate, digest
+            )
+            if tag.endswith(" 0"):
+                raise _Overtaken
+            await self._record(transaction, EventType.DELETION_COMPLETED, job, {"certificate_hash": digest})
+        self._metrics.deletions.labels(job.kind).inc()
         return True
 
     async def _note(
@@ -322,11 +403,16 @@ class Deleter:
         before: Counts | None = None,
         transaction: Transaction | None = None,
     ) -> None:
-        """Write down what is to be done next, and what it has to know."""
+        """Write down what is to be done next, and what it has to know.
+
+        Raises:
+            _Overtaken: when the job has changed since it was read; then it stays as it is.
+        """
         counts = job.before if before is None else before
         known = {name: value for name, value in (job.progress | dict(progress)).items() if value is not None}
         on = self._control if transaction is None else transaction
-        await on.execute("note_deletion", job.id, job.step, step, known, counts)
+        if (await on.execute("note_deletion", job.id, job.moves, step, known, counts)).endswith(" 0"):
+            raise _Overtaken
 
     async def _record(self, transaction: Transaction, kind: EventType, job: Job, details: Mapping[str, Any]) -> None:
         said = {"job_id": str(job.id), "project_id": job.project_id and str(job.project_id), **details}
@@ -383,6 +469,7 @@ def _job(row: Row) -> Job:
         None if row["project_id"] is None else ProjectId(row["project_id"]),
         row["target"],
         row["step"],
+        row["moves"],
         row["requested_at"],
         row["progress"],
         row["counts_before"],
@@ -390,8 +477,8 @@ def _job(row: Row) -> Job:
     )
 
 
-def _of_batch(job: Job, batch: Mapping[str, Any]) -> Which:
-    return erase.of_runs(job.org_id, ProjectId(UUID(batch["project"])), batch["runs"])
+def _of_batch(job: Job, batch: Mapping[str, Any], until_us: int | None = None) -> Which:
+    return erase.of_runs(job.org_id, ProjectId(UUID(batch["project"])), batch["runs"], until_us)
 
 
 def _rows(tag: str) -> int:

@@ -31,7 +31,7 @@ RUNS_A_STATEMENT = 5_000
 _BEGIN = {"mutations_sync": "0"}
 
 Counts: TypeAlias = dict[str, int]
-Rows: TypeAlias = Literal["org", "project", "runs", "aged"]
+Rows: TypeAlias = Literal["org", "project", "runs", "runs_until", "aged"]
 
 log = structlog.get_logger()
 
@@ -76,7 +76,7 @@ class Which:
 
     def of(self, table: Table) -> dict[str, Any] | None:
         """The parameters for ``table``; None when it has no such rows."""
-        if (self.rows == "runs" and table.run is None) or (self.rows == "aged" and table.began is None):
+        if (self.rows in ("runs", "runs_until") and table.run is None) or (self.rows == "aged" and table.began is None):
             return None
         columns = {"run": table.run, "began": table.began, "arrived": table.arrived}
         return {"nobody": str(SENTINEL), "table": table.name} | columns | dict(self.parameters)
@@ -92,9 +92,10 @@ def of_project(org_id: OrgId, project_id: ProjectId) -> Which:
     return Which("project", {"org": str(org_id), "project": str(project_id)})
 
 
-def of_runs(org_id: OrgId, project_id: ProjectId, runs: Sequence[str]) -> Which:
-    """Everything that names these runs of a project."""
-    return Which("runs", {"org": str(org_id), "project": str(project_id), "runs": list(runs)})
+def of_runs(org_id: OrgId, project_id: ProjectId, runs: Sequence[str], until_us: int | None = None) -> Which:
+    """Everything that names these runs of a project; with ``until_us``, what of it came before that moment."""
+    named = {"org": str(org_id), "project": str(project_id), "runs": list(runs)}
+    return Which("runs", named) if until_us is None else Which("runs_until", named | {"until_us": until_us})
 
 
 def aged(orgs: Sequence[OrgId], projects: Sequence[ProjectId], before_s: int) -> Which:
@@ -170,6 +171,15 @@ class Eraser:
                 return ProjectId(UUID(first)), [run for project, run in rows if str(project) == first]
         return None
 
+    async def users_there(self, org_id: OrgId, projects: Sequence[ProjectId], users: Sequence[str]) -> set[str]:
+        """Those of ``users`` that a row of the org names, whenever it came: one look for all of them."""
+        there: set[str] = set()
+        async for table in self._tables():
+            if table.names_user:
+                parameters = _of_org(table, org_id, projects) | {"users": list(users)}
+                there |= {user for (user,) in (await self._engine.query(query("users_there"), parameters)).rows}
+        return there
+
     async def _tables(self) -> AsyncIterator[Table]:
         names = [table.name for table in CONTENT_TABLES]
         there = {row[0] for row in (await self._engine.query(query("tables_there"), {"tables": names})).rows}
@@ -204,13 +214,10 @@ def _of(which: Which) -> str:
 
 
 def _of_user(table: Table, org_id: OrgId, projects: Sequence[ProjectId], user: str, until_us: int) -> dict[str, Any]:
-    return {
-        "table": table.name,
-        "run": table.run,
-        "arrived": table.arrived,
-        "org": str(org_id),
-        "nobody": str(SENTINEL),
-        "projects": list(map(str, projects)),
-        "user": user,
-        "until_us": until_us,
-    }
+    of_user = {"run": table.run, "arrived": table.arrived, "user": user, "until_us": until_us}
+    return _of_org(table, org_id, projects) | of_user
+
+
+def _of_org(table: Table, org_id: OrgId, projects: Sequence[ProjectId]) -> dict[str, Any]:
+    whose = {"org": str(org_id), "nobody": str(SENTINEL), "projects": list(map(str, projects))}
+    return {"table": table.name} | whose

@@ -38,10 +38,10 @@ DEPTH_KNOWN_S = 0.25
 # dead letters.
 AGAIN = "again"
 
-# Which entry an envelope counts for is remembered while that may be in its stream, also when no worker runs for days.
+# Which entry an envelope counts for is remembered while that may be in its stream, also when no worker runs for weeks.
 # Once it has left, its outcome tells; but not to who asked just before that was written, and is to decide now.
 # A mark is 0.3 KB: 34 MB at a thousand envelopes a second.
-COUNTS_IN_STREAM_MS = 7 * 24 * 3_600_000
+COUNTS_IN_STREAM_MS = 30 * 24 * 3_600_000
 COUNTS_LEFT_MS = 120_000
 
 # Entries, by stream and id, that are in the dead letters and may be in their stream still; in the dead letters' slot.

@@ -17,15 +17,17 @@ import pytest
 from tracebility.control import deletions, orgs, places
 from tracebility.control.deletions import Deletion, UserDeletion
 from tracebility.control.places import ProjectPlace
-from tracebility.errors import BeingDeleted
+from tracebility.errors import BeingDeleted, StoreUnavailable
 from tracebility.ids import SENTINEL, OrgId, ProjectId, uuid7
-from tracebility.operator.deletion import REFUSED_S, Deleter, certificate_hash
+from tracebility.operator.deletion import REFUSED_S, Deleter, _job, certificate_hash
 from tracebility.operator.metrics import OperatorMetrics
+from tracebility.operator.quota import QuotaReconciler
 from tracebility.stores import clickhouse, hot, postgres, redis
 from tracebility.stores.erase import CONTENT_TABLES
 from tracebility.telemetry import Metrics
 from tracebility.tenant.audit import Actor
 from tracebility.tenant.books import book_of
+from tracebility.tenant.quota import METERED, metered_member, usage_key
 from tracebility.tenant.redis_keys import key, over_flag
 from tracebility.tenant.shards import DEAD_LETTER_STREAM, shard_of, stream_of
 from tracebility.wire.envelope import Envelope, Header
@@ -262,6 +264,35 @@ async def test_an_org_goes_but_for_what_usage_and_the_trail_name(
     assert (await work.ask(deletions.delete_org, mine.org_id, work_now())).id == done.id
 
 
+async def test_nothing_of_a_deleted_org_comes_back_to_the_hot_counter(
+    filled: Any, work: Work, control: postgres.Postgres, streams: redis.Queue, store: hot.Hot, engine: Any
+) -> None:
+    """Its last usage is settled with its end, and what is said of it later changes nothing."""
+    mine, other = filled
+    period = f"{work_now():%Y-%m}"
+    whose = {"org_id": mine.org_id, "project_id": mine.place.project_id, "version": 1, "period": period}
+    accepted = f"{work_now():%F %T}"
+    await mine.add("billing_meter", whose | {"meter": "spans", "event_id": uuid4(), "qty": 7, "accepted_at": accepted})
+
+    async def say(*whom: Filled) -> None:
+        for one in whom:
+            await store.command("ZADD", METERED, int(time.time() * 1000), metered_member(one.org_id, period))
+
+    async def reconcile() -> set[str]:
+        await QuotaReconciler(control, engine, streams, store).tick()
+        return {name.decode() for name in await store.command("KEYS", "tracebility:{*}:usage*")}
+
+    await say(mine, other)
+    job = await work.ask(deletions.delete_org, mine.org_id, work_now())
+    await reconcile()
+    await work.done(job)
+    assert await store.command("ZRANGE", METERED, 0, -1) == [metered_member(other.org_id, period).encode()]
+    settled = await control.fetch("usage_of_period", mine.org_id, period)
+    assert [(row["meter"], row["used_amount"]) for row in settled] == [("spans", 7)]
+    await say(mine, other)
+    assert await reconcile() == {usage_key(other.org_id, period)}
+
+
 async def test_a_project_that_was_made_since_the_work_began_goes_too(
     filled: Any, work: Work, control: postgres.Postgres, monkeypatch: Any
 ) -> None:
@@ -294,6 +325,120 @@ async def test_the_same_that_is_asked_for_again_is_the_same_job(filled: Any, wor
     await work.done(ours)
     again = await work.ask(deletions.delete_run, other.place, "r2")
     assert again.id != ours.id, "what came since is another matter"
+
+
+async def test_what_came_before_the_same_was_asked_for_again_goes(
+    filled: Any, work: Work, control: postgres.Postgres
+) -> None:
+    """Whether the job that there is waits for the queue, or is past that."""
+    mine, _ = filled
+
+    async def came() -> None:
+        moment = await control.fetchval("SELECT clock_timestamp() AT TIME ZONE 'UTC'")
+        row = late_row(mine) | {"trace_id": "since", "user_id": "ann", "accepted_at": f"{moment:%F %T.%f}"}
+        await mine.add("span", row)
+
+    async def stored() -> set[str]:
+        return {row[3] for row in (await mine.rows())["span"]}
+
+    first = await work.ask(deletions.delete_user, mine.org_id, UserDeletion("ann"))
+    await came()
+    second = await work.ask(deletions.delete_user, mine.org_id, UserDeletion("ann"))
+    assert second.id == first.id
+    assert second.requested_at is not None
+    assert second.requested_at > (first.requested_at or "")
+    asked = [row["details"]["job_id"] for row in await events(control, mine.org_id)]
+    assert asked == [str(first.id)] * 2
+    await work.done(first)
+    assert await stored() == {"r2", "r3"}
+
+    begun = await work.ask(deletions.delete_user, mine.org_id, UserDeletion("ann"))
+    while (row := await control.fetchrow("read_deletion", begun.id))["step"] == "drain":  # type: ignore[index]
+        await work.deleter._step_or_note(_job(row))  # type: ignore[arg-type]
+    await came()
+    again = await work.ask(deletions.delete_user, mine.org_id, UserDeletion("ann"))
+    assert again.id != begun.id
+    await work.done(again)
+    assert (await work.job(begun)).state == "done"
+    assert await stored() == {"r2", "r3"}
+
+
+async def test_who_asks_again_while_the_queue_is_looked_at_is_not_overlooked(
+    filled: Any, work: Work, monkeypatch: Any
+) -> None:
+    mine, _ = filled
+    job = await work.ask(deletions.delete_run, mine.place, "r1")
+    looking = work.deleter._queue.depths
+    asked: list[Deletion] = []
+
+    async def depths(streams: Any) -> Any:
+        seen = await looking(streams)
+        if not asked:
+            asked.append(await work.ask(deletions.delete_run, mine.place, "r1"))
+        return seen
+
+    monkeypatch.setattr(work.deleter._queue, "depths", depths)
+    await work.deleter.tick()
+    found = await work.job(job)
+    assert (asked[0].id, found.step, found.error) == (job.id, "drain", "")
+    await work.done(job)
+
+
+async def test_who_was_overtaken_changes_nothing(
+    filled: Any, work: Work, control: postgres.Postgres, monkeypatch: Any
+) -> None:
+    """It stood still in the middle of a batch, and comes back while another operator has the next one."""
+    monkeypatch.setattr("tracebility.stores.erase.RUNS_A_STATEMENT", 1)
+    mine, _ = filled
+    job = await work.ask(deletions.delete_user, mine.org_id, UserDeletion("ann"))
+
+    async def now() -> Any:
+        return await control.fetchrow("read_deletion", job.id)
+
+    async def until_a_batch_is_written_down() -> Any:
+        await work.deleter._step_or_note(_job(await now()))
+        while "batch" not in (row := await now())["progress"]:
+            await work.deleter._step_or_note(_job(row))
+        return row
+
+    old = await until_a_batch_is_written_down()
+    new = await until_a_batch_is_written_down()
+    assert new["progress"]["batch"] != old["progress"]["batch"]
+    read = [old]
+
+    async def fetch(sql: str, *arguments: Any) -> Any:
+        assert sql == "next_deletions"
+        return [read.pop()] if read else []
+
+    with monkeypatch.context() as stalled:
+        stalled.setattr(work.deleter._control, "fetch", fetch)
+        await work.deleter.tick()
+    assert dict(await now()) == dict(new)
+    done = await work.done(job)
+    assert done.certificate["runs"] == 2  # type: ignore[index]
+    assert {row[3] for row in (await mine.rows())["span"]} == {"r2", "r3"}
+
+
+async def test_a_store_that_is_away_for_one_job_keeps_no_other_waiting(
+    filled: Any, work: Work, monkeypatch: Any
+) -> None:
+    jobs = [await work.ask(deletions.delete_run, one.place, "r1") for one in filled]
+    stuck, whole = sorted(jobs, key=lambda job: job.org_id)  # in this order they are looked at
+    counting = work.deleter._count_before
+    tried = 0
+
+    async def count(job: Any) -> bool:
+        nonlocal tried
+        if job.org_id == stuck.org_id:
+            tried += 1
+            raise StoreUnavailable("clickhouse", "on purpose")
+        return await counting(job)
+
+    monkeypatch.setattr(work.deleter, "_count_before", count)
+    with pytest.raises(StoreUnavailable, match="on purpose"):
+        await work.deleter.tick()
+    assert ((await work.job(stuck)).state, (await work.job(whole)).state) == ("running", "done")
+    assert tried == 1, "others would wait for it again and again"
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -357,6 +502,54 @@ async def test_a_row_that_comes_after_the_end_is_swept(filled: Any, work: Work) 
     assert await mine.content() == {}
     assert await other.rows() == others
     assert await work.deleter.sweep() == 0
+
+
+@pytest.mark.parametrize("kind", ["run", "user"])
+async def test_what_was_accepted_before_its_deletion_is_swept_and_what_is_newer_stays(
+    filled: Any, work: Work, kind: str
+) -> None:
+    """It came from the disk buffer of an edge, under a run that was sent again in the meantime."""
+    mine, other = filled
+    others = await other.rows()
+    if kind == "user":
+        asked = (deletions.delete_user, mine.org_id, UserDeletion("ann"))
+    else:
+        asked = (deletions.delete_run, mine.place, "r1")  # type: ignore[assignment]
+    await work.done(await work.ask(*asked))
+    assert await work.deleter.sweep() == 0
+    left = await mine.rows()
+    newer = {"accepted_at": "2027-01-01 10:00:00"}
+    for span, user, when in (("named", "ann", {}), ("beside it", "", {}), ("newer", "ann", newer)):
+        await mine.add("span", late_row(mine) | {"trace_id": "r1", "span_id": span, "user_id": user} | when)
+    run = {"org_id": mine.org_id, "project_id": mine.place.project_id, "run_id": "r1", "user_id": "ann", "version": 1}
+    await mine.add("run", run | {"start_time": WHEN, "accepted_at": WHEN})
+    assert await work.deleter.sweep() == 3
+    assert [row[4] for row in (await mine.rows())["span"] if row[3] == "r1" and row not in left["span"]] == ["newer"]
+    assert (await mine.rows())["run"] == left["run"]
+    assert await other.rows() == others
+    assert await work.deleter.sweep() == 0
+
+
+async def test_a_sweep_that_fails_for_one_deletion_looks_at_the_others(
+    filled: Any, work: Work, monkeypatch: Any
+) -> None:
+    for one in filled:
+        await work.done(await work.ask(deletions.delete_org, one.org_id, work_now()))
+        await one.add("span", late_row(one))
+    stuck, whole = sorted(filled, key=lambda one: one.org_id)
+    erasing = work.deleter._eraser.erase
+
+    async def erase(which: Any) -> Any:
+        if which.parameters["org"] == str(stuck.org_id):
+            raise StoreUnavailable("clickhouse", "on purpose")
+        return await erasing(which)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(work.deleter._eraser, "erase", erase)
+        with pytest.raises(StoreUnavailable, match="on purpose"):
+            await work.deleter.sweep()
+    assert (await stuck.content(), await whole.content()) == ({"span": 1}, {})
+    assert await work.deleter.sweep() == 1
 
 
 async def test_what_is_in_the_queue_is_waited_for(filled: Any, work: Work, streams: redis.Queue) -> None:

@@ -202,6 +202,31 @@ async def test_an_envelope_that_comes_in_both_streams_of_its_shard_counts_once(
     assert said(await books()) == (3, 3, 0, 0, 3)
 
 
+async def test_a_first_try_that_is_settled_long_after_its_copy_counts_once(
+    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was in the hands of a worker that died; then none ran for a while."""
+    for module in ("stores.redis", "worker.outcomes"):
+        monkeypatch.setattr(f"tracebility.{module}.COUNTS_LEFT_MS", 1)
+    for module in ("claims", "consume"):
+        monkeypatch.setattr(f"tracebility.worker.{module}.CLAIM_IDLE_MS", 3_600_000)
+    envelope = an_envelope(tenant)
+    await queue.ensure_group([tenant.stream])
+    await enter(queue, tenant, envelope)
+    await queue.read([tenant.stream], "elsewhere/1/1/0", 1)
+    await enter(queue, tenant, envelope, **{AGAIN: b"1"})
+    async with worker() as running:
+        await running.until(lambda: _has_length(queue, tenant.stream, 1))
+    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
+    async with worker() as running:
+        await running.drained(tenant)
+    assert said(await books()) == (3, 3, 0, 0, 3)
+
+
+async def _has_length(queue: redis.Queue, stream: str, length: int) -> bool:
+    return await queue.length(stream) == length
+
+
 async def test_a_departure_that_is_asked_for_again_takes_no_other_entry_out_of_flight(
     queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
 ) -> None:

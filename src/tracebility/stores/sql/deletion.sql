@@ -5,10 +5,19 @@ INSERT INTO deletion_job (id, kind, org_id, project_id, target, requested_by_typ
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 
 -- name: unfinished_deletion
--- The same that was asked for before. deletion_job_same serves it.
+-- The same that was asked for before. deletion_job_unfinished serves it.
 SELECT * FROM deletion_job
 WHERE org_id = $1 AND kind = $2 AND target = $3 AND coalesce(project_id, org_id) = coalesce($4, $1)
     AND state IN ('queued', 'running')
+
+-- name: ask_deletion_again
+-- A row when the same was asked for before and nothing is done of it yet: then it is as if it was asked for now.
+-- deletion_job_unfinished serves it.
+UPDATE deletion_job
+SET requested_at = clock_timestamp(), moves = moves + 1
+WHERE org_id = $1 AND kind = $2 AND target = $3 AND coalesce(project_id, org_id) = coalesce($4, $1)
+    AND state IN ('queued', 'running') AND step = 'drain'
+RETURNING *
 
 -- name: last_deletion_of_org
 -- deletion_job_of_org serves it.
@@ -33,8 +42,9 @@ ORDER BY org_id, requested_at, id
 -- name: count_unfinished_deletions
 SELECT count(*) FROM deletion_job WHERE state IN ('queued', 'running')
 
+-- What has changed since it was read, $2, stays as it is: another operator has gone on, or the same was asked for again.
+
 -- name: note_deletion
--- No row when another operator has done the step $2 already.
 UPDATE deletion_job
 SET
     state = 'running',
@@ -42,25 +52,37 @@ SET
     progress = $4,
     counts_before = $5,
     started_at = coalesce(started_at, clock_timestamp()),
-    error = ''
-WHERE id = $1 AND step = $2 AND state IN ('queued', 'running')
+    error = '',
+    moves = moves + 1
+WHERE id = $1 AND moves = $2 AND state IN ('queued', 'running')
 
 -- name: finish_deletion
 UPDATE deletion_job
-SET state = 'done', finished_at = $2, counts_after = $3, certificate = $4, certificate_hash = $5, error = ''
-WHERE id = $1 AND state = 'running'
+SET
+    state = 'done',
+    finished_at = $3,
+    counts_after = $4,
+    certificate = $5,
+    certificate_hash = $6,
+    error = '',
+    moves = moves + 1
+WHERE id = $1 AND moves = $2 AND state = 'running'
 
 -- name: deletion_stumbled
 UPDATE deletion_job
-SET tries = tries + 1, error = $2, state = CASE WHEN tries + 1 >= $3 THEN 'failed' ELSE 'running' END
-WHERE id = $1 AND state IN ('queued', 'running')
+SET
+    tries = tries + 1,
+    error = $3,
+    state = CASE WHEN tries + 1 >= $4 THEN 'failed' ELSE 'running' END,
+    moves = moves + 1
+WHERE id = $1 AND moves = $2 AND state IN ('queued', 'running')
 RETURNING state
 
 -- name: deletions_to_sweep
--- What was removed whole not long ago. deletion_job_finished serves it.
-SELECT * FROM deletion_job
-WHERE state = 'done' AND kind IN ('org', 'project') AND finished_at > clock_timestamp() - $1 * interval '1 day'
-ORDER BY finished_at
+-- What was removed not long ago; of what was asked for more than once, the last. deletion_job_finished serves it.
+SELECT DISTINCT ON (org_id, kind, target, project_id) * FROM deletion_job
+WHERE state = 'done' AND finished_at > clock_timestamp() - $1 * interval '1 day'
+ORDER BY org_id, kind, target, project_id, requested_at DESC
 
 -- name: mark_org_deleted
 UPDATE org SET deleted_at = $2, suspended_at = coalesce(suspended_at, $2) WHERE id = $1

@@ -43,6 +43,21 @@ ORDER BY partition
 ALTER TABLE {table:Identifier} DELETE IN PARTITION ID {partition:String}
 WHERE org_id IN ({org:UUID}, {nobody:UUID}) AND project_id = {project:UUID} AND {run:Identifier} IN {runs:Array(String)}
 
+-- The same, as far as it came before a moment, in microseconds.
+
+-- name: rows_of_runs_until
+SELECT _partition_id AS partition, count() AS found
+FROM {table:Identifier}
+WHERE org_id IN ({org:UUID}, {nobody:UUID}) AND project_id = {project:UUID} AND {run:Identifier} IN {runs:Array(String)}
+    AND {arrived:Identifier} <= fromUnixTimestamp64Micro({until_us:Int64}, 'UTC')
+GROUP BY partition
+ORDER BY partition
+
+-- name: erase_of_runs_until
+ALTER TABLE {table:Identifier} DELETE IN PARTITION ID {partition:String}
+WHERE org_id IN ({org:UUID}, {nobody:UUID}) AND project_id = {project:UUID} AND {run:Identifier} IN {runs:Array(String)}
+    AND {arrived:Identifier} <= fromUnixTimestamp64Micro({until_us:Int64}, 'UTC')
+
 -- name: known_of_run
 -- Rows of a run that came before a moment, in microseconds.
 SELECT count() AS found
@@ -56,6 +71,13 @@ SELECT count() AS found
 FROM {table:Identifier}
 WHERE (org_id = {org:UUID} OR (org_id = {nobody:UUID} AND project_id IN {projects:Array(UUID)}))
     AND user_id = {user:String} AND {arrived:Identifier} <= fromUnixTimestamp64Micro({until_us:Int64}, 'UTC')
+
+-- name: users_there
+-- Which of these users a row names. Reads that column of all the org has.
+SELECT DISTINCT user_id
+FROM {table:Identifier}
+WHERE (org_id = {org:UUID} OR (org_id = {nobody:UUID} AND project_id IN {projects:Array(UUID)}))
+    AND user_id IN {users:Array(String)}
 
 -- name: runs_of_user
 -- Some of the runs that name a user, those of one project together.

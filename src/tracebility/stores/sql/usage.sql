@@ -9,11 +9,12 @@ FROM quota_period
 WHERE org_id = $1 AND period = $2
 
 -- name: limits_of_orgs
--- What the plans of these orgs allow of each meter; orgs that are not there have no row.
+-- What the plans of these orgs allow of each meter; orgs that are not there have no row, nor have deleted ones: their
+-- deletion settles what they have used, and then nothing of them may come back to the hot counter.
 SELECT org.id AS org_id, plan_meter_limit.meter, plan_meter_limit.hard_limit, plan_meter_limit.soft_limit
 FROM org
 LEFT JOIN plan_meter_limit ON plan_meter_limit.plan = org.plan
-WHERE org.id = ANY ($1::uuid[])
+WHERE org.id = ANY ($1::uuid[]) AND org.deleted_at IS NULL
 
 -- name: settle_usage
 -- Only forward: whoever comes late, or again, changes nothing.
