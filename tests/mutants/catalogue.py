@@ -355,4 +355,25 @@ MUTANTS = (
         "            await links.insert(self._engine, events)\n",
         "tests/integration/operator/test_relay.py",
     ),
+    Mutant(
+        "a key is made of a project or org that is being deleted",
+        "src/tracebility/control/keys.py",
+        "    await hold_place(transaction, place.org_id, place.project_id)\n",
+        "",
+        "tests/integration/api/test_deletions.py",
+    ),
+    Mutant(
+        "the keys of a project are not all locked before the first ends",
+        f"{STORES}/sql/deletion.sql",
+        "ORDER BY public_id FOR NO KEY UPDATE",
+        "ORDER BY public_id",
+        "tests/integration/api/test_deletions.py",
+    ),
+    Mutant(
+        "whoever stood still writes over a deletion that has gone on",
+        f"{STORES}/sql/deletion.sql",
+        "    error = '',\n    moves = moves + 1\nWHERE id = $1 AND moves = $2 AND state IN",
+        "    error = '',\n    moves = moves + 1\nWHERE id = $1 AND moves >= $2 AND state IN",
+        "tests/integration/operator/test_deletion.py::test_who_was_overtaken_changes_nothing",
+    ),
 )

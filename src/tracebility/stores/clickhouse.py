@@ -25,6 +25,7 @@ VARIABLE = "TRACEBILITY_CLICKHOUSE_URL"
 
 CONNECT_TIMEOUT_S = 2.0
 OPERATION_TIMEOUT_S = 60.0  # an insert of a full batch takes well under a second; a merge storm may hold it for some
+LONGEST_TIMEOUT_S = 600.0  # for statements that are known to take long
 MAX_CONNECTIONS = 32
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 COMPRESSIONS = ("none", "lz4", "zstd")
@@ -98,7 +99,7 @@ async def connect(
         database=unquote(parts.path.strip("/")) or "tracebility",
         compress=False if compression == "none" else compression,
         connect_timeout=CONNECT_TIMEOUT_S,
-        send_receive_timeout=operation_timeout_s,
+        send_receive_timeout=LONGEST_TIMEOUT_S,  # each call has a bound of its own
         connector_limit=MAX_CONNECTIONS,
         connector_limit_per_host=MAX_CONNECTIONS,
         autogenerate_session_id=False,
@@ -199,13 +200,18 @@ class Engine:
             raise StoreUnavailable(_CLICKHOUSE, f"{summary.written_rows} of {len(rows)} rows were written to {table}")
 
     async def execute(
-        self, sql: str, parameters: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None
+        self,
+        sql: str,
+        parameters: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float | None = None,
     ) -> None:
-        """Run a statement that answers no rows.
+        """Run a statement that answers no rows; ``timeout_s`` if it may take longer than others.
 
         ``{name:Type}`` in ``sql`` takes ``parameters["name"]``, bound by the engine.
         """
-        async with self._translated():
+        async with self._translated(timeout_s=timeout_s):
             # Not the driver's `command`, which puts parameters into the address whatever it was told.
             await self._client.raw_query(
                 sql, parameters=dict(parameters or {}), settings=self._insert_settings | dict(settings or {})
@@ -239,13 +245,14 @@ class Engine:
             return answer
 
     @asynccontextmanager
-    async def _translated(self, *, data_only: bool = False) -> AsyncIterator[None]:
+    async def _translated(self, *, data_only: bool = False, timeout_s: float | None = None) -> AsyncIterator[None]:
         """Bound the time, and turn the driver's errors into this program's."""
+        bound_s = self._operation_timeout_s if timeout_s is None else timeout_s
         try:
-            async with asyncio.timeout(self._operation_timeout_s):
+            async with asyncio.timeout(bound_s):
                 yield
         except TimeoutError as error:
-            raise StoreUnavailable(_CLICKHOUSE, f"no answer within {self._operation_timeout_s:.0f} s") from error
+            raise StoreUnavailable(_CLICKHOUSE, f"no answer within {bound_s:.0f} s") from error
         except Error as error:
             raise _translation(error, data_only=data_only) from error
         except (ClickHouseError, OSError) as error:

@@ -115,6 +115,6 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True):
 
     rate: RateLimits | None
     meters: Meters | None
-    retention_days: RetentionDays | None
-    eval_concurrency: EvalConcurrency | None
+    retention_days: RetentionDays | None = None
+    eval_concurrency: EvalConcurrency | None = None
     query_concurrency: QueryConcurrency | None = None

@@ -20,9 +20,9 @@ MOST_LARGE_RUNS = 1_000
 # While spans keep coming, a run is computed for a twentieth of the time at most.
 PACE = 20
 LEAST_PACE_S = 10.0
-# Once none has come for so long, its row is to be right soon: for a fifth of the time at most.
+# Once none has come for so long, its row is to be right soon: for a third of the time at most.
 QUIET_S = 2.0
-QUIET_PACE = 4
+QUIET_PACE = 2
 # One that cannot be computed is tried half as often each time.
 LONGEST_PACE_S = 3600.0
 # One that takes no longer alone can be computed with others again.

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 import structlog
 
 from tracebility.errors import StoreUnavailable
-from tracebility.stores.clickhouse import BAD_DATA, OPERATION_TIMEOUT_S, Engine, EngineRejected
+from tracebility.stores.clickhouse import BAD_DATA, LONGEST_TIMEOUT_S, Engine, EngineRejected
 from tracebility.stores.queries import query
 from tracebility.worker.large_runs import LEAST_SPANS, MOST_LARGE_RUNS, LargeRun, LargeRuns, RunKey, too_large
 from tracebility.worker.metrics import WorkerMetrics
@@ -34,7 +34,7 @@ _SETTINGS = {"use_query_condition_cache": "0"}
 # Others have the second core meanwhile. Spans lie in the order that they are computed in, so small blocks are enough:
 # 100,000 spans with a message of 16 KB each take 200 MB instead of more than 800, and the same time. What takes longer
 # than its answer is waited for is ended.
-_ALONE = {"max_threads": "1", "max_block_size": "1024", "max_execution_time": str(OPERATION_TIMEOUT_S - 5)}
+_ALONE = {"max_threads": "1", "max_block_size": "1024", "max_execution_time": str(LONGEST_TIMEOUT_S - 5)}
 
 log = structlog.get_logger()
 
@@ -176,7 +176,7 @@ class Runs:
         seen = run.touched_at  # what comes from here on may not be seen
         began = time.monotonic()
         try:
-            await self._compute([run.key.trace], [run.key.org], [], version, _ALONE)
+            await self._compute([run.key.trace], [run.key.org], [], version, _ALONE, LONGEST_TIMEOUT_S)
         except (StoreUnavailable, EngineRejected) as error:
             took_s = time.monotonic() - began
             if await self._can_compute():
@@ -203,11 +203,13 @@ class Runs:
         apart: Collection[RunKey],
         version: int,
         settings: Mapping[str, str],
+        timeout_s: float | None = None,
     ) -> None:
         await self._engine.execute(
             query("recompute_runs"),
             {"traces": list(traces), "orgs": list(orgs), "apart": [tuple(key) for key in apart], "version": version},
             {**self._settings, **settings},
+            timeout_s=timeout_s,
         )
 
     async def _can_compute(self) -> bool:

@@ -24,7 +24,7 @@ WHOLE = {
 }
 UNLIMITED = dict.fromkeys(WHOLE)
 # What a plan has to say, null or not.
-SAYS = ("rate", "meters", "retention_days", "eval_concurrency")
+SAYS = ("rate", "meters")  # what every plan has to say
 SAYS_NOTHING: dict[str, Any] = dict.fromkeys(SAYS)
 
 

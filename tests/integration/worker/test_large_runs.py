@@ -41,14 +41,14 @@ def statements(tenant: Any, monkeypatch: pytest.MonkeyPatch) -> Statements:
     statements = Statements(str(tenant.org_id))
     execute = clickhouse.Engine.execute
 
-    async def noted(self: Any, sql: str, parameters: Any = None, settings: Any = None) -> None:
-        more: Mapping[str, str] = {}
+    async def noted(self: Any, sql: str, parameters: Any = None, settings: Any = None, **more: Any) -> None:
+        added: Mapping[str, str] = {}
         if statements.compute(sql, parameters or {}):
             statements.begun += 1
-            more = statements.settings
+            added = statements.settings
             if statements.begun > statements.free:
                 await statements.held.wait()
-        await execute(self, sql, parameters, {**(settings or {}), **more})
+        await execute(self, sql, parameters, {**(settings or {}), **added}, **more)
 
     monkeypatch.setattr(clickhouse.Engine, "execute", noted)
     return statements
