@@ -72,6 +72,8 @@ class Server:
     def __init__(self, url: str, variable: str = VARIABLE) -> None:
         self.place = place(url)
         self._pool = open_pool(url, variable)
+        self._idle: list[Any] = []  # connections of the pool that are kept from it
+        self._waiting = 0  # callers that want one of it
 
     async def close(self) -> None:
         """Close every connection."""
@@ -98,17 +100,36 @@ class Server:
 
     async def _replies(self, commands: Sequence[Command]) -> list[Any]:
         """What the client's own pipeline does, with commands packed without its detours (`_packed`)."""
-        connection = await self._pool.get_connection()
+        connection = await self._connection()
         try:
-            try:
-                await connection.send_packed_command(_packed(commands))
-                return [await _reply(connection) for _ in commands]
-            except BaseException:
-                # A reply that is still to come must not be taken for the next one's.
-                await connection.disconnect(nowait=True)
-                raise
-        finally:
+            await connection.send_packed_command(_packed(commands))
+            replies = [await _reply(connection) for _ in commands]
+        except BaseException:
+            # A reply that is still to come must not be taken for the next one's.
+            await self._give_up(connection)
+            raise
+        if self._waiting:
             await self._pool.release(connection)
+        else:
+            self._idle.append(connection)
+        return replies
+
+    async def _connection(self) -> Any:
+        """One that is open, as far as this end knows. To have it of the pool each time costs as much as a command."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_connected and not connection._reader.at_eof():
+                return connection
+            await self._give_up(connection)
+        self._waiting += 1
+        try:
+            return await self._pool.get_connection()
+        finally:
+            self._waiting -= 1
+
+    async def _give_up(self, connection: Any) -> None:
+        await connection.disconnect(nowait=True)
+        await self._pool.release(connection)
 
 
 class Servers:

@@ -8,7 +8,8 @@ import pytest
 from harness.proxy import Proxy, Road
 
 from tracebility.errors import StoreUnavailable
-from tracebility.stores import hot
+from tracebility.stores import hot, servers
+from tracebility.stores.servers import Servers
 from tracebility.tenant.scripts import SETTLE
 
 
@@ -102,4 +103,24 @@ async def test_nobody_waits_for_ever_for_what_failed_in_a_way_that_nobody_foresa
                 await store.command("PING")
     await store.ping()
     assert await store.command("ECHO", "on") == b"on"
+    await store.close()
+
+
+async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(stores: Any, hot_store: hot.Hot) -> None:
+    store = await hot.connect(stores.redis_url)
+    await store.command("PING")
+    [connection] = store._servers._home._idle
+    host, port = connection._writer.get_extra_info("sockname")
+    await hot_store.command("CLIENT", "KILL", "ADDR", f"{host}:{port}")
+    await asyncio.sleep(0.1)
+    assert await store.command("PING") in (b"PONG", "PONG")
+    await store.close()
+
+
+async def test_more_callers_than_connections_are_all_answered(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "MAX_CONNECTIONS", 2)
+    store = Servers(stores.redis_url)
+    for _ in range(2):
+        answers = await asyncio.gather(*(store.pipelined([("ECHO", str(n))]) for n in range(20)))
+        assert answers == [[str(n).encode()] for n in range(20)]
     await store.close()
