@@ -15,6 +15,8 @@ from tracebility.tenant.scripts import Script
 
 # A gate that takes longer is away: a request goes on without it (`tenant.admission`), and clients wait for neither.
 DEADLINE_S = 0.5
+# Questions that follow so closely on others go together: a round trip each would be most of what the gates cost.
+GATHER_S = 0.001
 # After it failed, nobody waits for it; one call in this long finds out whether it is back.
 RETRY_S = 1.0
 # Marks go with the next question; with a pipeline of their own, which costs what a question costs, only if none comes.
@@ -48,7 +50,7 @@ class Hot:
         self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any] | None]] = []
         self._sending: asyncio.Task[None] | None = None
         self._later: asyncio.TimerHandle | None = None
-        self._away_until = 0.0
+        self._away_until = self._sent_at = 0.0
 
     async def close(self) -> None:
         """Send what waits, and close."""
@@ -130,6 +132,10 @@ class Hot:
     async def _send(self) -> None:
         try:
             while self._waiting:
+                loop = asyncio.get_running_loop()
+                if (early_s := self._sent_at + GATHER_S - loop.time()) > 0:
+                    await asyncio.sleep(early_s)
+                self._sent_at = loop.time()
                 waiting, self._waiting = self._waiting, []
                 # Whatever happens, nobody waits for ever.
                 answers: Sequence[Any] = [StoreUnavailable("redis", "the question was not asked")] * len(waiting)
