@@ -23,6 +23,7 @@ from .meters import CpuMeter, memory_mb, worker_metrics
 
 CONNECTIONS = 12
 WARM_UP_S = 3.0
+SETTLED_S = 15.0  # after the start, until what that took is given back
 RAW_ROWS = 100_000
 LATENCY_SAMPLES_PER_S = 30  # so many requests a second are looked for, or all
 LATENCY_POLL_S = 0.02
@@ -192,6 +193,7 @@ def stages(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[flo
 
 async def run(installation: Installation, pool: list[Request], seconds: float) -> None:
     """Measure (a), (c), (d), print and publish."""
+    await asyncio.sleep(SETTLED_S)
     idle = memory_mb(installation.pids())
     print(
         f"idle memory {sum(idle.values()):,.0f} MB: " + ", ".join(f"{n} {v:,.0f}" for n, v in idle.items()), flush=True

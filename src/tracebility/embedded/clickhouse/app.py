@@ -55,7 +55,8 @@ class Front:
                 with _ends_where_the_disk_failed():
                     await self._host.check_disk()
                 await self._statements.close_idle_sessions()
-                if quiet_s >= _QUIET_S and trimmed_after != inserts:
+                # What starting and migrations took goes with the first quiet round.
+                if quiet_s >= (_QUIET_S if trimmed_after >= 0 else _MAINTENANCE_S) and trimmed_after != inserts:
                     await self._host.give_memory_back()
                     trimmed_after = inserts
             except (EngineError, OSError) as error:  # such as of memory: the next round looks again
