@@ -8,7 +8,7 @@ from tracebility.errors import StoreUnavailable
 from tracebility.ingest.spool.buffer import Spool
 from tracebility.tenant.admission import Admission
 from tracebility.tenant.quota import EDGES, METERED, OLDEST_SPOOLED, SLOT_US, SPOOLS
-from tracebility.tenant.scripts import SAY, HotStore
+from tracebility.tenant.scripts import NOTE, SAY, HotStore
 
 BEAT_S = 2.0
 # Who has been silent for so long is gone.
@@ -36,7 +36,7 @@ class Beat:
                 await self._say_oldest()
 
     async def once(self, admission: Admission) -> None:
-        """One beat.
+        """One beat. By scripts, which are taken also when Redis is full: just then disk buffers fill.
 
         Raises:
             StoreUnavailable: when Redis is away; what was to be said is said with the next.
@@ -45,10 +45,10 @@ class Beat:
         now_ms = time.time_ns() // 1_000_000
         touched = sorted(admission.touched)
         if touched:
-            await self._hot.command("ZADD", METERED, *(part for member in touched for part in (now_ms, member)))
+            await self._hot.run(NOTE, [METERED], [now_ms, *touched])
             admission.touched.difference_update(touched)
-        await self._hot.command("ZADD", EDGES, now_ms, self._name)
-        await self._hot.command("HSET", SPOOLS, self._name, self._spool.held_bytes)
+        await self._hot.run(NOTE, [EDGES], [now_ms, self._name])
+        await self._hot.run(SAY, [SPOOLS], [self._name, self._spool.held_bytes])
         await self._hot.command("ZREMRANGEBYSCORE", EDGES, "-inf", now_ms - SILENT_MS)
         self.processes = int(await self._hot.command("ZCARD", EDGES))
 

@@ -48,4 +48,4 @@ ENTER = _load("enter", "flags=")  # refused when its entry is
 COUNT, LEAVE = map(_load, ("count", "leave"))
 BURY = _load("bury", "flags=")  # what it adds takes memory until somebody looks at it
 LEASE = _load("lease")
-NOTE_METERED = _load("metered")
+NOTE = _load("note")

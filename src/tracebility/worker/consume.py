@@ -19,7 +19,7 @@ from tracebility.stores import consumers
 from tracebility.stores.redis import Departure, Entry, Leaving, Queue
 from tracebility.tenant.books import DEAD, DROPPED, STORED
 from tracebility.tenant.quota import METERED, metered_member
-from tracebility.tenant.scripts import NOTE_METERED, HotStore
+from tracebility.tenant.scripts import NOTE, HotStore
 from tracebility.tenant.shards import LEGACY_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS, SHARDS
 from tracebility.wire.envelope import Envelope, MalformedEnvelope, from_fields
 from tracebility.worker import rows
@@ -315,7 +315,7 @@ class Drain:
         if members:
             said: list[str | int] = [time.time_ns() // 1_000_000, *members]
             # A plain ZADD is refused when memory is full, and nothing would leave it any more.
-            await self._insist(lambda: self._hot.run(NOTE_METERED, [METERED], said))
+            await self._insist(lambda: self._hot.run(NOTE, [METERED], said))
 
     async def _bury(self, stream: str, entry: Entry, reason: str, deliveries: int) -> None:
         log.error("dead letter", stream=stream, entry_id=entry.id.decode(), reason=reason[:REASON_CHARS])

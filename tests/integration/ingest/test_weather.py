@@ -69,7 +69,15 @@ async def test_what_the_queue_does_not_take_is_kept_and_arrives(
         assert len(bodies) == 30
 
 
-async def test_a_full_queue_spills_and_a_full_disk_refuses(run_edge: Any, stores: Any, new_tenant: Any) -> None:
+async def held_by(hot_store: hot.Hot, edge: Any) -> int:
+    """The bytes that an edge says are in its disk buffer."""
+    names = [name for name in await hot_store.command("HKEYS", SPOOLS) if str(edge.spool_dir) in name.decode()]
+    return int(await hot_store.command("HGET", SPOOLS, names[0])) if names else 0
+
+
+async def test_a_full_queue_spills_and_a_full_disk_refuses(
+    run_edge: Any, stores: Any, new_tenant: Any, hot_store: hot.Hot
+) -> None:
     tenants = [await new_tenant("ingest:write") for _ in range(6)]
     client = Redis.from_url(stores.redis_url)
     allowed = (await client.config_get("maxmemory"))["maxmemory"]
@@ -78,6 +86,9 @@ async def test_a_full_queue_spills_and_a_full_disk_refuses(run_edge: Any, stores
         await client.config_set("maxmemory", "1")
         try:
             answers = [await edge.runs(tenant, text) for tenant in tenants]
+            async with asyncio.timeout(30):  # operators hear of it just then
+                while not await held_by(hot_store, edge):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
         finally:
             await client.config_set("maxmemory", allowed)
             await client.aclose()
