@@ -8,7 +8,7 @@ SCALE ?= 1000000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test lint faults soak mutants bench bench-peers docs wheel lock clean
+.PHONY: help install up test lint explore faults soak mutants bench bench-peers docs wheel lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ lint: install ## ruff, mypy strict, import rules
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+explore: install ## New examples for every property and model, many more than in `test`
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --hypothesis-profile explore --timeout 3600 -m hypothesis $(ARGS)
 
 faults: install ## Random kill -9 under load: ROUNDS=100, a seed is printed
 	@$(BIN)/python -m pytest tests/faults -q -s --rounds $(ROUNDS) -k random $(ARGS)

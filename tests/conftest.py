@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import settings
 
 from tracebility.api.app import create_app
 from tracebility.api.service import ApiServices, open_services
@@ -25,6 +26,12 @@ from tracebility.tenant import keys
 from tracebility.tenant.context import Scope, TenantContext, sealed_context
 
 sys.path.insert(0, str(Path(__file__).parent / "faults"))  # the harness: proxies, installations, load
+
+# `make test` tries the same examples each time, so that it says the same of the same code; `make explore` looks for new
+# ones, and many more. Neither is bounded by a clock: a machine may be busy.
+settings.register_profile("repeatable", deadline=None, max_examples=100, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=2_000, print_blob=True)
+settings.load_profile("repeatable")
 
 START_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 20.0

@@ -230,7 +230,7 @@ plans = st.fixed_dictionaries(
 
 
 @given(document=plans)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_whatever_plan_is_put_is_shown_so_and_putting_that_changes_nothing(
     api: httpx.AsyncClient, operator: Any, document: Any, trail: Any
 ) -> None:

@@ -29,7 +29,7 @@ class Limited:
         return (await self.ask(now_us, **limits))[0] == LET_IN
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     # Long enough that what the store remembers does not end by its own clock while the test's stands still.
     interval=st.integers(10_000_000, 60_000_000),

@@ -34,7 +34,7 @@ def applied(proposal: Proposal, places: dict[OrgId, tuple[int, ...]]) -> dict[Or
 
 
 @pytest.mark.parametrize(("count", "exponent"), [(1000, 1.0), (1000, 1.3), (50, 1.3)])
-@settings(max_examples=30)  # of a thousand orgs each
+@settings(max_examples=settings().max_examples // 3)  # of a thousand orgs each
 @given(seed=st.integers(0, 2**32))
 def test_skewed_traffic_is_evened_out(count: int, exponent: float, seed: int) -> None:
     orgs = orgs_of(seed, count)

@@ -91,7 +91,7 @@ class Routing(RuleBasedStateMachine):
                     assert router.shards_of(org) == (last.shards if last else (shard_of(org),))
 
 
-Routing.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+Routing.TestCase.settings = settings(stateful_step_count=40)
 TestRouting = Routing.TestCase
 
 

@@ -177,7 +177,7 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
 
 
 @given(st.data())
-@settings(max_examples=200)
+@settings(max_examples=2 * settings().max_examples)
 def test_flipped_bits_never_cost_more_than_the_request(data: st.DataObject) -> None:
     body = bytearray(request([good(1), good(2)], [good(3)]).SerializeToString())
     for _ in range(data.draw(st.integers(1, 3))):

@@ -152,7 +152,7 @@ def envelopes_of(wire: Wire, requests: Sequence[ExportTraceServiceRequest]) -> l
     ]
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings().max_examples)
 @given(data=st.data())
 def test_spans_mapped_together_are_stored_as_those_mapped_one_by_one(wire: Wire, data: st.DataObject) -> None:
     requests = data.draw(
