@@ -376,4 +376,18 @@ MUTANTS = (
         "    error = '',\n    moves = moves + 1\nWHERE id = $1 AND moves >= $2 AND state IN",
         "tests/integration/operator/test_deletion.py::test_who_was_overtaken_changes_nothing",
     ),
+    Mutant(
+        "dead letters are not bounded",
+        f"{TENANT}/dead_letters.py",
+        "    if held_bytes <= MOST_BYTES:\n",
+        "    if held_bytes >= 0:\n",
+        "tests/integration/worker/test_weather.py",
+    ),
+    Mutant(
+        "a dead letter needs room that only its worker can make",
+        f"{TENANT}/scripts.py",
+        'BURY, UNBURY = map(_load, ("bury", "unbury"))',
+        'BURY, UNBURY = _load("bury", "flags="), _load("unbury")',
+        "tests/integration/worker/test_weather.py",
+    ),
 )

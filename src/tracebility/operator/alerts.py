@@ -22,6 +22,7 @@ from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
 from tracebility.stores.redis import Queue, is_durable
+from tracebility.tenant.dead_letters import refuse_if_over
 from tracebility.tenant.quota import EDGES, SPOOLS
 from tracebility.tenant.shards import (
     ALL_STREAMS,
@@ -146,12 +147,21 @@ class Alerts:
         return Alert("shard_skew", text, {"stream": hottest, "entries": lengths[hottest], "mean": round(mean)})
 
     async def _dead(self) -> Alert | None:
-        """More than there were: an operator who leaves them lying knows of them."""
+        """More than there were: an operator who leaves them lying knows of them. And orgs that have more than their
+        share, which are refused for as long.
+        """
         letters = await self._queue.length(DEAD_LETTER_STREAM)
         before, self._dead_before = self._dead_before, letters
-        if before is None or letters <= before:
-            return None
-        return Alert("dead_letters", f"{letters - before} more dead letters", {"dead_letters": letters})
+        held = await self._queue.dead_bytes()
+        refused = [org_id for org_id, size in held.items() if await refuse_if_over(self._hot, org_id, size)]
+        said = []
+        details: dict[str, Any] = {"dead_letters": letters}
+        if before is not None and letters > before:
+            said.append(f"{letters - before} more dead letters")
+        if refused:
+            said.append(f"{len(refused)} orgs have too many and are refused: tracebility dlq list --org ORG")
+            details["refused"] = sorted(map(str, refused))[:NAMED]
+        return Alert("dead_letters", "; ".join(said), details) if said else None
 
     async def _spilled(self) -> Alert | None:
         names = {bytes(name).decode() for name in await self._hot.command("ZRANGE", EDGES, 0, -1)}

@@ -31,7 +31,7 @@ from tracebility.stores.hot import Hot
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.stores.postgres import Postgres, Row, Statements, Transaction
 from tracebility.stores.queries import query
-from tracebility.stores.redis import Queue
+from tracebility.stores.redis import Entry, Queue
 from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
 from tracebility.tenant.quota import METERED, SLOT_US, metered_member
 from tracebility.tenant.redis_keys import patterns_of_org
@@ -334,11 +334,11 @@ class Deleter:
 
     async def _drop_letters(self, job: Job) -> int:
         dropped = 0
-        async for entry_id in self._letters(job):
-            dropped += await self._queue.delete(DEAD_LETTER_STREAM, [entry_id])
+        async for letter in self._letters(job):
+            dropped += await self._queue.unbury([letter])
         return dropped
 
-    async def _letters(self, job: Job) -> AsyncIterator[bytes]:
+    async def _letters(self, job: Job) -> AsyncIterator[Entry]:
         start = b"-"
         while True:
             page = await self._queue.range(DEAD_LETTER_STREAM, start=start, count=LETTERS_A_PAGE)
@@ -348,7 +348,7 @@ class Deleter:
                 except MalformedEnvelope:
                     continue  # whose it is cannot be told
                 if header.org_id == job.org_id and job.project_id in (None, header.project_id):
-                    yield entry.id
+                    yield entry
             if len(page) < LETTERS_A_PAGE:
                 return
             start = b"(" + page[-1].id

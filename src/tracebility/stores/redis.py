@@ -24,8 +24,9 @@ from tracebility.stores.servers import VARIABLE, Command, Servers, checked, refu
 from tracebility.stores.start import START_WAIT_S, until_reachable
 from tracebility.tenant.books import Book, accepted_key, counts_key, in_flight_key, in_flight_keys, org_of
 from tracebility.tenant.redis_keys import shared_key, stream_key
-from tracebility.tenant.scripts import BURY, COUNT, ENTER, LEAVE, Script
+from tracebility.tenant.scripts import BURY, COUNT, ENTER, LEAVE, UNBURY, Script
 from tracebility.tenant.shards import DEAD_LETTER_STREAM, beside
+from tracebility.wire.envelope import MalformedEnvelope, from_fields
 
 GROUP = "ingest-worker"
 
@@ -46,6 +47,8 @@ COUNTS_LEFT_MS = 120_000
 
 # Entries, by stream and id, that are in the dead letters and may be in their stream still; in the dead letters' slot.
 BURIED = stream_key(DEAD_LETTER_STREAM, "buried")
+# Bytes of dead letters by org, of those of which that can be told.
+DEAD_BYTES = stream_key(DEAD_LETTER_STREAM, "bytes")
 
 # Slots in which something was accepted that came to the queue late, from a disk buffer, each with the milliseconds by
 # which it had come.
@@ -318,8 +321,9 @@ class Queue:
         counted = [one.book for each in leaving for one in each.departures if not one.counts_elsewhere]
         await self._pipeline([("PEXPIRE", counts_key(book), COUNTS_LEFT_MS) for book in counted])
 
-    async def dead_letter(self, leaving: "Leaving", entry: Entry, *, reason: str, deliveries: int, at_us: int) -> None:
-        """Move ``entry`` from its stream to the dead-letter stream with what happened.
+    async def dead_letter(self, leaving: "Leaving", entry: Entry, *, reason: str, deliveries: int, at_us: int) -> int:
+        """Move ``entry`` from its stream to the dead-letter stream with what happened; the bytes of dead letters that
+        its org has then, 0 where it cannot be told whose it is.
 
         The two may be on two nodes, so it is in both for a moment. Whoever is to do it again after a crash finds it
         marked as buried, and only lets it leave.
@@ -336,13 +340,14 @@ class Queue:
         # An envelope of before the shards has one field of its own; it must come back from here as it was.
         fields |= {name.decode(): value for name, value in entry.fields.items() if name not in (b"h", b"b")}
         origin = f"{leaving.stream}|{entry.id.decode()}"
-        said = [origin, *(part for field in fields.items() for part in field)]
-        await self._pipeline([_by_text(BURY, [DEAD_LETTER_STREAM, BURIED], said)])
+        said = [origin, *_whose(entry), *(part for field in fields.items() for part in field)]
+        [held_bytes] = await self._pipeline([_by_text(BURY, [DEAD_LETTER_STREAM, BURIED, DEAD_BYTES], said)])
         failpoint("worker_after_bury_before_leave")
         await self.leave([leaving])
         failpoint("worker_after_buried_left")
         with suppress(StoreUnavailable):  # a mark that stays is in nobody's way; one that is gone must not be asked for
             await self._pipeline([("HDEL", BURIED, origin)])
+        return int(held_bytes)
 
     # --- operators ---
 
@@ -356,9 +361,20 @@ class Queue:
         stream = entry.fields[b"stream"].decode()
         [new_id] = await self._pipeline([_xadd(stream, fields)])
         failpoint("replay_after_add_before_delete")
-        await self.delete(DEAD_LETTER_STREAM, [entry.id])
+        await self.unbury([entry])
         added: StreamId = new_id
         return added
+
+    async def unbury(self, entries: Sequence[Entry]) -> int:
+        """Delete dead letters; how many there were."""
+        said = [part for entry in entries for part in (entry.id, *_whose(entry))]
+        [deleted] = await self._pipeline([_by_text(UNBURY, [DEAD_LETTER_STREAM, DEAD_BYTES], said)])
+        return int(deleted)
+
+    async def dead_bytes(self) -> dict[UUID, int]:
+        """Bytes of dead letters by org, of those of which that can be told."""
+        [said] = await self._pipeline([("HGETALL", DEAD_BYTES)])
+        return {UUID(bytes(org_id).decode()): int(size) for org_id, size in zip(said[::2], said[1::2], strict=True)}
 
     async def delete(self, stream: str, ids: Sequence[StreamId]) -> int:
         """Delete entries; how many there were."""
@@ -558,6 +574,15 @@ def _leaving(leaving: Leaving) -> ScriptCall:
         for part in (book.envelope_id.hex, book.hour, book.items, int(counts_elsewhere), entry_id)
     )  # fmt: skip
     return LEAVE, keys, [GROUP, len(leaving.ids), *leaving.ids, *said]
+
+
+def _whose(entry: Entry) -> tuple[str, int]:
+    """The org of an envelope, '' where it cannot be told, and the bytes it takes."""
+    size = sum(len(entry.fields.get(name, b"")) for name in (b"h", b"b", b"d"))
+    try:
+        return str(from_fields(entry.fields).header.org_id), size
+    except MalformedEnvelope:
+        return "", size
 
 
 def _by_sha(script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> tuple[Any, ...]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from tracebility.errors import QuotaExceeded, RateLimited, StoreUnavailable
+from tracebility.errors import Overloaded, QuotaExceeded, RateLimited, StoreUnavailable
+from tracebility.tenant import dead_letters
 from tracebility.tenant.context import TenantContext
 from tracebility.tenant.quota import (
     BODY_LIFE_MS,
@@ -41,7 +42,7 @@ SAY_EVERY_US = 10e6
 
 _log = structlog.get_logger()
 
-_LET_IN, _OVER_RATE, _SAME_BODY, _OVER_QUOTA, _USAGE_UNKNOWN = range(5)
+_LET_IN, _OVER_RATE, _SAME_BODY, _OVER_QUOTA, _USAGE_UNKNOWN, _TOO_MANY_DEAD = range(6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class Admission:
         Raises:
             RateLimited: when the org, or its key, sent too many.
             QuotaExceeded: when a meter has no room for all of it.
+            Overloaded: when the org has more dead letters than its share.
         """
         try:
             return await self._decided(tenant, claim)
@@ -143,6 +145,8 @@ class Admission:
                     return Admitted(tenant, claim, is_same=True)
                 case 3:
                     raise self._over_quota(tenant, claim, list(claim.quantities)[answer[1] - 1], answer[2])
+                case 5:
+                    raise _too_many_dead()
             await self._meter.settle(tenant.org_id, claim.period, await self._usage.usage(tenant.org_id, claim.period))
         raise StoreUnavailable("redis", "forgets what an org has used")
 
@@ -176,7 +180,8 @@ class Admission:
 
     @staticmethod
     def _keys(tenant: TenantContext, claim: Claim) -> list[str]:
-        return [*rate_keys(tenant), usage_key(tenant.org_id, claim.period), body_key(tenant, claim)]
+        usage, body = usage_key(tenant.org_id, claim.period), body_key(tenant, claim)
+        return [*rate_keys(tenant), usage, body, dead_letters.flag_key(tenant.org_id)]
 
 
 def _or_unlimited(limit: int | None) -> int:
@@ -191,6 +196,13 @@ def _over_rate(tenant: TenantContext, which: int, wait_us: float) -> RateLimited
     rate = tenant.allowance.rate if which == 1 else tenant.allowance.key_rate
     assert rate is not None
     return RateLimited("org" if which == 1 else "key", rate.requests_per_s, rate.burst, retry_after_s(wait_us))
+
+
+def _too_many_dead() -> Overloaded:
+    return Overloaded(
+        "More of what this organisation sent could not be stored than is kept of one organisation.",
+        hint="Ask whoever runs this installation to look at its dead letters: tracebility dlq list.",
+    )
 
 
 def _quota_exceeded(tenant: TenantContext, claim: Claim, meter: str, used: int) -> QuotaExceeded:

@@ -46,6 +46,7 @@ def _load(name: str, flags: str = "flags=allow-oom") -> Script:
 ADMIT, REFUND, SETTLE, SAY = map(_load, ("admit", "refund", "settle", "say"))
 ENTER = _load("enter", "flags=")  # refused when its entry is
 COUNT, LEAVE = map(_load, ("count", "leave"))
-BURY = _load("bury", "flags=")  # what it adds takes memory until somebody looks at it
+# What a dead letter takes its stream gives back in the next step; a worker that waited for room would wait for ever.
+BURY, UNBURY = map(_load, ("bury", "unbury"))
 LEASE = _load("lease")
-NOTE = _load("note")
+NOTE, FLAG = map(_load, ("note", "flag"))

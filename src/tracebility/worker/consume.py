@@ -17,6 +17,7 @@ from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.stores import consumers
 from tracebility.stores.redis import Departure, Entry, Leaving, Queue
+from tracebility.tenant import dead_letters
 from tracebility.tenant.books import DEAD, DROPPED, STORED
 from tracebility.tenant.quota import METERED, metered_member
 from tracebility.tenant.scripts import NOTE, HotStore
@@ -324,12 +325,15 @@ class Drain:
         except MalformedEnvelope:
             outcomes = []  # Whose it was cannot be told, so it is in nobody's books.
         leaving = Leaving(stream, [entry.id], await self._settled(outcomes))
-        await self._insist(
+        held_bytes = await self._insist(
             lambda: self._queue.dead_letter(
                 leaving, entry, reason=reason[:REASON_CHARS], deliveries=deliveries, at_us=time.time_ns() // 1000
             )
         )
         self._metrics.dead.inc()
+        for one in outcomes:
+            with suppress(StoreUnavailable):  # the operator tells the doors, too
+                await dead_letters.refuse_if_over(self._hot, one.header.org_id, held_bytes)
         self._in_hand.release(stream, [entry.id])
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:

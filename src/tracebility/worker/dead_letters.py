@@ -80,7 +80,7 @@ async def replay(queue: Queue, letter: DeadLetter) -> str:
 
 async def drop(queue: Queue, letter: DeadLetter) -> None:
     """Delete the envelope for good."""
-    await queue.delete(DEAD_LETTER_STREAM, [letter.entry.id])
+    await queue.unbury([letter.entry])
 
 
 def _letter(entry: Entry) -> DeadLetter:

@@ -11,8 +11,10 @@ from harness.proxy import Proxy, Road
 
 from tracebility.errors import Overloaded
 from tracebility.stores import postgres, redis
+from tracebility.stores.hot import Hot
 from tracebility.tenant import keys
 from tracebility.tenant.context import Scope
+from tracebility.tenant.dead_letters import flag_key
 from tracebility.tenant.quota import LOCAL_MOST, SPANS
 from tracebility.tenant.shards import overflow_of, shard_of
 from tracebility.wire.envelope import from_fields
@@ -113,6 +115,24 @@ async def test_what_could_not_be_kept_is_given_back(edge: Any, limited: Any, mon
         patch.setattr(edge.services.intake._enqueuer, "keep", nowhere)
         assert (await edge.runs(tenant, body)).status_code == 503
     assert (await edge.runs(tenant, runs(5))).status_code == 202
+    assert await kept(tenant) == 5
+
+
+async def test_an_org_of_which_too_much_could_not_be_stored_is_refused_and_nobody_else(
+    edge: Any, limited: Any, hot_store: Hot
+) -> None:
+    tenant, other, body = await limited(spans=5), await limited(spans=5), runs(2)
+    assert (await edge.runs(tenant, body)).status_code == 202
+    await hot_store.command("SET", flag_key(tenant.org_id), "1")
+    refused = await edge.runs(tenant, runs(3))
+    assert (refused.status_code, refused.headers["retry-after"], refused.json()["type"]) == (
+        503, "2", "urn:tracebility:error:overloaded"
+    )  # fmt: skip
+    assert "could not be stored" in refused.json()["detail"]
+    assert (await edge.runs(tenant, body)).status_code == 202, "it was kept before"
+    assert (await edge.runs(other, body)).status_code == 202
+    await hot_store.command("DEL", flag_key(tenant.org_id))
+    assert (await edge.runs(tenant, runs(3))).status_code == 202, "nothing of it was counted"
     assert await kept(tenant) == 5
 
 

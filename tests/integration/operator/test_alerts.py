@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from tracebility.errors import StoreUnavailable
+from tracebility.ids import OrgId
 from tracebility.operator.alerts import Alert, Alerts
 from tracebility.operator.metrics import OperatorMetrics
 from tracebility.operator.notify import Notifier
@@ -20,6 +21,7 @@ from tracebility.stores import hot, postgres, redis
 from tracebility.stores.clickhouse import Engine
 from tracebility.telemetry import Metrics
 from tracebility.tenant.books import Book, accepted_key
+from tracebility.tenant.dead_letters import flag_key
 from tracebility.tenant.quota import EDGES, SPOOLS
 from tracebility.tenant.shards import DEAD_LETTER_STREAM, overflow_of, stream_of
 
@@ -135,6 +137,19 @@ async def test_only_new_dead_letters_are_told(alerts: Alerts, queue: redis.Queue
     assert await standing(alerts) == {}
     await queue.append([(DEAD_LETTER_STREAM, {"h": b""})])
     assert (await standing(alerts))["dead_letters"].details == {"dead_letters": 2}
+    assert await standing(alerts) == {}
+
+
+async def test_an_org_that_has_more_dead_letters_than_its_share_is_told_and_stays_refused(
+    alerts: Alerts, queue: redis.Queue, store: hot.Hot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracebility.tenant.dead_letters.MOST_BYTES", 1_000)
+    over, within = OrgId(uuid4()), OrgId(uuid4())
+    for org_id, size in ((over, 1_001), (within, 1_000)):
+        await store.command("HSET", redis.DEAD_BYTES, str(org_id), size)
+    assert (await standing(alerts))["dead_letters"].details == {"dead_letters": 0, "refused": [str(over)]}
+    assert [await store.command("EXISTS", flag_key(org_id)) for org_id in (over, within)] == [1, 0]
+    await store.command("DEL", redis.DEAD_BYTES)
     assert await standing(alerts) == {}
 
 

@@ -11,9 +11,10 @@ from redis.asyncio import Redis
 from typer.testing import CliRunner
 
 from tracebility.cli import app
-from tracebility.stores import clickhouse, consumers
+from tracebility.stores import clickhouse, consumers, hot
 from tracebility.stores.queries import query
 from tracebility.stores.redis import AGAIN
+from tracebility.tenant.dead_letters import FLAG_LIFE_MS, flag_key
 from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM
 from tracebility.worker import write
 from tracebility.worker.claims import ALONE_FROM, APART_FROM, MOST_DELIVERIES, forget_the_gone
@@ -27,8 +28,7 @@ CLOCK, OUTCOMES = query("engine_clock"), query("known_outcomes")
 
 @pytest.fixture
 async def no_dead_letters(tenant: Any) -> None:
-    letters = await tenant.queue.range(DEAD_LETTER_STREAM, count=1000)
-    await tenant.queue.delete(DEAD_LETTER_STREAM, [letter.id for letter in letters])
+    await tenant.queue.unbury(await tenant.queue.range(DEAD_LETTER_STREAM, count=1000))
 
 
 @pytest.fixture
@@ -83,6 +83,28 @@ async def test_an_envelope_that_only_mapping_finds_torn_is_set_aside_and_those_m
     assert (await tenant.metered())["spans"] == 2
     [letter] = await tenant.dead()
     assert reasons([letter])[0].startswith("cannot be read: BadRequest")
+
+
+@pytest.mark.usefixtures("no_dead_letters")
+async def test_an_org_that_has_more_dead_letters_than_its_share_is_refused_until_they_are_gone(
+    tenant: Any, worker: Make, hot_store: hot.Hot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracebility.tenant.dead_letters.MOST_BYTES", 3_000)
+    other = type(tenant)(tenant.queue, tenant.engine)
+    await tenant.send(b"\xff" * 1_000)
+    await other.send(b"\xff" * 1_000)
+    async with worker() as running:
+        await running.drained(tenant)
+        assert not await hot_store.command("EXISTS", flag_key(tenant.org_id))
+        await tenant.send(b"\xff" * 1_000, b"\xff" * 1_000)
+        await running.drained(tenant)
+        await running.drained(other)
+    assert 3_000 < (await tenant.queue.dead_bytes())[tenant.org_id] < 6_000
+    assert 0 < await hot_store.command("PTTL", flag_key(tenant.org_id)) <= FLAG_LIFE_MS
+    assert not await hot_store.command("EXISTS", flag_key(other.org_id))
+    letters = await tenant.dead()
+    assert [await tenant.queue.unbury(letters) for _ in range(2)] == [4, 0]
+    assert not {tenant.org_id, other.org_id} & (await tenant.queue.dead_bytes()).keys()
 
 
 @pytest.mark.usefixtures("no_dead_letters")
@@ -513,11 +535,14 @@ async def test_while_the_engine_is_away_nothing_is_acknowledged_and_then_all_is_
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("no_dead_letters")
 async def test_what_is_in_a_queue_whose_memory_is_full_leaves_it(
-    tenant: Any, worker: Make, stores: Any, spans: Make
+    tenant: Any, worker: Make, stores: Any, spans: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also what another worker was given, and by one that starts only then."""
+    """Also what another worker was given, and by one that starts only then; and what cannot be stored, first of all."""
+    monkeypatch.setattr("tracebility.tenant.dead_letters.MOST_BYTES", 1)
     await tenant.queue.ensure_group(ALL_STREAMS)
+    await tenant.send(b"\xff no protobuf")
     await delivered_elsewhere(tenant, spans(0), 1)
     await tenant.send([spans(1)])
     async with Redis.from_url(stores.redis_url) as server:
@@ -526,9 +551,11 @@ async def test_what_is_in_a_queue_whose_memory_is_full_leaves_it(
         try:
             async with worker() as running:
                 await running.drained(tenant)
+            assert await server.exists(flag_key(tenant.org_id))
         finally:
             await server.config_set("maxmemory", allowed)
     assert len(await tenant.rows("span", "span_id")) == 2
+    assert len(await tenant.dead()) == 1
 
 
 async def test_a_worker_that_ends_while_the_engine_is_away_leaves_its_entries_to_the_next(

@@ -1,7 +1,8 @@
 -- Rate, sameness and quota of one request, decided in one step: all limits let it in, or nothing is counted.
 -- O(limits + meters): two rates and two meters at most.
 --
--- KEYS  1 the rate of the org, 2 the rate of the key, 3 usage of the org in the period, 4 the mark of this body
+-- KEYS  1 the rate of the org, 2 the rate of the key, 3 usage of the org in the period, 4 the mark of this body, 5 the flag
+--       of an org that nothing more is taken from, because of its dead letters
 -- ARGV  1 the time in microseconds, '' for the store's own
 --       2, 3 interval (microseconds a request, 0: no limit) and burst of the org; 4, 5 of the key
 --       6 the mark's life in milliseconds (0: only the rate is asked), 7 the token of this attempt
@@ -13,6 +14,7 @@
 --       {2}                                  this body was let in and kept before
 --       {3, meter, used}                     over the hard limit of the n-th meter
 --       {4}                                  usage of the period is not known here: fill it in and ask again
+--       {5}                                  the flag stands
 local now = tonumber(ARGV[1])
 if not now then
     local time = redis.call('TIME')
@@ -62,6 +64,9 @@ if ARGV[6] == '0' then
 end
 if mark == 'kept' then
     return {2}
+end
+if redis.call('EXISTS', KEYS[5]) == 1 then
+    return {5}
 end
 
 -- An earlier attempt reserved and did not live to keep it, or is still about it: what it reserved is now this one's,
