@@ -1,13 +1,37 @@
-"""What a target without routes of its own answers: whether it lives, whether its stores do, and its metrics."""
+"""Whether a target lives and its stores do; and what one without routes of its own answers."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
+from tracebility.errors import StoreUnavailable
 from tracebility.telemetry import METRICS_CONTENT_TYPE, Metrics
 
 Message = MutableMapping[str, Any]
+Ping = Callable[[], Awaitable[object]]  # returns when a store answers, else raises `StoreUnavailable`
 App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+
+# A store that takes longer to say "here" is not one to send requests to.
+READY_WAIT_S = 2.0
+
+
+async def unanswered(*pings: tuple[str, Ping]) -> dict[str, str]:
+    """The stores that do not answer, and what they say instead; one in two roles is given, and asked, twice."""
+    said = await asyncio.gather(*(_failure(ping) for _, ping in pings))
+    return {store: words for (store, _), words in zip(pings, said, strict=True) if words}
+
+
+async def _failure(ping: Ping) -> str:
+    """Empty when it answers. A store's own words are for the log, not for anyone."""
+    try:
+        async with asyncio.timeout(READY_WAIT_S):
+            await ping()
+    except TimeoutError:
+        return f"no answer within {READY_WAIT_S:.0f} s"
+    except StoreUnavailable:
+        return "no usable answer"
+    return ""
 
 
 class Counted(Protocol):

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from tracebility.config import Settings
-from tracebility.errors import StoreUnavailable
+from tracebility.health import Ping, unanswered
 from tracebility.stores import hot, postgres, scoped
 from tracebility.stores.changes import announcer, resolving
 from tracebility.telemetry import Metrics
@@ -17,7 +17,6 @@ from tracebility.tenant.audit import AuditWriter, Event
 from tracebility.tenant.resolver import Resolver
 
 STORES = ("postgres", "redis", "clickhouse")
-READY_WAIT_S = 2.0  # a store that takes longer to say "here" is not one to send requests to
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class ApiServices:
     control: postgres.Postgres
     engine: scoped.ScopedEngine
     queue: scoped.ScopedQueue
-    ping_redis: Callable[[], Awaitable[None]]  # returns when it answers, in both of its roles
+    pings_of_redis: Sequence[Ping]  # in each of its roles
     announce: Callable[[], Awaitable[None]]  # tells processes that something was changed
     resolver: Resolver
     access: AccessTrail
@@ -48,20 +47,8 @@ class ApiServices:
 
     async def missing_stores(self) -> dict[str, str]:
         """The stores that do not answer, and what they say instead."""
-        probes = dict(zip(STORES, (self.control.ping, self.ping_redis, self.engine.ping), strict=True))
-
-        async def failure(store: str) -> str | None:
-            try:
-                async with asyncio.timeout(READY_WAIT_S):
-                    await probes[store]()
-            except TimeoutError:
-                return f"no answer within {READY_WAIT_S:.0f} s"
-            except StoreUnavailable:
-                return "no usable answer"
-            return None
-
-        said = await asyncio.gather(*(failure(store) for store in probes))
-        return {store: words for store, words in zip(probes, said, strict=True) if words is not None}
+        redis_pings = [("redis", ping) for ping in self.pings_of_redis]
+        return await unanswered(("postgres", self.control.ping), *redis_pings, ("clickhouse", self.engine.ping))
 
 
 @asynccontextmanager
@@ -83,14 +70,9 @@ async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
         variable = settings.stream_variable
         queue = await scoped.connect_queue(settings.dsn(variable), variable)
         stack.push_async_callback(queue.close)
-
-        async def ping_redis() -> None:
-            await asyncio.gather(control_role.ping(), queue.ping())
-
         access = await stack.enter_async_context(_writing_access(control))
-        yield ApiServices(
-            control, engine, queue, ping_redis, announcer(control_role), resolver, access, web=settings.web
-        )
+        pings = (queue.ping, control_role.ping)
+        yield ApiServices(control, engine, queue, pings, announcer(control_role), resolver, access, web=settings.web)
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tracebility.config import Settings
-from tracebility.errors import StoreUnavailable
+from tracebility.health import unanswered
 from tracebility.ingest.accept import Intake
 from tracebility.ingest.beat import Beat
 from tracebility.ingest.body import IN_FLIGHT_BYTES, Budget
@@ -27,8 +27,6 @@ from tracebility.stores.usage import PostgresUsage
 from tracebility.telemetry import Metrics
 from tracebility.tenant.admission import Admission
 from tracebility.tenant.resolver import Resolver
-
-READY_WAIT_S = 2.0  # a store that takes longer to say "here" is not one to send requests to
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -85,8 +83,7 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
             stack.push_async_callback(front.close)
 
         async def readiness() -> Readiness:
-            said = await asyncio.gather(_failure(control.ping), _failure(queue.ping))
-            missing = {store: why for store, why in zip(("postgres", "redis"), said, strict=True) if why}
+            missing = await unanswered(("postgres", control.ping), ("redis", queue.ping), ("redis", control_role.ping))
             if gate.is_shut:
                 missing.setdefault("redis", "does not take envelopes")
             return Readiness(not missing, not gate.is_shut or spool.accepts, missing)
@@ -99,18 +96,6 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
             readiness=readiness,
             front=front,
         )
-
-
-async def _failure(ping: Callable[[], Awaitable[object]]) -> str:
-    """What a store says instead of an answer; empty when it answers. Its own words are for the log, not for anyone."""
-    try:
-        async with asyncio.timeout(READY_WAIT_S):
-            await ping()
-    except TimeoutError:
-        return f"no answer within {READY_WAIT_S:.0f} s"
-    except StoreUnavailable:
-        return "no usable answer"
-    return ""
 
 
 async def _cancelled(task: asyncio.Task[Any]) -> None:

@@ -11,6 +11,7 @@ import structlog
 
 from tracebility.config import Settings
 from tracebility.errors import StoreUnavailable
+from tracebility.health import unanswered
 from tracebility.operator import (
     alerts,
     deletion,
@@ -37,7 +38,6 @@ from tracebility.operator.verify import Verification
 from tracebility.stores import clickhouse, hot, leader, postgres, redis
 from tracebility.telemetry import Metrics
 
-READY_WAIT_S = 2.0
 RETRY_S = 1.0
 AUDIT_RECONCILE = "audit-reconcile"
 
@@ -96,17 +96,8 @@ class OperatorServices:
 
     async def missing_stores(self) -> dict[str, str]:
         """The stores that do not answer, and what they say instead."""
-        missing: dict[str, str] = {}
-        probes = (("postgres", self.control.ping), ("redis", self.queue.ping), ("clickhouse", self.engine.ping))
-        for store, ping in probes:
-            try:
-                async with asyncio.timeout(READY_WAIT_S):
-                    await ping()
-            except TimeoutError:
-                missing[store] = f"no answer within {READY_WAIT_S:.0f} s"
-            except StoreUnavailable:
-                missing[store] = "no usable answer"
-        return missing
+        redis_pings = (("redis", self.queue.ping), ("redis", self.hot.ping))
+        return await unanswered(("postgres", self.control.ping), *redis_pings, ("clickhouse", self.engine.ping))
 
     async def _reconcile_audit(self) -> None:
         run = await AuditReconciler(self.control, self.engine, self.metrics).tick()

@@ -10,6 +10,7 @@ import structlog
 
 from tracebility.config import Settings
 from tracebility.errors import StoreUnavailable
+from tracebility.health import unanswered
 from tracebility.stores import clickhouse, hot, redis
 from tracebility.stores.owners import LazyOwners
 from tracebility.telemetry import Metrics
@@ -21,7 +22,6 @@ from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.patience import pause
 from tracebility.worker.write import Writer
 
-READY_WAIT_S = 2.0
 WATCH_S = 2.0
 
 log = structlog.get_logger()
@@ -51,16 +51,7 @@ class WorkerServices:
 
     async def missing_stores(self) -> dict[str, str]:
         """The stores that do not answer, and what they say instead."""
-        missing: dict[str, str] = {}
-        for store, ping in (("redis", self.queue.ping), ("clickhouse", self.engine.ping)):
-            try:
-                async with asyncio.timeout(READY_WAIT_S):
-                    await ping()
-            except TimeoutError:
-                missing[store] = f"no answer within {READY_WAIT_S:.0f} s"
-            except StoreUnavailable:
-                missing[store] = "no usable answer"
-        return missing
+        return await unanswered(("redis", self.queue.ping), ("redis", self.hot.ping), ("clickhouse", self.engine.ping))
 
     async def _watch(self, stop: asyncio.Event) -> None:
         """Keep the figures about the queue, and give memory back once there is nothing to do."""

@@ -13,7 +13,8 @@ import pytest
 from harness.proxy import Proxy, Road
 from redis.asyncio import Redis
 
-from tracebility.ingest import accept, beat, enqueue, service
+from tracebility import health
+from tracebility.ingest import accept, beat, enqueue
 from tracebility.operator.quota import QuotaReconciler
 from tracebility.stores import hot, redis
 from tracebility.tenant.quota import OLDEST_SPOOLED, SLOT_US, SPOOLS, QuotaMeter, Usage
@@ -42,7 +43,7 @@ async def test_what_the_queue_does_not_take_is_kept_and_arrives(
     run_edge: Any, stores: Any, tenant: Any, road: Proxy, weather: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(enqueue, "DEADLINE_S", 0.3)
-    monkeypatch.setattr(service, "READY_WAIT_S", 0.3)
+    monkeypatch.setattr(health, "READY_WAIT_S", 0.3)
     async with run_edge(redis_url=road.through(stores.redis_url)) as edge:
         before = [body() for _ in range(5)]
         assert {(await edge.runs(tenant, one)).status_code for one in before} == {202}
