@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 ROUNDS ?= 100
-JOBS ?= 2
+JOBS ?= 3
 DURATION ?= 86400
 SCALE ?= 1000000
 ARGS ?=
@@ -26,7 +26,7 @@ install: .venv/.installed ## Make .venv with everything pinned
 up: install ## Start everything: stores, ingest, worker, API (Ctrl-C ends it)
 	@$(BIN)/tracebility up $(ARGS)
 
-test: lint ## Every test on real stores, after the lint; files side by side, JOBS=2
+test: lint ## Every test on real stores, after the lint; files side by side, JOBS=3 (they wait more than they compute)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: install ## ruff, mypy strict, import rules

@@ -77,18 +77,16 @@ class AuditReconciler:
 
     async def _run(self, run: Reconciliation) -> Reconciliation:
         # First what does not belong there: what is then there of an event is right.
-        async for chain in links.engine_chains(self._engine):
-            async for copies in links.copies(self._engine, chain):
-                await self._look_at_copies(run, chain, copies)
-        async for chain in links.chains(self._control):
-            async for page in links.written(self._control, chain):
-                since = links.horizon_us()
-                due = [one.link for one in page if (one.settled or not one.waiting) and one.link.event_time_us > since]
-                await self._look_for(run, chain, due)
+        async for copies in links.copies(self._engine):
+            await self._look_at_copies(run, copies)
+        async for page in links.written(self._control):
+            since = links.horizon_us()
+            due = [one.link for one in page if (one.settled or not one.waiting) and one.link.event_time_us > since]
+            await self._look_for(run, due)
         await self._look_for_events(run)
         return run
 
-    async def _look_at_copies(self, run: Reconciliation, chain: UUID, copies: Sequence[Copy]) -> None:
+    async def _look_at_copies(self, run: Reconciliation, copies: Sequence[Copy]) -> None:
         """Remove rows that say something else than their event, or that have none."""
         known = await links.written_of(self._control, {copy.link.event_id for copy in copies})
         wrong = [copy for copy in copies if known.get(copy.link.event_id) != copy.link]
@@ -108,28 +106,18 @@ class AuditReconciler:
         await self._engine.execute(
             query("remove_from_engine"),
             {
-                "org": str(chain),
+                "orgs": [str(chain) for chain in {copy.link.chain for copy in wrong}],
                 "events": list(map(str, events)),
                 "prints": [copy.fingerprint for copy in wrong],
             },
         )
         await self._repaired(run, events, len(gaps))
 
-    async def _look_for(self, run: Reconciliation, chain: UUID, due: Sequence[Link]) -> None:
+    async def _look_for(self, run: Reconciliation, due: Sequence[Link]) -> None:
         """Insert events that are not there."""
         if not due:
             return
-        times = [link.event_time_us for link in due]
-        result = await self._engine.query(
-            query("engine_events"),
-            {
-                "org": str(chain),
-                "from_us": min(times),
-                "to_us": max(times),
-                "events": [str(link.event_id) for link in due],
-            },
-        )
-        there = {UUID(str(event_id)) for (event_id,) in result.rows}
+        there = await links.there_of(self._engine, due)
         missing = [link for link in due if link.event_id not in there]
         if not missing:
             return

@@ -74,7 +74,7 @@ async def problems(control: Postgres, engine: Engine, chain: UUID | None = None)
         async for problem in _Chain(control, engine, one).problems():
             yield problem
     async for one in links.engine_chains(engine):
-        if await control.fetchrow("links_of_chain", one, -1 << 62, links.NIL, 1) is None and (
+        if await control.fetchrow("links_of_chains", one, links.BEFORE_ALL, links.NIL, 1, one) is None and (
             await control.fetchrow("chain_head", one) is None
         ):  # nothing of it is left there
             async for problem in _Chain(control, engine, one).problems():
@@ -180,7 +180,7 @@ class _Chain:
 
     async def _before(self, seq: int) -> list[str]:
         """The hash of the event before this number, in the control plane."""
-        rows = await self._control.fetch("links_of_chain", self._chain, seq - 1, links.NIL, 1)
+        rows = await self._control.fetch("links_of_chains", self._chain, seq - 1, links.NIL, 1, self._chain)
         return [row["hash"] for row in rows if row["seq"] == seq - 1]
 
     def _problem(self, kind: str, event_id: UUID | None, seq: int | None) -> Problem:

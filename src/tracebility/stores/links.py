@@ -18,6 +18,7 @@ from tracebility.tenant.audit_chain import Link
 
 PAGE = 1000
 NIL = UUID(int=0)
+BEFORE_ALL = -(1 << 62)  # a number that no event of a chain has
 # The data plane keeps an event for 730 days. Nobody looks there for one that is about to go.
 ENGINE_HOLDS_US = 729 * 86_400 * 10**6
 
@@ -66,15 +67,16 @@ async def chains(control: Statements) -> AsyncIterator[UUID]:
         yield after
 
 
-async def written(control: Statements, chain: UUID) -> AsyncIterator[list[Written]]:
-    """A chain, page by page, as its numbers say."""
-    seq, event_id = -(1 << 62), NIL
+async def written(control: Statements, chain: UUID | None = None) -> AsyncIterator[list[Written]]:
+    """A chain, or one after the other, page by page, as its numbers say."""
+    first, last = (NIL, SENTINEL) if chain is None else (chain, chain)
+    seq, event_id = BEFORE_ALL, NIL
     while True:
-        rows = await control.fetch("links_of_chain", chain, seq, event_id, PAGE)
+        rows = await control.fetch("links_of_chains", first, seq, event_id, PAGE, last)
         if not rows:
             return
         page = [Written(_of_control(row), row["waiting"], row["settled"]) for row in rows]
-        seq, event_id = page[-1].link.seq, page[-1].link.event_id
+        first, seq, event_id = page[-1].link.chain, page[-1].link.seq, page[-1].link.event_id
         yield page
         if len(page) < PAGE:
             return
@@ -106,16 +108,39 @@ async def engine_chains(engine: Engine) -> AsyncIterator[UUID]:
             return
 
 
-async def copies(engine: Engine, chain: UUID) -> AsyncIterator[list[Copy]]:
-    """The rows of an org in the data plane, page by page as time goes, since the horizon."""
-    after_us, after_print = horizon_us(), ""
+async def there_of(engine: Engine, events: Sequence[Link]) -> set[UUID]:
+    """Which of ``events`` the data plane has, of the org that they are of."""
+    times = [link.event_time_us for link in events]
+    parameters = {
+        "orgs": [str(chain) for chain in {link.chain for link in events}],
+        "from_us": min(times),
+        "to_us": max(times),
+        "events": [str(link.event_id) for link in events],
+    }
+    result = await engine.query(query("engine_events"), parameters)
+    there = {(UUID(str(org_id)), UUID(str(event_id))) for org_id, event_id in result.rows}
+    return {link.event_id for link in events if (link.chain, link.event_id) in there}
+
+
+async def copies(engine: Engine, chain: UUID | None = None) -> AsyncIterator[list[Copy]]:
+    """The rows of an org in the data plane, or of one after the other, page by page as time goes, since the horizon."""
+    first, last = (NIL, SENTINEL) if chain is None else (chain, chain)
+    since_us = after_us = horizon_us()
+    after_print = ""
     while True:
-        parameters = {"org": str(chain), "after_us": after_us, "after_print": after_print, "limit": PAGE}
+        parameters = {
+            "org": str(first),
+            "last": str(last),
+            "since_us": since_us,
+            "after_us": after_us,
+            "after_print": after_print,
+            "limit": PAGE,
+        }
         rows = (await engine.query(query("engine_links"), parameters)).dicts()
         page = [Copy(_of_engine(row), row["print"]) for row in rows]
         if not page:
             return
-        after_us, after_print = page[-1].link.event_time_us, page[-1].fingerprint
+        first, after_us, after_print = page[-1].link.chain, page[-1].link.event_time_us, page[-1].fingerprint
         yield page
         if len(page) < PAGE:
             return

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -518,7 +518,7 @@ async def test_what_was_accepted_before_its_deletion_is_swept_and_what_is_newer_
     await work.done(await work.ask(*asked))
     assert await work.deleter.sweep() == 0
     left = await mine.rows()
-    newer = {"accepted_at": "2027-01-01 10:00:00"}
+    newer = {"accepted_at": f"{work_now() + timedelta(days=1):%F %T}"}
     for span, user, when in (("named", "ann", {}), ("beside it", "", {}), ("newer", "ann", newer)):
         await mine.add("span", late_row(mine) | {"trace_id": "r1", "span_id": span, "user_id": user} | when)
     run = {"org_id": mine.org_id, "project_id": mine.place.project_id, "run_id": "r1", "user_id": "ann", "version": 1}
@@ -604,7 +604,7 @@ def work_now() -> Any:
 
 def late_row(mine: Filled) -> dict[str, Any]:
     whose = {"org_id": mine.org_id, "project_id": mine.place.project_id, "trace_id": "late", "span_id": "s"}
-    return whose | {"start_time": WHEN, "accepted_at": "2026-11-26 10:00:00", "version": 1}
+    return whose | {"start_time": WHEN, "accepted_at": WHEN, "version": 1}
 
 
 def envelope_of(org_id: OrgId, project_id: ProjectId) -> Envelope:

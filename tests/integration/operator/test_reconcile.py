@@ -28,7 +28,7 @@ async def is_right(trail: Any) -> None:
     assert (await trail.reconciler().tick()).gaps == 0
 
 
-@pytest.mark.parametrize("page", [1000, 2])
+@pytest.mark.parametrize("page", [1000, 5])
 async def test_a_missing_event_is_written_down_and_inserted_again(
     written: Any, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,7 +48,7 @@ async def test_a_missing_event_is_written_down_and_inserted_again(
     await is_right(written)
 
 
-@pytest.mark.parametrize("page", [1000, 2])
+@pytest.mark.parametrize("page", [1000, 5])
 async def test_an_edited_row_is_kept_as_found_and_restored(
     written: Any, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,3 +154,24 @@ async def test_a_death_after_writing_down_is_made_good_by_the_next_run(
     assert (run.gaps, run.repaired) == (1, 1)
     assert len(await written.rows()) == 6
     await is_right(written)
+
+
+async def test_a_run_asks_by_pages_of_events_however_many_orgs_they_are_of(
+    written: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ask = written.engine.query
+
+    async def counting(sql: str, *arguments: Any, **named: Any) -> Any:
+        asked.append(sql)
+        return await ask(sql, *arguments, **named)
+
+    monkeypatch.setattr(written.engine, "query", counting)
+    await written.reconciler().tick()
+    before = len(asked)
+    for _ in range(30):
+        await type(written)(written.control, written.engine).write(1)
+    await written.relay()
+    asked.clear()
+    assert (await written.reconciler().tick()).gaps == 0
+    assert len(asked) <= before + 2

@@ -29,8 +29,9 @@ ORDER BY org_id, seq
 -- name: relayed
 DELETE FROM audit_outbox WHERE event_id = ANY ($1::uuid[])
 
--- name: links_of_chain
--- A page of a chain behind ($2, $3), in its order: the unique index on chain and seq. `waiting`: not relayed yet.
+-- name: links_of_chains
+-- A page of the chains from $1 to $5, behind ($2, $3) of the first, each in its order: the unique index on chain and
+-- seq. `waiting`: not relayed yet.
 SELECT
     (
         CASE
@@ -51,8 +52,10 @@ SELECT
     EXISTS (SELECT FROM audit_outbox WHERE audit_outbox.event_id = audit_log.event_id) AS waiting,
     event_time < clock_timestamp() - interval '60 seconds' AS settled
 FROM audit_log
-WHERE coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid) = $1 AND seq >= $2 AND (seq, event_id) > ($2, $3)
-ORDER BY seq, event_id
+WHERE coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid) <= $5
+    AND (coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid), seq) >= ($1, $2)
+    AND (coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid), seq, event_id) > ($1, $2, $3)
+ORDER BY coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid), seq, event_id
 LIMIT $4
 
 -- name: links_of_events
@@ -154,7 +157,8 @@ ORDER BY org_id
 LIMIT {limit:UInt32}
 
 -- name: engine_links
--- A page of an org's rows by time, read in the order of the primary key. What was inserted twice is one row.
+-- A page of the orgs from one to the last, behind what is named of the first, each by time: in the order of the primary
+-- key. What was inserted twice is one row.
 SELECT DISTINCT
     event_id,
     toUnixTimestamp64Micro(event_time) AS event_time_us,
@@ -171,10 +175,16 @@ SELECT DISTINCT
         event_id, event_time, event_type, org_id, actor_type, actor_user_id, target_type, target_id, details, seq, hash
     ))) AS print
 FROM audit_log
-WHERE org_id = {org:UUID}
-    AND event_time >= fromUnixTimestamp64Micro({after_us:Int64}, 'UTC')
-    AND (event_time_us, print) > ({after_us:Int64}, {after_print:String})
-ORDER BY event_time, print
+WHERE org_id BETWEEN {org:UUID} AND {last:UUID}
+    AND event_time >= fromUnixTimestamp64Micro({since_us:Int64}, 'UTC')
+    AND (
+        org_id > {org:UUID}
+        OR (
+            event_time >= fromUnixTimestamp64Micro({after_us:Int64}, 'UTC')
+            AND (event_time_us, print) > ({after_us:Int64}, {after_print:String})
+        )
+    )
+ORDER BY org_id, event_time, print
 LIMIT {limit:UInt32}
 
 -- name: engine_links_near
@@ -200,10 +210,10 @@ WHERE org_id = {org:UUID}
     )
 
 -- name: engine_events
--- Which of these events are there, where they belong.
-SELECT DISTINCT event_id
+-- Which of these events of these orgs are there.
+SELECT DISTINCT org_id, event_id
 FROM audit_log
-WHERE org_id = {org:UUID}
+WHERE org_id IN {orgs:Array(UUID)}
     AND event_time BETWEEN fromUnixTimestamp64Micro({from_us:Int64}, 'UTC')
         AND fromUnixTimestamp64Micro({to_us:Int64}, 'UTC')
     AND event_id IN {events:Array(UUID)}
@@ -228,7 +238,7 @@ WHERE event_id IN {events:Array(UUID)}
 -- name: remove_from_engine
 -- Rows that are to go, by what they say.
 ALTER TABLE audit_log
-DELETE WHERE org_id = {org:UUID} AND event_id IN {events:Array(UUID)}
+DELETE WHERE org_id IN {orgs:Array(UUID)} AND event_id IN {events:Array(UUID)}
     AND lower(hex(sipHash128(
         event_id, event_time, event_type, org_id, actor_type, actor_user_id, target_type, target_id, details, seq, hash
     ))) IN {prints:Array(String)}
