@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from tracebility.ids import SENTINEL
+from tracebility.operator.screen import suspects
 from tracebility.stores import links
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.links import Written
@@ -66,19 +67,9 @@ class Verification:
 
 async def problems(control: Postgres, engine: Engine, chain: UUID | None = None) -> AsyncIterator[Problem]:
     """All that is wrong with ``chain``, or with every chain."""
-    if chain is not None:
-        async for problem in _Chain(control, engine, chain).problems():
-            yield problem
-        return
-    async for one in links.chains(control):
+    for one in [chain] if chain is not None else await suspects(control, engine):
         async for problem in _Chain(control, engine, one).problems():
             yield problem
-    async for one in links.engine_chains(engine):
-        if await control.fetchrow("links_of_chains", one, links.BEFORE_ALL, links.NIL, 1, one) is None and (
-            await control.fetchrow("chain_head", one) is None
-        ):  # nothing of it is left there
-            async for problem in _Chain(control, engine, one).problems():
-                yield problem
 
 
 @dataclass(frozen=True, slots=True)

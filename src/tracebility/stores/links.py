@@ -60,11 +60,13 @@ def horizon_us() -> int:
     return time.time_ns() // 1000 - ENGINE_HOLDS_US
 
 
-async def chains(control: Statements) -> AsyncIterator[UUID]:
-    """Every chain of the control plane."""
-    after: UUID | None = NIL
-    while (after := await control.fetchval("next_chain", after)) is not None:
-        yield after
+async def heads(control: Statements) -> AsyncIterator[tuple[UUID, int, str]]:
+    """The number and the hash of the last event of every chain, as its head has them."""
+    after = NIL
+    while rows := await control.fetch("chain_heads", after, PAGE):
+        for row in rows:
+            after = row["org_id"]
+            yield after, row["seq"], row["hash"]
 
 
 async def written(control: Statements, chain: UUID | None = None) -> AsyncIterator[list[Written]]:
@@ -94,18 +96,6 @@ async def waiting(control: Statements, limit: int) -> tuple[list[UUID], list[Lin
         [row["waiting_id"] for row in rows],
         [_of_control(row) for row in rows if row["event_id"] is not None],
     )
-
-
-async def engine_chains(engine: Engine) -> AsyncIterator[UUID]:
-    """Every org that has rows in the data plane."""
-    after, first = NIL, True
-    while True:
-        result = await engine.query(query("engine_chains"), {"after": str(after), "first": first, "limit": PAGE})
-        for (org_id,) in result.rows:
-            after, first = UUID(str(org_id)), False
-            yield after
-        if len(result.rows) < PAGE:
-            return
 
 
 async def there_of(engine: Engine, events: Sequence[Link]) -> set[UUID]:

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from tracebility.ids import uuid7
+from tracebility.operator.screen import suspects
 from tracebility.operator.verify import Verification
 from tracebility.stores import links
 
@@ -243,6 +244,8 @@ async def test_each_tampering_is_found_and_located(
     await trail.relay()
     expected = await TAMPERINGS[name](trail)
     found = await trail.problems()
+    monkeypatch.setattr(links, "PAGE", 99)  # of all orgs
+    assert trail.org_id in await suspects(trail.control, trail.engine)
     assert sorted(found, key=str) == sorted(
         ((kind, None if number is None else trail.events[number - 1], seq) for kind, number, seq in expected), key=str
     )
@@ -253,8 +256,10 @@ async def test_what_waits_for_the_relay_is_no_problem(trail: Any) -> None:
     await trail.relay()
     await trail.write(2)
     assert await trail.problems() == []
+    assert trail.org_id not in await suspects(trail.control, trail.engine)
     await trail.tamper((EDIT, trail.events[3]))
     assert await trail.problems() == [("edited", trail.events[3], 4)]
+    assert trail.org_id in await suspects(trail.control, trail.engine)
     await trail.relay()
 
 

@@ -80,25 +80,11 @@ SELECT
 FROM audit_log
 WHERE event_id = ANY ($1::uuid[])
 
--- name: next_chain
--- The first chain behind $1, of those with a head or an event: two index look-ups.
-SELECT chain
-FROM (
-    (SELECT org_id AS chain FROM audit_head WHERE org_id > $1 ORDER BY org_id LIMIT 1)
-    UNION ALL
-    (
-        SELECT coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
-        FROM audit_log
-        WHERE coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid) > $1
-        ORDER BY coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
-        LIMIT 1
-    )
-) AS chains
-ORDER BY chain
-LIMIT 1
-
 -- name: chain_head
 SELECT seq, encode(hash, 'hex') AS hash FROM audit_head WHERE org_id = $1
+
+-- name: chain_heads
+SELECT org_id, seq, encode(hash, 'hex') AS hash FROM audit_head WHERE org_id > $1 ORDER BY org_id LIMIT $2
 
 -- name: one_snapshot
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY
@@ -147,14 +133,6 @@ WHERE id > $1 AND created_at >= $2
     AND NOT EXISTS (SELECT FROM audit_log WHERE target_id = id::text AND event_type = 'org.created')
 ORDER BY id
 LIMIT $3
-
--- name: engine_chains
--- Orgs with events in the data plane, in the engine's own order of ids.
-SELECT DISTINCT org_id
-FROM audit_log
-WHERE org_id > {after:UUID} OR {first:Bool}
-ORDER BY org_id
-LIMIT {limit:UInt32}
 
 -- name: engine_links
 -- A page of the orgs from one to the last, behind what is named of the first, each by time: in the order of the primary
