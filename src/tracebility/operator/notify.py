@@ -1,7 +1,7 @@
 """Notifications to the webhook: signed, in order, again until it answers 2xx; without one they stay where they are.
 
 The signature is ``t=<unix seconds>,v1=<HMAC-SHA256 of "t.body", hex>`` in ``X-Tracebility-Signature``: whoever has the
-secret can tell ours from others', and an old one from a new one.
+secret can tell ours from others', and an old one from a new one. Without a secret there is none.
 """
 
 import hmac
@@ -12,7 +12,9 @@ from hashlib import sha256
 import aiohttp
 import structlog
 
-from tracebility.stores.postgres import Postgres
+from tracebility.ids import OrgId
+from tracebility.stores.postgres import Postgres, Row
+from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
 
 PERIOD_S = 5.0
 MOST_A_TICK = 100
@@ -56,16 +58,18 @@ class Notifier:
                     **row["body"],
                 }
                 is_taken = await self._send(session, json.dumps(document).encode())
-                await self._control.execute("tried_notification", row["id"], is_taken)
+                async with self._control.transaction() as transaction:
+                    await transaction.execute("tried_notification", row["id"], is_taken)
+                    if is_taken and row["org_id"] is not None:
+                        await AuditWriter().record(transaction, _left(row))
                 taken += is_taken
         await self._control.execute("prune_notifications")
         return taken
 
     async def _send(self, session: aiohttp.ClientSession, body: bytes) -> bool:
-        headers = {
-            "content-type": "application/json",
-            "x-tracebility-signature": signature(self._secret, int(time.time()), body),
-        }
+        headers = {"content-type": "application/json"}
+        if self._secret:
+            headers["x-tracebility-signature"] = signature(self._secret, int(time.time()), body)
         try:
             async with session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
                 if answer.status < 300:
@@ -74,3 +78,9 @@ class Notifier:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.warning("the webhook does not answer", reason=str(error) or type(error).__name__)
         return False
+
+
+def _left(row: Row) -> Event:
+    """What the webhook was told of an org."""
+    details = {"route": "webhook", "kind": row["kind"]}
+    return Event(EventType.EGRESS_EXPORTED, OrgId(row["org_id"]), SYSTEM, "notification", str(row["id"]), details)

@@ -200,7 +200,7 @@ class Webhook:
         self.url = ""
 
     async def answer(self, request: web.Request) -> web.Response:
-        self.requests.append((request.headers["x-tracebility-signature"], await request.read()))
+        self.requests.append((request.headers.get("x-tracebility-signature", ""), await request.read()))
         return web.Response(status=self.status, headers={"location": self.url + "/elsewhere"})
 
 
@@ -239,6 +239,16 @@ async def test_a_notification_is_signed_and_sent_until_it_is_taken(
         assert said == f"t={at},v1={hmac.new(b'secret', f'{at}.'.encode() + body, sha256).hexdigest()}"
         document = json.loads(body)
         assert (document["id"], document["org_id"], document["meter"]) == (str(notification_id), str(org_id), "spans")
+    left = await control.fetch("SELECT event_type, target_id, details FROM audit_log WHERE org_id = $1", org_id)
+    details = {"route": "webhook", "kind": "quota.soft_limit_reached"}
+    assert [tuple(event) for event in left] == [("egress.exported", str(notification_id), details)]
+
+
+async def test_without_a_secret_nothing_is_signed(webhook: Webhook, control: postgres.Postgres) -> None:
+    await control.execute("UPDATE notification SET sent_at = now()")
+    await control.execute("insert_notification", uuid4(), "queue_lag", None, {})
+    assert await Notifier(control, webhook.url, "").tick() == 1
+    assert [said for said, _ in webhook.requests] == [""]
 
 
 async def test_a_webhook_that_is_away_keeps_nothing_else_from_being_done(control: postgres.Postgres) -> None:
