@@ -1,10 +1,11 @@
-"""``tracebility keys``: the keys of a project, for whoever runs the installation."""
+"""``tracebility keys``: the keys of a project, and those of operators, for whoever runs the installation."""
 
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 
-from tracebility.commands.changes import ProjectArgument, changing, document, now, place_of, reading
+from tracebility.commands.changes import changing, document, id_of, now, place_of, reading
 from tracebility.commands.options import AsJson, DataDir, tell
 from tracebility.errors import TracebilityError
 
@@ -18,7 +19,15 @@ PublicId = Annotated[
     str, typer.Argument(help="The key's public id: what stands between tb_ and the secret.", metavar="PUBLIC_ID")
 ]
 
-group = typer.Typer(no_args_is_help=True, help="List, make, rotate or revoke the keys of a project.")
+ProjectOrOperators = Annotated[
+    UUID | None,
+    typer.Argument(
+        help="The project's id; without one, operators' keys are meant.", metavar="[PROJECT]", parser=id_of,
+        show_default=False,
+    ),
+]  # fmt: skip
+
+group = typer.Typer(no_args_is_help=True, help="List, make, rotate or revoke keys: of a project, or of operators.")
 
 
 def register(app: typer.Typer) -> None:
@@ -28,16 +37,18 @@ def register(app: typer.Typer) -> None:
 
 @group.command("list")
 def list_keys(
-    project_id: ProjectArgument,
+    project_id: ProjectOrOperators = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, oldest first.")] = 1000,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """List a project's keys, oldest first, revoked and expired ones too; never their secrets.
+    """List a project's keys, or operators', oldest first, revoked and expired ones too; never their secrets.
 
     Examples:
 
       tracebility keys list 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a
+
+      tracebility keys list
     """
 
     async def read(control: "Postgres") -> "list[ShownKey]":
@@ -45,21 +56,25 @@ def list_keys(
 
         from tracebility.control.keys import shape_key
 
+        if project_id is None:
+            return [shape_key(row) for row in await control.fetch("read_keys_of_operators", limit)]
         place = await place_of(control, project_id)
         first = datetime(1970, 1, 1, tzinfo=UTC)
         rows = await control.fetch("read_keys_of_project", place.project_id, first, "", limit)
         return [shape_key(row) for row in rows]
 
     found = reading(data_dir, read)
-    text = "\n".join(_line(key) for key in found) or "The project has no keys."
+    text = "\n".join(_line(key) for key in found) or "There are no keys."
     tell(text, {"items": document(found)}, as_json=as_json)
 
 
 @group.command("create")
 def create_key(
-    project_id: ProjectArgument,
     name: Annotated[str, typer.Option("--name", help="What it is for.")],
-    scopes: Annotated[list[str], typer.Option("--scope", help="ingest:write, read or admin; as often as need be.")],
+    scopes: Annotated[
+        list[str], typer.Option("--scope", help="ingest:write, read or admin, as often as need be; operator alone.")
+    ],
+    project_id: ProjectOrOperators = None,
     expires_at: Annotated[
         str | None, typer.Option("--expires-at", help="RFC 3339 with a zone.", show_default="never")
     ] = None,
@@ -72,22 +87,32 @@ def create_key(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key for a project; it is shown this once.
+    """Make a key for a project, or an operator's; it is shown this once.
 
     Examples:
 
       tracebility keys create 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a --name ci --scope ingest:write --scope read
 
       tracebility keys create 0192f0c1-... --name trial --scope read --expires-at 2027-01-01T00:00:00Z
+
+      tracebility keys create --name deployer --scope operator
     """
     if burst is not None and requests_per_s is None:
         raise TracebilityError("--burst needs --requests-per-s.")
+    if (project_id is None) != (scopes == ["operator"]) or (project_id is None and requests_per_s is not None):
+        raise TracebilityError(
+            "scopes: a project's key takes some of ingest:write, read, admin; an operator's takes operator alone, no "
+            "PROJECT and no rate."
+        )
     rate = None if requests_per_s is None else {"requests_per_s": requests_per_s, "burst": burst}
 
     async def make(transaction: "Transaction", actor: "Actor") -> "MadeKey":
         from tracebility.control import keys
         from tracebility.control.documents import checked
 
+        if project_id is None:
+            operators = checked(keys.NewOperatorKey, {"name": name, "expires_at": expires_at})
+            return await keys.create_operator_key(transaction, actor, operators, now())
         new = checked(keys.NewKey, {"name": name, "scopes": scopes, "expires_at": expires_at, "rate": rate})
         return await keys.create_key(transaction, actor, await place_of(transaction, project_id), new, now())
 
@@ -157,7 +182,7 @@ def _known_form(public_id: str) -> "PublicKeyId":
 
 
 def _no_key(public_id: str) -> TracebilityError:
-    return TracebilityError(f"There is no key {public_id}. 'tracebility keys list PROJECT' shows those of a project.")
+    return TracebilityError(f"There is no key {public_id}. 'tracebility keys list [PROJECT]' shows those there are.")
 
 
 def _line(key: "ShownKey") -> str:

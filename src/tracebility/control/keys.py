@@ -1,4 +1,4 @@
-"""Keys of a project: made, listed without their secrets, replaced by a new one, revoked."""
+"""Keys of a project, and of operators: made, listed without their secrets, replaced by a new one, revoked."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -45,6 +45,16 @@ class NewKey(msgspec.Struct, forbid_unknown_fields=True):
         must_be_name(self.name)
         if not self.scopes or not set(self.scopes) <= set(TENANT_SCOPES):
             raise ValueError(f"scopes: takes at least one of {', '.join(TENANT_SCOPES)}")
+
+
+class NewOperatorKey(msgspec.Struct, forbid_unknown_fields=True):
+    """A key of no org and for all orgs, to be made."""
+
+    name: str
+    expires_at: Annotated[datetime, Meta(tz=True, description="RFC 3339 with a zone, in the future.")] | None = None
+
+    def __post_init__(self) -> None:
+        must_be_name(self.name)
 
 
 class Rotation(msgspec.Struct, forbid_unknown_fields=True):
@@ -121,6 +131,34 @@ async def create_key(
     }
     await AuditWriter().record(
         transaction, Event(EventType.API_KEY_CREATED, place.org_id, actor, "api_key", made.public_id, details)
+    )
+    return MadeKey(public_id=made.public_id, key=made.key)
+
+
+async def create_operator_key(transaction: Transaction, actor: Actor, new: NewOperatorKey, now: datetime) -> MadeKey:
+    """A key that may all that operators may, and nothing of a tenant's.
+
+    Raises:
+        Unprocessable: when it would have ended by ``now``.
+    """
+    _must_be_ahead(new.expires_at, now)
+    made = keys.generate()
+    scopes = [Scope.OPERATOR.value]
+    nowhere = (None, None, None)
+    await transaction.execute(
+        "insert_key_of_project",
+        made.public_id,
+        *nowhere,
+        new.name,
+        made.secret_hash,
+        scopes,
+        new.expires_at,
+        None,
+        None,
+    )
+    details = {"name": new.name, "scopes": scopes, "expires_at": stamp(new.expires_at)}
+    await AuditWriter().record(
+        transaction, Event(EventType.API_KEY_CREATED, None, actor, "api_key", made.public_id, details)
     )
     return MadeKey(public_id=made.public_id, key=made.key)
 

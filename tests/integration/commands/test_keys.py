@@ -36,6 +36,11 @@ def test_a_key_is_made_listed_rotated_and_revoked(commands: Any) -> None:
         (("list", str(uuid4())), "no project"),
         (("create", str(uuid4()), "--name", "x", "--scope", "read"), "no project"),
         (("create", "PROJECT", "--name", "x", "--scope", "operator"), "scopes:"),
+        (("create", "--name", "x", "--scope", "read"), "scopes:"),
+        (("create", "--name", "x", "--scope", "operator", "--scope", "read"), "scopes:"),
+        (("create", "--name", "x", "--scope", "operator", "--requests-per-s", "5"), "no rate"),
+        (("create", "--name", "", "--scope", "operator"), "name:"),
+        (("create", "--name", "x", "--scope", "operator", "--expires-at", "2020-01-01T00:00:00Z"), "expires_at"),
         (("create", "PROJECT", "--name", "", "--scope", "read"), "name:"),
         (("create", "PROJECT", "--name", "x", "--scope", "read", "--expires-at", "2020-01-01T00:00:00Z"), "expires_at"),
         (("create", "PROJECT", "--name", "x", "--scope", "read", "--requests-per-s", "0"), "rate.requests_per_s:"),
@@ -49,6 +54,15 @@ def test_a_key_is_made_listed_rotated_and_revoked(commands: Any) -> None:
 def test_what_cannot_be_done_is_said_in_a_line(commands: Any, arguments: tuple[str, ...], words: str) -> None:
     project = commands.answer("orgs", "create", "Acme")["project_id"]
     assert words in commands.refusal("keys", *(project if text == "PROJECT" else text for text in arguments))
+
+
+def test_an_operators_key_is_of_no_project(commands: Any) -> None:
+    made = commands.answer("keys", "create", "--name", "deployer", "--scope", "operator")
+    rotated = commands.answer("keys", "rotate", made["public_id"], "--overlap-s", "0")
+    *_, old, new = commands.answer("keys", "list")["items"]
+    assert (old["public_id"], new["public_id"]) == (made["public_id"], rotated["public_id"])
+    assert (new["name"], new["scopes"], new["expires_at"]) == ("deployer", ["operator"], None)
+    assert commands.answer("keys", "revoke", rotated["public_id"])["changed"] is True
 
 
 def test_a_revoked_key_is_not_rotated(commands: Any) -> None:

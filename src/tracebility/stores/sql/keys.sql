@@ -94,6 +94,14 @@ FROM (
 ) AS due
 WHERE api_key.public_id = due.public_id
 
+-- name: read_keys_of_operators
+-- The oldest $1 of no org. Reads all keys: it is for the command alone.
+SELECT public_id, name, scopes, created_at, expires_at, revoked_at, last_used_at, requests_per_s, burst
+FROM api_key
+WHERE org_id IS NULL
+ORDER BY created_at, public_id
+LIMIT $1
+
 -- name: key_is_of_project
 SELECT EXISTS (SELECT FROM api_key WHERE public_id = $1 AND project_id = $2)
 
