@@ -22,7 +22,7 @@ PublicId = Annotated[
 ProjectOrOperators = Annotated[
     UUID | None,
     typer.Argument(
-        help="The project's id; without one, operators' keys are meant.", metavar="[PROJECT]", parser=id_of,
+        help="The project's id; without one, operators' keys are meant.", metavar="PROJECT", parser=id_of,
         show_default=False,
     ),
 ]  # fmt: skip
