@@ -35,7 +35,7 @@ from tracebility.stores.redis import Entry, Queue
 from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
 from tracebility.tenant.quota import METERED, SLOT_US, metered_member
 from tracebility.tenant.redis_keys import patterns_of_org
-from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM
+from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS
 from tracebility.wire.envelope import MalformedEnvelope, from_fields
 
 PERIOD_S = 5.0
@@ -114,7 +114,11 @@ class Deleter:
         hot: Hot,
         metrics: OperatorMetrics,
         now: Callable[[], float] = time.time,
+        *,
+        waits_for_legacy: bool = True,
     ) -> None:
+        """``waits_for_legacy``: whether workers drain the stream from before the shards."""
+        self._streams = ALL_STREAMS if waits_for_legacy else (*SHARD_STREAMS, *OVERFLOW_STREAMS)
         self._control = control
         self._engine = engine
         self._queue = queue
@@ -238,7 +242,7 @@ class Deleter:
         asked_s = job.requested_at.timestamp() + REFUSED_S
         if self._now() < asked_s:
             return False
-        depths = await self._queue.depths(ALL_STREAMS)
+        depths = await self._queue.depths(self._streams)
         oldest = [depth.oldest_ms for depth in depths.values() if depth.oldest_ms is not None]
         if oldest and min(oldest) < asked_s * 1000:
             return False

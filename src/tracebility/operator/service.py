@@ -57,6 +57,7 @@ class OperatorServices:
     webhook_url: str = ""
     webhook_secret: str = field(default="", repr=False)
     shards_auto: bool = False
+    dual_read_legacy: bool = True
 
     def loops(self) -> Sequence[Loop]:
         """All there are."""
@@ -68,7 +69,9 @@ class OperatorServices:
         notifier = notify.Notifier(self.control, self.webhook_url, self.webhook_secret)
         relayed = AuditRelay(self.control, self.engine, self.metrics)
         balance = ShardBalance(self.control, self.queue, self.hot, self.metrics, auto=self.shards_auto)
-        deleter = Deleter(self.control, self.engine, self.queue, self.hot, self.metrics)
+        deleter = Deleter(
+            self.control, self.engine, self.queue, self.hot, self.metrics, waits_for_legacy=self.dual_read_legacy
+        )
         retained = Retention(self.control, self.engine, self.metrics)
         return (
             Loop("quota-reconcile", quota.PERIOD_S, lambda fence: quotas.tick()),
@@ -145,6 +148,7 @@ async def open_services(settings: Settings) -> AsyncIterator[OperatorServices]:
         yield OperatorServices(
             control, engine, queue, control_role, OperatorMetrics(Metrics()), pg_dsn,
             settings.alert_webhook_url, settings.alert_webhook_secret, settings.shards_auto,
+            settings.ingest_dual_read_legacy,
         )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from tracebility.tenant.audit import Actor
 from tracebility.tenant.books import book_of
 from tracebility.tenant.quota import METERED, metered_member, usage_key
 from tracebility.tenant.redis_keys import key, over_flag
-from tracebility.tenant.shards import DEAD_LETTER_STREAM, shard_of, stream_of
+from tracebility.tenant.shards import DEAD_LETTER_STREAM, LEGACY_STREAM, shard_of, stream_of
 from tracebility.wire.envelope import Envelope, Header
 
 ASKER = Actor("operator", "cli:test")
@@ -163,7 +163,7 @@ async def work(control: postgres.Postgres, engine: clickhouse.Engine, streams: r
     """The clock is past the wait for what is under way."""
     await control.execute("UPDATE deletion_job SET state = 'failed' WHERE state IN ('queued', 'running')")
     metrics = OperatorMetrics(Metrics())
-    return Work(control, Deleter(control, engine, streams, store, metrics, lambda: time.time() + 2 * REFUSED_S))
+    return Work(control, Deleter(control, engine, streams, store, metrics, later))
 
 
 async def events(control: postgres.Postgres, org_id: OrgId) -> list[Any]:
@@ -567,6 +567,19 @@ async def test_what_is_in_the_queue_is_waited_for(filled: Any, work: Work, strea
     assert not [row for row in (await mine.rows())["span"] if str(row[2]) == str(mine.place.project_id)]
 
 
+async def test_what_nobody_drains_is_not_waited_for(
+    filled: Any, work: Work, streams: redis.Queue, control: postgres.Postgres, engine: Any, store: hot.Hot
+) -> None:
+    mine, _ = filled
+    await streams.append([(LEGACY_STREAM, {"d": b"{}"})])
+    job = await work.ask(deletions.delete_run, mine.place, "r1")
+    await work.deleter.tick()
+    assert (await work.job(job)).step == "drain"
+    metrics = OperatorMetrics(Metrics())
+    after_cutover = Deleter(control, engine, streams, store, metrics, later, waits_for_legacy=False)
+    await Work(control, after_cutover).done(job)
+
+
 async def test_a_job_that_stumbles_keeps_nobody_waiting_and_fails_in_the_end(
     filled: Any, work: Work, monkeypatch: Any, control: postgres.Postgres
 ) -> None:
@@ -596,6 +609,10 @@ async def test_a_deleted_org_is_not_let_in_again(filled: Any, work: Work, contro
     with pytest.raises(BeingDeleted):
         async with control.transaction() as transaction:
             await places.create_workspace(transaction, ASKER, mine.org_id, places.NewPlace("again"))
+
+
+def later() -> float:
+    return time.time() + 2 * REFUSED_S
 
 
 def work_now() -> Any:
