@@ -374,7 +374,7 @@ MUTANTS = (
         f"{STORES}/sql/deletion.sql",
         "    error = '',\n    moves = moves + 1\nWHERE id = $1 AND moves = $2 AND state IN",
         "    error = '',\n    moves = moves + 1\nWHERE id = $1 AND moves >= $2 AND state IN",
-        "tests/integration/operator/test_deletion.py::test_who_was_overtaken_changes_nothing",
+        "tests/integration/operator/deletion/test_several.py::test_who_was_overtaken_changes_nothing",
     ),
     Mutant(
         "dead letters are not bounded",

@@ -1,0 +1,135 @@
+"""Tenants to be deleted, who asks for it and who does it."""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from tracebility.control import deletions
+from tracebility.control.deletions import Deletion
+from tracebility.control.places import ProjectPlace
+from tracebility.ids import SENTINEL, OrgId, ProjectId, uuid7
+from tracebility.operator.deletion import REFUSED_S, Deleter
+from tracebility.stores import clickhouse, postgres
+from tracebility.stores.erase import CONTENT_TABLES
+from tracebility.tenant.audit import Actor
+from tracebility.wire.envelope import Envelope, Header
+
+ASKER = Actor("operator", "cli:test")
+WHEN = "2026-10-05 10:00:00"
+KEPT = ("billing_meter", "envelope_outcome")
+
+
+@dataclass
+class Filled:
+    """A tenant with rows in every table, under run ids that others have too."""
+
+    org_id: OrgId
+    place: ProjectPlace
+    second: ProjectId
+    engine: clickhouse.Engine
+
+    async def fill(self) -> None:
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for project in (self.place.project_id, self.second):
+            whose = {"org_id": self.org_id, "project_id": project, "version": 1}
+            at = {"start_time": WHEN, "accepted_at": WHEN}
+            for run, who in (("r1", "ann"), ("r2", "bob"), ("r3", "")):
+                for span, user in (("a", who), ("b", "")):
+                    row = whose | at | {"trace_id": run, "span_id": span, "user_id": user, "inputs": "x"}
+                    rows.setdefault("span", []).append(row)
+                # In the second project only a span names the user, as where a run has several.
+                of_run = {"run_id": run, "user_id": who if project == self.place.project_id else ""}
+                rows.setdefault("run", []).append(whose | at | of_run)
+                for table, moment, extra in (
+                    ("eval_score", "created_at", {"score_id": uuid4()}),
+                    ("replay_capture", "captured_at", {"span_id": "a", "content_hash": "0" * 32}),
+                    ("replay_run", "started_at", {"replay_id": uuid4()}),
+                ):
+                    rows.setdefault(table, []).append(whose | extra | {"run_id": run, moment: WHEN})
+            for table, extra in (
+                ("eval_aggregate", {"evaluator": "e", "name": "n", "hour": WHEN}),
+                ("dataset_item", {"dataset_id": uuid4(), "item_id": uuid4(), "created_at": WHEN}),
+                ("billing_meter", {"period": "2026-10", "meter": "spans", "event_id": uuid4(), "accepted_at": WHEN}),
+            ):
+                rows.setdefault(table, []).append(whose | extra)
+        old = {"org_id": SENTINEL, "project_id": self.place.project_id, "trace_id": "r1", "span_id": "old"}
+        rows["span_v1"] = [old | {"start_time": WHEN, "accepted_at": WHEN, "version": 1}]
+        for table, some in rows.items():
+            await self.engine.insert_rows(table, list(some[0]), [list(row.values()) for row in some])
+
+    async def add(self, table: str, row: dict[str, Any]) -> None:
+        await self.engine.insert_rows(table, list(row), [list(row.values())])
+
+    async def rows(self) -> dict[str, list[Any]]:
+        """Everything that is stored of it, table by table."""
+        found = {}
+        there = {name for (name,) in (await self.engine.query("SHOW TABLES")).rows}
+        for table in (*(one.name for one in CONTENT_TABLES), *KEPT):
+            if table in there:
+                result = await self.engine.query(
+                    f"SELECT * FROM {table} WHERE org_id = {{org:UUID}} OR project_id IN {{projects:Array(UUID)}} "
+                    "ORDER BY ALL",
+                    {"org": str(self.org_id), "projects": [str(self.place.project_id), str(self.second)]},
+                )
+                found[table] = [tuple(row) for row in result.rows]
+        return found
+
+    async def content(self) -> dict[str, int]:
+        """Rows of each table that has some, but for what is kept."""
+        return {table: len(rows) for table, rows in (await self.rows()).items() if rows and table not in KEPT}
+
+
+@dataclass
+class Work:
+    """Asks for deletions, and does them."""
+
+    control: postgres.Postgres
+    deleter: Deleter
+
+    async def ask(self, asking: Any, *arguments: Any) -> Deletion:
+        async with self.control.transaction() as transaction:
+            job: Deletion = await asking(transaction, ASKER, *arguments)
+        return job
+
+    async def job(self, job: Deletion) -> Deletion:
+        return await deletions.read_deletion(self.control, job.id)
+
+    async def done(self, job: Deletion) -> Deletion:
+        await self.deleter.tick()
+        found = await self.job(job)
+        assert (found.state, found.error) == ("done", "")
+        return found
+
+
+async def events(control: postgres.Postgres, org_id: OrgId) -> list[Any]:
+    return list(
+        await control.fetch(
+            "SELECT event_type, details, actor_type FROM audit_log WHERE org_id = $1 AND event_type LIKE 'deletion.%' "
+            "ORDER BY seq",
+            org_id,
+        )
+    )
+
+
+def later() -> float:
+    return time.time() + 2 * REFUSED_S
+
+
+def work_now() -> Any:
+    return datetime.now(UTC)
+
+
+def late_row(mine: Filled) -> dict[str, Any]:
+    whose = {"org_id": mine.org_id, "project_id": mine.place.project_id, "trace_id": "late", "span_id": "s"}
+    return whose | {"start_time": WHEN, "accepted_at": WHEN, "version": 1}
+
+
+def envelope_of(org_id: OrgId, project_id: ProjectId) -> Envelope:
+    header = Header(
+        id=uuid7(), org_id=org_id, workspace_id=uuid4(), project_id=project_id, key_id="k",
+        accepted_at_us=time.time_ns() // 1000, period="2026-11", source="otlp", content_type="protobuf",
+        content_encoding="identity", items=1, bytes=1,
+    )  # fmt: skip
+    return Envelope(header, b"x")
