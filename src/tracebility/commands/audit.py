@@ -33,7 +33,10 @@ def register(app: typer.Typer) -> None:
 
 @group.command("list")
 def list_events(
-    org: OrgArgument,
+    org: Annotated[
+        UUID | None,
+        typer.Argument(help="The org's id; without one, what concerns no org.", metavar="ORG", show_default=False),
+    ] = None,
     actor: Annotated[str, typer.Option("--actor", help="Only what this actor did: a key's public id.")] = "",
     target: Annotated[str, typer.Option("--target", help="Only what was done to this.")] = "",
     event_type: Annotated[str, typer.Option("--type", help="Only events of this name.")] = "",
@@ -47,22 +50,26 @@ def list_events(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what was done in an org, newest first: when, what, by whom, to what.
+    """List what was done in an org, newest first: when, what, by whom, to what. Without one: to plans, for example.
 
     Examples:
 
       tracebility audit list 0192f0c1-5a5e-7cc1-8f5e-0d6a4c0c9a11
 
       tracebility audit list 0192f0c1-5a5e-7cc1-8f5e-0d6a4c0c9a11 --type api_key.revoked --from 2026-11-01 --json
+
+      tracebility audit list --type plan.changed
     """
-    from tracebility.ids import OrgId
+    from tracebility.ids import SENTINEL, OrgId
     from tracebility.stores import trail
 
     filters = trail.Filters(actor, target, event_type, _utc(since), _utc(until))
 
     async def read(control: "Postgres", engine: "Engine") -> list[dict[str, Any]]:
         rows = trail.raw(engine)
-        return await _pages(limit, lambda at, most: trail.events(control, rows, OrgId(org), filters, at, most))
+        return await _pages(
+            limit, lambda at, most: trail.events(control, rows, OrgId(org or SENTINEL), filters, at, most)
+        )
 
     items = _with_stores(data_dir, read)
     lines = [

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from tracebility.ids import OrgId
+from tracebility.ids import SENTINEL, OrgId
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.links import microseconds, moment
 from tracebility.stores.postgres import Postgres
@@ -73,7 +73,7 @@ async def events(
     before: Position | None = None,
     limit: int = MOST_ITEMS,
 ) -> Page:
-    """A page of the events of ``org_id`` behind ``before``.
+    """A page of the events of ``org_id`` behind ``before``; the sentinel's are those that concern no org.
 
     Raises:
         StoreUnavailable: when either store is away: half a trail would look like a whole one.
@@ -139,7 +139,7 @@ def _item(org_id: OrgId, row: Any) -> dict[str, Any]:
         "event_id": str(row["event_id"]),
         "event_time": rfc3339(row["event_time_us"]),
         "event_type": row["event_type"],
-        "org_id": str(org_id),
+        "org_id": None if org_id == SENTINEL else str(org_id),
         "actor_type": row["actor_type"],
         "actor_id": row["actor_id"],
         "target_type": row["target_type"],

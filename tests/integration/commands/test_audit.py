@@ -71,6 +71,20 @@ async def test_events_of_both_stores_are_listed_once_newest_first(
     assert "no such events" in (await audit(stores, "list", str(uuid7()))).stdout
 
 
+async def test_what_concerns_no_org_is_listed_without_one(stores: Any, control: Postgres, engine: Engine) -> None:
+    event = Event(EventType.PLAN_CHANGED, None, Actor("operator", f"key {uuid7()}"), "plan", "p", {})
+    async with control.transaction() as transaction:
+        await AuditWriter().record(transaction, event)
+
+    async def listed() -> Any:
+        return document(await audit(stores, "list", "--actor", event.actor.id, "--json"))["items"]
+
+    [waiting] = await listed()
+    assert (waiting["event_id"], waiting["org_id"], waiting["target_id"]) == (str(event.id), None, "p")
+    await AuditRelay(control, engine, OperatorMetrics(Metrics())).tick()
+    assert await listed() == [waiting]
+
+
 async def test_the_list_is_filtered_and_bounded(stores: Any, control: Postgres, engine: Engine) -> None:
     org_id, ids = await written(control, engine)
 

@@ -235,7 +235,8 @@ FROM audit_reconciliation_gap
 WHERE kind = 'no_event' AND target_id IN {targets:Array(String)}
 
 -- name: trail_of_control_plane
--- A page of an org's events, newest first, by the index on org and time. Null is no filter.
+-- A page of an org's events, newest first, by the index on org and time; of the sentinel's, those of no org. Null is no
+-- filter.
 SELECT
     event_id,
     (extract(epoch FROM event_time) * 1000000)::bigint AS event_time_us,
@@ -246,7 +247,7 @@ SELECT
     target_id,
     details::text AS details
 FROM audit_log
-WHERE org_id = $1
+WHERE (org_id = $1 OR ($1 = 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid AND org_id IS NULL))
     AND ($2::text IS NULL OR actor_id = $2)
     AND ($3::text IS NULL OR target_id = $3)
     AND ($4::text IS NULL OR event_type = $4)
