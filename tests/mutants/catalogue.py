@@ -390,4 +390,25 @@ MUTANTS = (
         'BURY, UNBURY = _load("bury", "flags="), _load("unbury")',
         "tests/integration/worker/test_weather.py",
     ),
+    Mutant(
+        "the first look at the trail does not recompute hashes",
+        "src/tracebility/operator/screen.py",
+        "link.seq == self.seq + 1 and link.follows(self.hash)",
+        "link.seq == self.seq + 1",
+        "tests/integration/operator/test_verify.py",
+    ),
+    Mutant(
+        "the first look at the trail does not compare the stores",
+        "src/tracebility/operator/screen.py",
+        "return self.is_sound and self.has_head and self.here == self.there",
+        "return self.is_sound and self.has_head",
+        "tests/integration/operator/test_verify.py",
+    ),
+    Mutant(
+        "a webhook leaves no trace in the trail",
+        "src/tracebility/operator/notify.py",
+        'if is_taken and row["org_id"] is not None:',
+        "if False:",
+        "tests/integration/operator/test_alerts.py",
+    ),
 )
