@@ -139,7 +139,7 @@ MUTANTS = (
         f"{TENANT}/resolver.py",
         "self._unknown.pop(PublicKeyId(change.id), None)",
         "pass",
-        "tests/integration/tenant/test_revocation.py",
+        "tests/unit/tenant/test_resolver.py",
     ),
     Mutant(
         "a change of a plan is no change of its orgs' keys",

@@ -215,6 +215,20 @@ async def test_who_asks_after_a_change_is_not_answered_by_a_look_up_of_before_it
         assert isinstance(answers[1], Unauthenticated) == (key is revoked)
 
 
+async def test_a_key_that_was_refused_before_it_was_made_is_known_as_soon_as_that_is_heard_of(
+    plane: ControlPlane, resolve: Resolver
+) -> None:
+    key = plane.add()
+    made = plane.records.pop(key.public_id)
+    with pytest.raises(Unauthenticated):
+        await resolve.resolve(f"Bearer {key.key}", "")
+    plane.records[key.public_id] = replace(made, revs=(1, 0, 0))
+    with pytest.raises(Unauthenticated):  # nobody said so
+        await resolve.resolve(f"Bearer {key.key}", "")
+    resolve.changed(Change(1, "api_key", key.public_id))
+    assert (await resolve.resolve(f"Bearer {key.key}", "")).key_id == key.public_id
+
+
 async def test_known_keys_outlive_postgres_for_a_stated_grace(plane: ControlPlane, resolve: Resolver) -> None:
     known, unseen = plane.add(), plane.add()
     tenant = await resolve.resolve("", known.key)
