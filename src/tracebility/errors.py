@@ -7,6 +7,13 @@ HTTP bodies are RFC 9457 problem JSON: ``type`` (a stable code), ``title``, ``st
 from datetime import datetime
 from typing import Any, ClassVar
 
+# Answers are one tenant's: no cache on the way may keep one, and a browser must not guess what it holds.
+NOT_FOR_OTHERS = {
+    "cache-control": "private, no-store",
+    "vary": "Authorization",
+    "x-content-type-options": "nosniff",
+}
+
 
 class TracebilityError(Exception):
     """Everything this program raises on purpose."""
@@ -57,7 +64,7 @@ class Problem(TracebilityError):
 
     def headers(self) -> dict[str, str]:
         """Headers beside the body, ``content-type`` included."""
-        headers = {"content-type": "application/problem+json", "cache-control": "no-store"}
+        headers = {"content-type": "application/problem+json"} | NOT_FOR_OTHERS
         if self.retry_after_s is not None:
             headers["retry-after"] = str(self.retry_after_s)
         return headers

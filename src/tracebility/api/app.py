@@ -37,17 +37,12 @@ from tracebility.control.plans import Plan, PlanPage
 from tracebility.control.quotas import Quotas
 from tracebility.control.shards import ShardMove, ShardMoved, ShardPlan, ShardStatus
 from tracebility.control.usage import UsageByHour
+from tracebility.errors import NOT_FOR_OTHERS
 from tracebility.stores.ledger import Ledger
 from tracebility.telemetry import RequestMetrics
 from tracebility.tenant.limits import Limits
 from tracebility.wire import openapi as ingest
 
-# Answers are one tenant's: no cache on the way may keep one, and a browser must not guess what it holds.
-_HEADERS = {
-    "cache-control": "private, no-store",
-    "vary": "Authorization",
-    "x-content-type-options": "nosniff",
-}
 _ANSWERS = (
     *(projects.ProjectPage, runs.RunPage, runs.RunDetail),
     *(PlanPage, Plan, orgs.OrgPage, Org, MadeOrg, Quotas, MadeWorkspace, MadeProject),
@@ -171,7 +166,7 @@ class _Observed:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
+                for name, value in NOT_FOR_OTHERS.items():
                     headers[name] = value
             elif headless:
                 message = {**message, "body": b""}

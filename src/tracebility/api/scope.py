@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 from fastapi import Depends, Request
 
-from tracebility.api.auth import Administrator, Operator, Reader, Services
+from tracebility.api.auth import Administrator, Operator, Reader, Services, require
 from tracebility.api.service import ApiServices
 from tracebility.control.places import ProjectPlace, WorkspacePlace
 from tracebility.errors import NotFound
@@ -138,6 +138,15 @@ async def named_deletion(job_id: str, names: Names) -> UUID:
 
 TenantRows = Annotated[ScopedClickHouse, Depends(tenant_rows)]
 NamedOrg = Annotated[OrgId, Depends(named_org)]
+
+
+async def operated_org(org: NamedOrg, holder: Administrator) -> OrgId:
+    """The org that the address names, for an operator alone; another's id is none before that is looked at."""
+    require(holder, Scope.OPERATOR)
+    return org
+
+
+OperatedOrg = Annotated[OrgId, Depends(operated_org)]
 NamedWorkspace = Annotated[WorkspacePlace, Depends(named_workspace)]
 NamedProject = Annotated[ProjectPlace, Depends(named_project)]
 NamedProjectOrDeleted = Annotated[ProjectPlace, Depends(named_project_or_deleted)]

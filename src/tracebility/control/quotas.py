@@ -12,7 +12,7 @@ from tracebility.tenant.quota import METERS, resets_at
 
 
 class MeterUsage(msgspec.Struct, kw_only=True):
-    """One meter. ``as_of`` is up to when it is summed, null when nothing was yet."""
+    """One meter. ``as_of`` is when it was summed, null when nothing was yet."""
 
     meter: str
     used: int

@@ -39,16 +39,17 @@ class Rows(Protocol):
 
 
 async def read_usage(control: Statements, data_plane: Rows, org_id: OrgId, from_ns: int, to_ns: int) -> UsageByHour:
-    """The usage of ``org_id``, which ``data_plane`` is seen through, from the hour of a time up to that of another.
+    """The usage of ``org_id``, which ``data_plane`` is seen through, in every hour that is touched from a time up to
+    another: so that up to now is with the hour that is now.
 
     Raises:
         Unprocessable: when that is more than `MOST_HOURS`, ends before it begins, or begins before 1970.
         StoreUnavailable: when a store is away.
     """
-    first, end = from_ns // HOUR_NS, to_ns // HOUR_NS
+    first, end = from_ns // HOUR_NS, -(-to_ns // HOUR_NS)
     if first < 0:  # hours are counted from there
         raise Unprocessable("from: takes a time from 1970 on.", hint="Nothing was used before; ask from a later time.")
-    if not 0 <= end - first <= MOST_HOURS:
+    if from_ns > to_ns or end - first > MOST_HOURS:
         raise Unprocessable(
             f"to: between from and {MOST_HOURS} hours after it.", hint="Ask for a shorter time, from before to."
         )

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from tracebility.errors import MethodNotAllowed, NotFound, Problem, UnsupportedMedia
+from tracebility.errors import NOT_FOR_OTHERS, MethodNotAllowed, NotFound, Problem, UnsupportedMedia
 from tracebility.failpoints import failpoint
 from tracebility.ingest import body, gates
 from tracebility.ingest.accept import Answer, Sent
@@ -115,6 +115,7 @@ class _Edge:
 
 
 _OPERATORS_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
+_NOT_FOR_OTHERS = tuple((name.encode(), value.encode()) for name, value in NOT_FOR_OTHERS.items())
 _WANTED = frozenset({b"authorization", b"x-api-key", b"content-type", b"content-encoding", b"content-length"})
 
 
@@ -129,7 +130,7 @@ async def respond(
             "headers": [
                 (b"content-type", content_type),
                 (b"content-length", str(len(data)).encode()),
-                (b"cache-control", b"no-store"),
+                *_NOT_FOR_OTHERS,
                 *headers,
             ],
         }
@@ -141,7 +142,8 @@ async def respond_problem(send: Send, problem: Problem, instance: str) -> None:
     """``problem`` as problem JSON."""
     headers = problem.headers()
     content_type = headers.pop("content-type").encode()
-    headers.pop("cache-control", None)
+    for name in NOT_FOR_OTHERS:
+        headers.pop(name)
     if isinstance(problem, MethodNotAllowed):
         headers["allow"] = "POST" if instance in INGEST_ROUTES else "GET, HEAD"
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]

@@ -88,6 +88,8 @@ class QuotaReconciler:
         self._meter = QuotaMeter(hot)
         self._audit = AuditWriter()
         self._now_us = now_us
+        # All that is metered, and when that was so: for who looks at quotas, and does not wait for the watermark.
+        self._metered: dict[tuple[OrgId, str], tuple[int, int]] = {}
         self.looked_at: set[UUID] = set()  # whose usage was settled; whoever checks their books takes them out
 
     async def tick(self) -> Tick:
@@ -151,8 +153,11 @@ class QuotaReconciler:
             query("metered_usage"), {"orgs": list(map(str, known)), "period": period, "end_us": end_us}
         )
         used: dict[OrgId, dict[str, int]] = {org_id: dict.fromkeys(METERS, 0) for org_id in known}
-        for org_id, meter, quantity in result.rows:
-            used[OrgId(UUID(str(org_id)))][meter] = int(quantity)
+        self._metered = {}
+        for org, meter, quantity, metered, at_us in result.rows:
+            org_id = OrgId(UUID(str(org)))
+            used[org_id][meter] = int(quantity)
+            self._metered[org_id, meter] = int(metered), int(at_us)
         return {org_id: Usage(watermark, meters) for org_id, meters in used.items()}
 
     async def _settle(self, org_id: OrgId, period: str, usage: Usage) -> bool:
@@ -163,6 +168,9 @@ class QuotaReconciler:
                 used = usage.used[meter]
                 tag = await transaction.execute("settle_usage", org_id, period, meter, used, usage.watermark)
                 moved |= tag.endswith(" 1")
+                metered = self._metered.get((org_id, meter))
+                if metered is not None:
+                    await transaction.execute("note_metered", org_id, period, meter, *metered)
                 soft = self._limits.soft(org_id, meter)
                 if soft is None or used < soft:
                     continue

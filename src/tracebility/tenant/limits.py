@@ -82,14 +82,18 @@ Soft = Annotated[
 
 
 class RateLimits(msgspec.Struct, forbid_unknown_fields=True):
-    """Requests of an org, over all its keys. A burst that is not given is a second's worth."""
+    """Requests of an org, over all its keys. A burst that is not given is a second's worth; one of null never ends, so
+    that nothing is limited.
+    """
 
     requests_per_s: RequestsPerS | None
-    burst: Burst | None = None
+    burst: Burst | msgspec.UnsetType | None = msgspec.UNSET
 
     def __post_init__(self) -> None:
-        if self.burst is None:
+        if self.burst is msgspec.UNSET:
             self.burst = self.requests_per_s and min(self.requests_per_s, LARGEST_BURST)
+        elif self.burst is None:
+            self.requests_per_s = None
 
 
 class MeterLimits(msgspec.Struct, forbid_unknown_fields=True):

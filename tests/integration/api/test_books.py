@@ -51,6 +51,8 @@ async def test_usage_is_by_the_hour_in_which_it_came_first(
         ("2026-03-01T11:00:00Z", "bytes", 100),
         ("2026-03-01T11:00:00Z", "spans", 1),
     ]
+    within = f"/v1/admin/orgs/{org.org_id}/usage?from=2026-03-01T10:30:00Z&to=2026-03-01T11:00:01Z"
+    assert (await api.get(within, headers=org.headers())).json()["items"] == items, "every hour that it touches"
     answer = await api.get(f"{address}&format=csv", headers=org.headers())
     assert answer.headers["content-type"].startswith("text/csv")
     lines = list(csv.DictReader(io.StringIO(answer.text)))
@@ -62,6 +64,7 @@ async def test_usage_is_by_the_hour_in_which_it_came_first(
     [
         "from=x&to=2026-03-01T12:00:00Z",
         "from=2026-03-02T00:00:00Z&to=2026-03-01T00:00:00Z",
+        "from=2026-03-01T10:50:00Z&to=2026-03-01T10:10:00Z",
         "to=2026-03-01T12:00:00Z",
         "from=1999-01-01T00:00:00Z&to=2026-03-01T00:00:00Z",
         "from=1969-12-31T23:00:00Z&to=1970-01-01T01:00:00Z",

@@ -51,6 +51,7 @@ async def listed(api: httpx.AsyncClient, operator: Any, name: str) -> dict[str, 
         ({"meters": {"spans": None}}, UNLIMITED),
         ({"meters": {"spans": {"hard": None}, "bytes": {"hard": None, "soft": None}}}, UNLIMITED),
         ({"rate": {"requests_per_s": 7}}, UNLIMITED | {"rate": {"requests_per_s": 7, "burst": 7}}),
+        ({"rate": {"requests_per_s": 7, "burst": None}}, UNLIMITED),
         (
             {"meters": {"bytes": {"hard": LARGEST_AMOUNT}}},
             UNLIMITED | {"meters": {"spans": None, "bytes": {"hard": LARGEST_AMOUNT, "soft": None}}},

@@ -69,6 +69,11 @@ class Books:
         rows = await self.control.fetch("usage_of_period", self.org_id, PERIOD)
         return {row["meter"]: row["used_amount"] for row in rows}
 
+    async def shown(self) -> dict[str, int]:
+        rows = await self.control.fetch("read_quotas", self.org_id, PERIOD, [SPANS, BYTES])
+        assert all(row["as_of"] is not None for row in rows)
+        return {row["meter"]: row["used"] for row in rows}
+
     async def counted(self) -> int:
         return int(await self.store.command("HGET", usage_key(self.org_id, PERIOD), SPANS) or 0)
 
@@ -120,9 +125,10 @@ async def test_what_is_after_the_watermark_is_settled_when_the_watermark_has_pas
     await books.meter((uuid4(), 600_000_000), (uuid4(), 0))
     await reconciler.tick()
     assert await books.settled() == {SPANS: 1, BYTES: 100}
+    assert await books.shown() == {SPANS: 2, BYTES: 200}, "who looks does not wait for the watermark"
     books.clock.now_us += 4 * SLOT_US
     await reconciler.tick()
-    assert await books.settled() == {SPANS: 2, BYTES: 200}
+    assert await books.settled() == await books.shown() == {SPANS: 2, BYTES: 200}
     books.clock.now_us += 4 * SLOT_US
     assert (await reconciler.tick()).orgs == 0, "nothing has changed, so nobody is summed"
 

@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 from tracebility.api import cursor
 from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, schema_of
-from tracebility.api.auth import Administrator, Operator, Services
+from tracebility.api.auth import Administrator, Services
 from tracebility.api.bodies import body_of, takes
-from tracebility.api.scope import NamedDeletion, NamedOrg, NamedProject, NamedProjectOrDeleted
+from tracebility.api.scope import NamedDeletion, NamedOrg, NamedProject, NamedProjectOrDeleted, OperatedOrg
 from tracebility.control.deletions import (
     Deletion,
     UserDeletion,
@@ -46,7 +46,7 @@ class DeletionPage(msgspec.Struct, kw_only=True):
     status_code=202,
     responses=schema_of(Deletion, _ASKED, 202),
 )
-async def end_org(holder: Operator, org: NamedOrg, services: Services) -> Response:
+async def end_org(holder: Administrator, org: OperatedOrg, services: Services) -> Response:
     """Its keys are refused at once. Usage and the audit trail stay, and the org's row, which they name."""
     async with services.changing() as transaction:
         job = await delete_org(transaction, holder.actor, org, services.now())

@@ -10,7 +10,7 @@ from tracebility.api import cursor
 from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, schema_of
 from tracebility.api.auth import Administrator, Operator, Services
 from tracebility.api.bodies import body_of, takes
-from tracebility.api.scope import NamedOrg
+from tracebility.api.scope import NamedOrg, OperatedOrg
 from tracebility.control.orgs import MadeOrg, NewOrg, Org, OrgChanges, change_org, create_org, read_org, shape_org
 from tracebility.control.quotas import Quotas, read_quotas
 
@@ -72,7 +72,7 @@ async def get_org(holder: Administrator, org: NamedOrg, services: Services) -> R
     responses=schema_of(Org, "The org as it is now."),
     openapi_extra=takes(OrgChanges),
 )
-async def patch_org(request: Request, holder: Operator, org: NamedOrg, services: Services) -> Response:
+async def patch_org(request: Request, holder: Administrator, org: OperatedOrg, services: Services) -> Response:
     """What is absent stays. A suspended org keeps its data, and its keys are refused everywhere."""
     changes = await body_of(request, OrgChanges)
     async with services.changing() as transaction:

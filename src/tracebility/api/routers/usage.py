@@ -25,7 +25,7 @@ async def get_usage(
     rows: OrgRows,
     services: Services,
     since: Annotated[str, Query(alias="from", description="From the hour of this time on (RFC 3339).")],
-    until: Annotated[str, Query(alias="to", description="Before the hour of this time (RFC 3339).")],
+    until: Annotated[str, Query(alias="to", description="Up to this time (RFC 3339), its hour included.")],
     format_: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
 ) -> Response:
     """By identity: what was sent twice is in the hour in which it came first."""

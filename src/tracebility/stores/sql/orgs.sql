@@ -23,10 +23,13 @@ LIMIT $3
 SELECT
     org.plan,
     asked.meter,
-    coalesce(quota_period.used_amount, 0) AS used,
+    coalesce(
+        CASE WHEN metered_at >= watermark THEN metered_amount ELSE used_amount END,
+        0
+    ) AS used,
     plan_meter_limit.hard_limit,
     plan_meter_limit.soft_limit,
-    CASE WHEN isfinite(quota_period.watermark) THEN quota_period.watermark END AS as_of
+    CASE WHEN isfinite(greatest(watermark, metered_at)) THEN greatest(watermark, metered_at) END AS as_of
 FROM org
 CROSS JOIN unnest($3::text[]) WITH ORDINALITY AS asked (meter, place)
 LEFT JOIN plan_meter_limit ON plan_meter_limit.plan = org.plan AND plan_meter_limit.meter = asked.meter

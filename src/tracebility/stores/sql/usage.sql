@@ -24,6 +24,12 @@ ON CONFLICT (org_id, period, meter) DO UPDATE
 SET used_amount = excluded.used_amount, watermark = excluded.watermark, updated_at = clock_timestamp()
 WHERE quota_period.watermark < excluded.watermark
 
+-- name: note_metered
+-- All that is metered, as of a time ($5, microseconds) of the data plane's clock: of two who asked, who asked later.
+UPDATE quota_period
+SET metered_amount = $4, metered_at = to_timestamp($5::bigint / 1000000.0)
+WHERE org_id = $1 AND period = $2 AND meter = $3 AND metered_at < to_timestamp($5::bigint / 1000000.0)
+
 -- name: tell_soft_limit
 -- A row when nobody has been told yet.
 UPDATE quota_period
@@ -51,11 +57,15 @@ ORDER BY hour, meter
 SETTINGS do_not_merge_across_partitions_select_final = 0;
 
 -- name: metered_usage
--- What is billed to these orgs in a period, of all that was accepted up to a watermark. By identity: FINAL, and of what
--- was sent twice the copy that was accepted first.
-SELECT org_id, meter, sum(qty) AS used
+-- What is billed to these orgs in a period: of what was accepted up to a watermark, and at all, as of now. By identity:
+-- FINAL, and of what was sent twice the copy that was accepted first.
+SELECT
+    org_id,
+    meter,
+    sumIf(qty, accepted_at < fromUnixTimestamp64Micro({end_us:Int64}, 'UTC')) AS used,
+    sum(qty) AS metered,
+    toUnixTimestamp64Micro(now64(6)) AS at_us
 FROM billing_meter FINAL
 WHERE org_id IN {orgs:Array(UUID)} AND period = {period:String}
-    AND accepted_at < fromUnixTimestamp64Micro({end_us:Int64}, 'UTC')
 GROUP BY org_id, meter
 SETTINGS do_not_merge_across_partitions_select_final = 0;
