@@ -156,6 +156,14 @@ async def test_what_was_settled_away_is_reserved_anew_if_there_is_room(hot_store
     assert await counted(hot_store, tenant) == 100
 
 
+async def test_what_was_settled_away_is_not_given_back(hot_store: hot.Hot) -> None:
+    tenant, door = a_tenant(spans=100), Admission(hot_store, Settled())
+    late = await door.admit(tenant, a_claim(60))
+    await QuotaMeter(hot_store).settle(tenant.org_id, PERIOD, Usage(START_SLOT, {SPANS: 40}))
+    await door.give_back(late)
+    assert await counted(hot_store, tenant) == 40
+
+
 async def test_what_is_taken_over_is_counted_with_the_stamp_of_who_took_it(hot_store: hot.Hot) -> None:
     """Else the first settlement between the two stamps forgets what is under way."""
     tenant, door, body = a_tenant(spans=100), Admission(hot_store, Settled()), uuid4().hex
