@@ -245,6 +245,27 @@ class Overloaded(Problem):
         super().__init__(detail, hint=hint, retry_after_s=2)
 
 
+class TrailTampered(Problem):
+    """An org's next event has no place behind its last one: somebody changed its trail in the store.
+
+    Nothing that has to be in the trail is done until a person has mended it. ``Retry-After`` is as with every 503.
+    """
+
+    status, code, title = 503, "trail-tampered", "The audit trail is not as it was written"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The audit trail of this organisation is not as it was written, "
+            "so nothing is changed until that is mended.",
+            hint="Run 'tracebility audit verify': it says what was done to it, and where.",
+            retry_after_s=2,
+        )
+
+    def __str__(self) -> str:
+        """What a command says, in its one line."""
+        return f"{self.detail} {self.hint}"
+
+
 class Unavailable(Problem):
     """A store that an answer needs is away. Nothing was changed; the same request works once it is back."""
 

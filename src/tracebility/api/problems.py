@@ -9,12 +9,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tracebility.api import html
+from tracebility.config import redact
 from tracebility.errors import (
     BadRequest,
     MethodNotAllowed,
     NotFound,
     Problem,
     StoreUnavailable,
+    TrailTampered,
     Unavailable,
     Unprocessable,
 )
@@ -31,6 +33,7 @@ _WHERE = {"query": "the query parameter", "path": "the path parameter", "body": 
 def install(app: FastAPI) -> None:
     """Let ``app`` answer problems."""
     app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(TrailTampered, _on_tampered)
     app.add_exception_handler(StoreUnavailable, _on_store)
     app.add_exception_handler(HTTPException, _on_framework)
     app.add_exception_handler(RequestValidationError, _on_validation)
@@ -54,6 +57,13 @@ def _from_browser(request: Request) -> bool:
 
 async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
+    return respond(error, request)
+
+
+async def _on_tampered(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TrailTampered)
+    # Which org and number, the answer does not say.
+    _log.error("trail_tampered", path=request.url.path, reason=redact(str(error.__cause__)))
     return respond(error, request)
 
 

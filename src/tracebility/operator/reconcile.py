@@ -1,7 +1,8 @@
 """The audit reconciler: every event of the control plane has its identical row in the data plane, and nothing else has.
 
-What is wrong is first written down, with what was found in its place, then put right. What was made or revoked and has
-no event at all cannot be put right: it is written down once, and stays.
+What is wrong is first written down, with what was found in its place, then put right. What cannot be put right is
+written down once, and stays: what was made or revoked and has no event at all, and the row of an event that was deleted
+from the control plane, which is all that is left of it.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from uuid import UUID
 from tracebility.failpoints import failpoint
 from tracebility.ids import uuid7
 from tracebility.operator.metrics import OperatorMetrics
+from tracebility.operator.verify import genuine
 from tracebility.stores import links
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.links import NIL, PAGE, Copy
@@ -90,6 +92,8 @@ class AuditReconciler:
         """Remove rows that say something else than their event, or that have none."""
         known = await links.written_of(self._control, {copy.link.event_id for copy in copies})
         wrong = [copy for copy in copies if known.get(copy.link.event_id) != copy.link]
+        kept = await self._keep(run, [copy.link for copy in wrong if copy.link.event_id not in known])
+        wrong = [copy for copy in wrong if copy.link not in kept]
         if not wrong:
             return
         restored = {event_id: known[event_id] for copy in wrong if (event_id := copy.link.event_id) in known}
@@ -97,7 +101,7 @@ class AuditReconciler:
         for copy in wrong:
             event = restored.get(copy.link.event_id)
             kind = "inserted" if event is None else "edited"
-            gaps.append(_gap(run, event or copy.link, kind, json.dumps(copy.link.document())))
+            gaps.append(_gap(run, event or copy.link, kind, _found(copy.link)))
         await self._write_down(run, gaps)
         failpoint("audit_reconcile_after_gap")
         events = {copy.link.event_id for copy in wrong}
@@ -112,6 +116,33 @@ class AuditReconciler:
             },
         )
         await self._repaired(run, events, len(gaps))
+
+    async def _keep(self, run: Reconciliation, alone: Sequence[Link]) -> set[Link]:
+        """Which rows of no event stay, being of one that was deleted; those that are new are written down.
+
+        One that an earlier run kept stays, whatever has its number or was done to the event before it since.
+        """
+        if not alone:
+            return set()
+        parameters = {
+            "orgs": [str(chain) for chain in {link.chain for link in alone}],
+            "events": [str(link.event_id) for link in alone],
+        }
+        result = await self._engine.query(query("known_deleted"), parameters)
+        known = {(str(event_id), str(found)) for event_id, found in result.rows}
+        kept = {link for link in alone if (str(link.event_id), _found(link)) in known}
+        by_chain: dict[UUID, list[Link]] = {}
+        for link in alone:
+            if link not in kept:
+                by_chain.setdefault(link.chain, []).append(link)
+        new: list[Link] = []
+        for chain, rest in by_chain.items():
+            fits = await genuine(self._control, self._engine, chain, rest)
+            # Whoever can write to the data plane can hash: where there is an event, no other one was.
+            taken = await links.hashes_of(self._control, chain, [link.seq for link in fits])
+            new += [link for link in fits if link.seq not in taken]
+        await self._write_down(run, [_gap(run, link, "deleted", _found(link)) for link in new])
+        return kept.union(new)
 
     async def _look_for(self, run: Reconciliation, due: Sequence[Link]) -> None:
         """Insert events that are not there."""
@@ -161,6 +192,11 @@ class AuditReconciler:
         parameters = {"run": str(run.run_id), "events": list(map(str, events))}
         await self._engine.execute(query("repaired_gaps"), parameters)
         run.repaired += gaps
+
+
+def _found(link: Link) -> str:
+    """A row as a gap keeps it."""
+    return json.dumps(link.document())
 
 
 def _absent(chain: UUID, event_type: str, target_type: str, target_id: str, at: datetime) -> Link:

@@ -5,6 +5,7 @@ Each event stands on the hash of the one before it, so a change shows where it w
 when it was relayed. Where the two differ, the side whose event fits its neighbours is the one that is right.
 """
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from tracebility.tenant.audit_chain import NOTHING_BEFORE, Link
 PERIOD_S = 3600.0
 # Of what an hourly look finds; `tracebility audit verify` names all.
 MOST_PROBLEMS = 1_000
+_A_HASH = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,21 @@ class _Told:
         return made
 
     def before(self, seq: int) -> list[str]:
-        """The hashes that the event of this number may stand on."""
-        return [NOTHING_BEFORE] if seq == 1 else [link.hash for link in self.by_seq.get(seq - 1, ())]
+        """The hashes that the event of this number may stand on. A forged row may have anything in a hash's place."""
+        if seq == 1:
+            return [NOTHING_BEFORE]
+        return [link.hash for link in self.by_seq.get(seq - 1, ()) if _A_HASH.fullmatch(link.hash)]
+
+
+async def genuine(control: Postgres, engine: Engine, chain: UUID, alone: Sequence[Link]) -> set[Link]:
+    """Which of these rows, of no event of the control plane, are of one that is gone from there.
+
+    It is those whose hash is right behind the event before them, as either store has it; the others never were written.
+    """
+    befores = {link.seq - 1 for link in alone if link.seq > 1}
+    told = _Told.of(await links.copies_near(engine, chain, range(1, 1), seqs=befores))
+    here = await links.hashes_of(control, chain, befores)
+    return {link for link in alone if link.seq > 0 and link.follows(*told.before(link.seq), here.get(link.seq - 1))}
 
 
 class _Chain:
@@ -157,22 +172,14 @@ class _Chain:
             alone = [copy.link for copy in copies if copy.link.event_id not in known]
             if not alone:
                 continue
-            seqs = [link.seq for link in alone]
-            befores = {seq - 1 for seq in seqs if seq > 1}
-            told = _Told.of(await links.copies_near(self._engine, self._chain, range(1, 1), seqs=befores))
+            were = await genuine(self._control, self._engine, self._chain, alone)
             for link in alone:
-                is_genuine = link.seq > 0 and link.follows(*told.before(link.seq), *await self._before(link.seq))
-                if not is_genuine:
+                if link not in were:
                     yield self._problem("inserted_in_clickhouse", link.event_id, link.seq or None)
                     continue
                 kind = "truncated" if link.seq > self._end else "deleted"
                 self._missing.pop(link.seq, None)
                 yield self._problem(kind, link.event_id, link.seq)
-
-    async def _before(self, seq: int) -> list[str]:
-        """The hash of the event before this number, in the control plane."""
-        rows = await self._control.fetch("links_of_chains", self._chain, seq - 1, links.NIL, 1, self._chain)
-        return [row["hash"] for row in rows if row["seq"] == seq - 1]
 
     def _problem(self, kind: str, event_id: UUID | None, seq: int | None) -> Problem:
         return Problem(self._org_id, kind, event_id, seq)

@@ -19,6 +19,7 @@ from tracebility.tenant.audit_chain import Link
 PAGE = 1000
 NIL = UUID(int=0)
 BEFORE_ALL = -(1 << 62)  # a number that no event of a chain has
+_LAST_NUMBER = (1 << 63) - 1  # the control plane has none that are larger; a row of the data plane may
 # The data plane keeps an event for 730 days. Nobody looks there for one that is about to go.
 ENGINE_HOLDS_US = 729 * 86_400 * 10**6
 
@@ -87,6 +88,12 @@ async def written(control: Statements, chain: UUID | None = None) -> AsyncIterat
 async def written_of(control: Statements, events: Iterable[UUID]) -> dict[UUID, Link]:
     """What the control plane has of these events."""
     return {row["event_id"]: _of_control(row) for row in await control.fetch("links_of_events", list(events))}
+
+
+async def hashes_of(control: Statements, chain: UUID, numbers: Iterable[int]) -> dict[int, str]:
+    """The hashes of the events that have these numbers of a chain in the control plane."""
+    rows = await control.fetch("hashes_of_numbers", chain, [number for number in numbers if number <= _LAST_NUMBER])
+    return {row["seq"]: row["hash"] for row in rows}
 
 
 async def waiting(control: Statements, limit: int) -> tuple[list[UUID], list[Link]]:

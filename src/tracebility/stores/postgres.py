@@ -10,7 +10,7 @@ import asyncpg
 from asyncpg import exceptions
 
 from tracebility.config import redact
-from tracebility.errors import ConfigurationError, StoreUnavailable, TracebilityError
+from tracebility.errors import ConfigurationError, StoreUnavailable, TracebilityError, TrailTampered
 from tracebility.stores.queries import query
 from tracebility.stores.start import START_WAIT_S, Refused, until_reachable
 
@@ -21,6 +21,9 @@ MAX_CONNECTIONS = 10
 CONNECT_TIMEOUT_S = 2.0
 ACQUIRE_TIMEOUT_S = 3.0
 STATEMENT_TIMEOUT_S = 5.0  # control-plane statements take milliseconds; one that takes longer is in trouble
+
+# An event's number in its org's chain. The schema gives them under a lock: one is only taken where somebody else wrote.
+_PLACE_IN_THE_TRAIL = "audit_log_seq"
 
 
 class Conflict(TracebilityError):
@@ -94,7 +97,9 @@ class Statements:
 
 
 class Postgres(Statements):
-    """The pool. Every method raises `StoreUnavailable` when the store is away, `Conflict` when a constraint forbids."""
+    """The pool. Every method raises `StoreUnavailable` when the store is away, `Conflict` when a constraint forbids,
+    and `TrailTampered` when an event has no place in its audit trail.
+    """
 
     def __init__(self, pool: "asyncpg.Pool") -> None:
         self._pool = pool
@@ -165,6 +170,8 @@ def translated() -> Iterator[None]:
     except _REFUSALS as error:
         raise Refused("postgres", redact(str(error))) from error
     except exceptions.IntegrityConstraintViolationError as error:
+        if error.constraint_name == _PLACE_IN_THE_TRAIL:
+            raise TrailTampered from error
         raise Conflict(error.constraint_name or "", redact(str(error))) from error
     except _AWAY as error:
         raise StoreUnavailable("postgres", redact(str(error)) or type(error).__name__) from error

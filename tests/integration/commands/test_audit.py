@@ -126,6 +126,37 @@ async def test_a_whole_trail_verifies_and_one_that_was_tampered_with_fails(
     assert (await audit(stores, "verify", "--org", str(org_id))).exit_code == 0
 
 
+async def test_where_an_event_was_forged_behind_the_last_nothing_is_changed_and_a_line_says_why(
+    stores: Any, control: Postgres
+) -> None:
+    made = document(await command(stores, "orgs", "create", "Acme", "--json"))
+    forged = uuid7()
+    async with control.transaction() as transaction:
+        await transaction.execute("ALTER TABLE audit_log DISABLE TRIGGER ALL")
+        await transaction.execute(
+            "INSERT INTO audit_log (event_id, event_time, event_type, org_id, actor_type, actor_id, target_type, "
+            "target_id, seq, hash) SELECT $1, now(), 'access.denied', org_id, 'api_key', 'x', 'project', 'y', seq + 1, "
+            "sha256('forged') FROM audit_head WHERE org_id = $2",
+            forged,
+            UUID(made["org_id"]),
+        )
+        await transaction.execute("ALTER TABLE audit_log ENABLE TRIGGER ALL")
+    public_id = made["api_key"].split("_")[1]
+    for arguments in (("keys", "revoke", public_id), ("orgs", "delete", made["org_id"], "--yes")):
+        refused = await command(stores, *arguments)
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert isinstance(refused.exception, TracebilityError)
+        assert str(refused.exception) == (
+            "The audit trail of this organisation is not as it was written, so nothing is changed until that is "
+            "mended. Run 'tracebility audit verify': it says what was done to it, and where."
+        )
+    async with control.transaction() as transaction:  # other tests verify everything
+        await transaction.execute("ALTER TABLE audit_log DISABLE TRIGGER ALL")
+        await transaction.execute("DELETE FROM audit_log WHERE event_id = $1", forged)
+        await transaction.execute("ALTER TABLE audit_log ENABLE TRIGGER ALL")
+    assert (await command(stores, "keys", "revoke", public_id)).exit_code == 0
+
+
 async def test_an_org_that_never_was_is_not_as_it_was_written(
     stores: Any, control: Postgres, engine: Engine, two_orgs: Any
 ) -> None:

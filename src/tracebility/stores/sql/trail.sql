@@ -80,6 +80,12 @@ SELECT
 FROM audit_log
 WHERE event_id = ANY ($1::uuid[])
 
+-- name: hashes_of_numbers
+-- By the unique index on chain and seq.
+SELECT seq, encode(hash, 'hex') AS hash
+FROM audit_log
+WHERE coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid) = $1 AND seq = ANY ($2::bigint[])
+
 -- name: chain_head
 SELECT seq, encode(hash, 'hex') AS hash FROM audit_head WHERE org_id = $1
 
@@ -223,9 +229,11 @@ DELETE WHERE org_id IN {orgs:Array(UUID)} AND event_id IN {events:Array(UUID)}
 SETTINGS mutations_sync = 2
 
 -- name: repaired_gaps
+-- What was deleted is not, though another row of its event may be.
 ALTER TABLE audit_reconciliation_gap
 UPDATE repaired_at = now64(6, 'UTC')
 WHERE detection_run_id = {run:UUID} AND event_id IN {events:Array(UUID)} AND repaired_at IS NULL
+    AND kind != 'deleted'
 SETTINGS mutations_sync = 2
 
 -- name: known_without_event
@@ -233,6 +241,12 @@ SETTINGS mutations_sync = 2
 SELECT DISTINCT target_id, event_type
 FROM audit_reconciliation_gap
 WHERE kind = 'no_event' AND target_id IN {targets:Array(String)}
+
+-- name: known_deleted
+-- The rows of these events that an earlier run found to be all that is left of them, by the primary key.
+SELECT DISTINCT event_id, found
+FROM audit_reconciliation_gap
+WHERE org_id IN {orgs:Array(UUID)} AND kind = 'deleted' AND event_id IN {events:Array(UUID)}
 
 -- name: trail_of_control_plane
 -- A page of an org's events, newest first, by the index on org and time; of the sentinel's, those of no org. Null is no
