@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from tracebility.errors import StoreUnavailable
+from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId, uuid7
 from tracebility.tenant.audit import Actor, Event, EventType
 
@@ -28,6 +28,9 @@ MOST_KINDS = 10_000
 WRITE_WAIT_S = 2.0
 
 _log = structlog.get_logger()
+
+# Whoever asked went away meanwhile.
+_NOT_TRIED = RuntimeError("was not tried to the end")
 
 
 @dataclass(slots=True)
@@ -54,6 +57,7 @@ class AccessTrail:
 
         Raises:
             StoreUnavailable: when it ``must`` be in the trail first, and cannot be written.
+            TrailTampered: when it must, and the trail takes no more.
         """
         event = Event(EventType.EGRESS_READ, org_id, actor, *target, {"route": route, "count": 1})
         await self._record((event.type, org_id, actor, target, route), event, READ_LINES_A_WINDOW, must=must)
@@ -94,16 +98,16 @@ class AccessTrail:
                 continue
             since = datetime.fromtimestamp(count.since, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             details = {**count.last.details, "count": count.more, "since": since}
-            written = False
+            failure: Exception | None = _NOT_TRIED
             try:
-                written = await self._written(replace(count.last, details=details, id=uuid7()))
+                failure = await self._failure(replace(count.last, details=details, id=uuid7()))
             finally:
-                if not written:
+                if failure is not None:
                     newer = self._counts.setdefault(kind, count)
                     if newer is not count:
                         newer.more, newer.since = newer.more + count.more, count.since
-            if not written:
-                return  # the store is away; the next time
+            if failure is not None and not isinstance(failure, TrailTampered):
+                return  # the store is away; the next time. A trail that takes no more keeps no other waiting.
 
     async def run(self) -> None:
         """Flush for ever. Cancel it to end."""
@@ -122,22 +126,25 @@ class AccessTrail:
             count.more += 1
             return
         count.lines += 1
-        written = False
+        failure: Exception | None = _NOT_TRIED
         try:
-            written = await self._written(event)
+            failure = await self._failure(event)
         finally:  # also when whoever asked has gone
-            if not written and must:
+            if failure is not None and must:
                 count.lines -= 1
-            elif not written:
+            elif failure is not None:
                 count.more += 1
-        if must and not written:
+        if must and isinstance(failure, TrailTampered):
+            raise failure
+        if must and failure is not None:
             raise StoreUnavailable("postgres", "what is read here has to be in the audit trail first")
 
-    async def _written(self, event: Event) -> bool:
+    async def _failure(self, event: Event) -> Exception | None:
+        """Why ``event`` could not be written; None when it was."""
         try:
             async with asyncio.timeout(WRITE_WAIT_S):
                 await self._write(event)
         except Exception as error:  # noqa: BLE001 - an answer must not tell why its line could not be written
             _log.warning("access_not_recorded", kind=event.type, reason=str(error) or type(error).__name__)
-            return False
-        return True
+            return error
+        return None

@@ -67,6 +67,14 @@ async def test_nothing_is_changed_and_the_answer_says_why(
     assert len(listed.json()["items"]) == 2, "the key that nobody revoked still works"
 
 
+async def test_what_has_to_be_in_the_trail_before_it_is_read_is_refused_so_too(
+    api: httpx.AsyncClient, operator: Any, tampered: Any
+) -> None:
+    answer = await api.get(f"/v1/admin/orgs/{tampered.org_id}/quotas", headers=operator)
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:tracebility:error:trail-tampered")
+    assert (await api.get(f"/v1/admin/orgs/{tampered.org_id}/quotas", headers=tampered.headers())).status_code == 200
+
+
 async def test_other_orgs_are_changed_as_ever(
     api: httpx.AsyncClient, operator: Any, two_orgs: Any, tampered: Any
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tracebility.errors import StoreUnavailable
+from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId
 from tracebility.tenant.access import LINES_A_WINDOW, READ_LINES_A_WINDOW, WINDOW_S, AccessTrail
 from tracebility.tenant.audit import Actor, Event, EventType
@@ -119,6 +119,27 @@ async def test_what_must_be_in_the_trail_is_refused_without_it_and_let_in_once_i
     await trail.read(ORG, ACTORS[2], PROJECTS[0], "/quotas", must=True)
     await trail.flush(all_of_it=True)
     assert [line.details["count"] for line in lines] == [1]
+
+
+async def test_a_trail_that_takes_no_more_keeps_no_other_waiting() -> None:
+    lines: list[Event] = []
+    other, at = OrgId(UUID(int=2)), [0.0]
+
+    async def write(event: Event) -> None:
+        if event.org_id == ORG:
+            raise TrailTampered
+        lines.append(event)
+
+    trail = AccessTrail(write, lambda: at[0])
+    for org_id in (ORG, other):
+        for _ in range(LINES_A_WINDOW + 5):
+            await trail.denied(org_id, ACTORS[0], PROJECTS[0])
+    at[0] += WINDOW_S
+    await trail.flush()
+    assert {event.org_id for event in lines} == {other}
+    assert sum(int(event.details["count"]) for event in lines) == LINES_A_WINDOW + 5
+    with pytest.raises(TrailTampered):
+        await trail.exported(ORG, ACTORS[0], PROJECTS[0], "/usage")
 
 
 async def test_a_refusal_whose_asker_went_away_is_counted() -> None:
