@@ -51,13 +51,16 @@ AWAY_S = 60.0
 USERS_A_LOOK = 100  # of up to 1,024 characters each
 LETTERS_A_PAGE = 20  # envelopes are up to 1 MiB
 ERROR_CHARS = 500
-# What a certificate lists beside what went.
+# What a certificate lists beside what went: tables, and what the books have in Redis.
 KEPT = {
-    ORG: ("billing_meter", "envelope_outcome", "audit_log", "audit_reconciliation_gap", "quota_period", "org"),
+    ORG: (
+        "accepted", "in_flight", "billing_meter", "envelope_outcome", "audit_log", "audit_reconciliation_gap",
+        "quota_period", "org",
+    ),
     PROJECT: ("billing_meter", "envelope_outcome", "audit_log", "audit_reconciliation_gap"),
     USER: ("billing_meter", "envelope_outcome", "audit_log", "eval_aggregate", "dataset_item"),
     RUN: ("billing_meter", "envelope_outcome", "audit_log", "eval_aggregate", "dataset_item"),
-}
+}  # fmt: skip
 _OF_PROJECTS = ("api_keys_of_projects", "datasets", "evaluators", "projects")
 _OF_ORG = ("api_keys_of_org", "workspace_members", "org_members", "workspaces")
 
@@ -309,16 +312,10 @@ class Deleter:
     async def _forget(self, job: Job) -> bool:
         """What else knows of a project or an org: dead letters, keys of Redis, rows of the control plane."""
         done: dict[str, Any] = {}
-        if job.kind == ORG and "books" not in job.progress:
-            # First, and kept: the half of them that is in Redis goes.
-            books = await ledger(OrgQueue(self._queue, job.org_id), RawRows(self._engine, job.org_id))
-            dropped = sum(one.count for one in books.dropped)
-            numbers = {name: getattr(books, name) for name in ("accepted", "stored", "dead", "in_flight", "distinct")}
-            await self._note(job, "forget", {"books": numbers | {"dropped": dropped}})
-            return True
         if job.kind in (ORG, PROJECT):
             done["dead_letters"] = job.progress.get("dead_letters", 0) + await self._drop_letters(job)
             if job.kind == ORG:
+                done["books"] = await self._books(job.org_id)
                 await self._settle_usage(job)
                 done["redis_keys"] = job.progress.get("redis_keys", 0) + await self._forget_keys(job.org_id)
             failpoint("deletion_after_forget")
@@ -357,8 +354,16 @@ class Deleter:
                 return
             start = b"(" + page[-1].id
 
+    async def _books(self, org_id: OrgId) -> dict[str, int]:
+        books = await ledger(OrgQueue(self._queue, org_id), RawRows(self._engine, org_id))
+        numbers = {name: getattr(books, name) for name in ("accepted", "stored", "dead", "in_flight", "distinct")}
+        return numbers | {"dropped": sum(one.count for one in books.dropped)}
+
     async def _forget_keys(self, org_id: OrgId) -> int:
-        gone = await self._queue.forget_books(ALL_STREAMS, org_id)
+        """The books stay, both halves: without what was accepted they would never balance again, and what is in flight
+        has yet to leave them. They are counts and ids of envelopes, nothing of what was sent.
+        """
+        gone = 0
         for pattern in patterns_of_org(org_id):
             gone += await self._hot.forget(pattern)
         members = await self._hot.command("ZRANGE", METERED, 0, -1)

@@ -26,7 +26,7 @@ class Dropped(msgspec.Struct, frozen=True):
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
-    """Items, each envelope once. ``distinct``: how many different ones the store holds, which is what is billed."""
+    """Items, each envelope once. ``distinct``: how many different ones were stored, which is what is billed."""
 
     accepted: int
     stored: int

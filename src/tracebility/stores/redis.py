@@ -477,11 +477,6 @@ class Queue:
                     break
         return found
 
-    async def forget_books(self, streams: Sequence[str], org_id: UUID) -> int:
-        """Delete what is kept of an org beside ``streams``; how many keys there were."""
-        keys = [at for stream in streams for at in (accepted_key(stream, org_id), in_flight_key(stream, org_id))]
-        return sum(map(int, await self._pipeline([("DEL", at) for at in keys])))
-
     async def info_memory(self) -> Memory:
         """Memory used and allowed, to stop before the store refuses; of a cluster's node that is nearest to it."""
         found = [

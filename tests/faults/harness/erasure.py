@@ -1,24 +1,34 @@
 """Tenants to be deleted, who asks for it and who does it."""
 
+import asyncio
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+
 from tracebility.control import deletions
 from tracebility.control.deletions import Deletion
 from tracebility.control.places import ProjectPlace
 from tracebility.ids import SENTINEL, OrgId, ProjectId, uuid7
 from tracebility.operator.deletion import REFUSED_S, Deleter
-from tracebility.stores import clickhouse, postgres
+from tracebility.stores import clickhouse, hot, postgres, redis
 from tracebility.stores.erase import CONTENT_TABLES
+from tracebility.telemetry import Metrics
 from tracebility.tenant.audit import Actor
+from tracebility.tenant.books import book_of
+from tracebility.tenant.shards import shard_of, stream_of
 from tracebility.wire.envelope import Envelope, Header
+from tracebility.worker.metrics import WorkerMetrics
+from tracebility.worker.service import WorkerServices
 
 ASKER = Actor("operator", "cli:test")
 WHEN = "2026-10-05 10:00:00"
 KEPT = ("billing_meter", "envelope_outcome")
+DRAINED_S = 60.0
 
 
 @dataclass
@@ -126,10 +136,36 @@ def late_row(mine: Filled) -> dict[str, Any]:
     return whose | {"start_time": WHEN, "accepted_at": WHEN, "version": 1}
 
 
-def envelope_of(org_id: OrgId, project_id: ProjectId) -> Envelope:
+def envelope_of(org_id: OrgId, project_id: ProjectId, spans: int = 0) -> Envelope:
+    """An envelope of so many spans; of none, it is one item that no worker can read."""
+    of_spans = [
+        Span(trace_id=bytes([1] * 16), span_id=number.to_bytes(8, "big"), start_time_unix_nano=time.time_ns())
+        for number in range(1, spans + 1)
+    ]
+    request = ExportTraceServiceRequest(resource_spans=[ResourceSpans(scope_spans=[ScopeSpans(spans=of_spans)])])
+    body = request.SerializeToString() if spans else b"x"
     header = Header(
         id=uuid7(), org_id=org_id, workspace_id=uuid4(), project_id=project_id, key_id="k",
         accepted_at_us=time.time_ns() // 1000, period="2026-11", source="otlp", content_type="protobuf",
-        content_encoding="identity", items=1, bytes=1,
+        content_encoding="identity", items=spans or 1, bytes=len(body),
     )  # fmt: skip
-    return Envelope(header, b"x")
+    return Envelope(header, body)
+
+
+async def enter(queue: redis.Queue, *envelopes: Envelope) -> None:
+    """Put envelopes into the queue as an edge does."""
+    for envelope in envelopes:
+        stream = stream_of(shard_of(envelope.header.org_id))
+        await queue.append_groups([[(stream, envelope.fields())]], [book_of(stream, envelope.header)])
+
+
+async def drain(queue: redis.Queue, engine: clickhouse.Engine, store: hot.Hot, org_id: OrgId) -> None:
+    """Have a worker settle what is in the queue of an org."""
+    stop = asyncio.Event()
+    services = WorkerServices(queue, engine, store, WorkerMetrics(Metrics()))
+    async with asyncio.timeout(DRAINED_S), asyncio.TaskGroup() as both:
+        both.create_task(services.drain(stop))
+        while not stop.is_set():
+            await asyncio.sleep(0.02)
+            if await queue.length(stream_of(shard_of(org_id))) == 0:
+                stop.set()

@@ -7,13 +7,20 @@ import io
 import json
 from collections.abc import AsyncIterator
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from harness.erasure import drain, enter, envelope_of, later
 
-from tracebility.ids import OrgId
+from tracebility.embedded.installation import STREAM_VARIABLE
+from tracebility.ids import OrgId, ProjectId
+from tracebility.operator.deletion import Deleter
+from tracebility.operator.metrics import OperatorMetrics
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.hot import Hot
+from tracebility.stores.postgres import Postgres
+from tracebility.stores.redis import Queue
+from tracebility.telemetry import Metrics
 from tracebility.tenant.books import accepted_key
 from tracebility.tenant.shards import shard_of, stream_of
 
@@ -68,6 +75,25 @@ def test_the_books_of_a_deleted_org_are_closed(commands: Any) -> None:
     commands.answer("orgs", "delete", org, "--yes")
     listed = json.loads(commands.run("ledger", "--json").stdout)["items"]
     assert org not in {item["org_id"] for item in listed}
+
+
+async def test_the_books_of_a_deleted_org_balance_for_whoever_asks_for_them(
+    commands: Any, control: Postgres, engine: Engine, empty_queue: Queue, empty_hot_store: Hot, empty_redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv(STREAM_VARIABLE, empty_redis_url)
+    made = await asyncio.to_thread(commands.answer, "orgs", "create", "Acme")
+    org_id, project_id = OrgId(UUID(made["org_id"])), ProjectId(UUID(made["project_id"]))
+    await enter(empty_queue, envelope_of(org_id, project_id, spans=5))
+    await drain(empty_queue, engine, empty_hot_store, org_id)
+    job = await asyncio.to_thread(commands.answer, "orgs", "delete", str(org_id), "--yes")
+    metrics = OperatorMetrics(Metrics())
+    await Deleter(control, engine, empty_queue, empty_hot_store, metrics, later).tick()
+    assert (await asyncio.to_thread(commands.answer, "deletions", "show", job["id"]))["state"] == "done"
+    books = await asyncio.to_thread(commands.answer, "ledger", str(org_id))
+    assert books == {
+        "accepted": 5, "stored": 5, "dropped": [], "dead": 0, "in_flight": 0, "distinct": 5, "balanced": True
+    }  # fmt: skip
 
 
 async def test_usage_is_what_the_api_answers_and_an_export_is_in_the_trail(

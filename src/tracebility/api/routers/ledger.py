@@ -16,5 +16,5 @@ router = APIRouter(tags=["admin"])
     responses=schema_of(Ledger, "Items, each envelope once."),
 )
 async def get_ledger(queue: OrgBooks, rows: OrgRows) -> Response:
-    """accepted = stored + dropped + dead + in_flight. `distinct` is how many different items the store holds."""
+    """accepted = stored + dropped + dead + in_flight. `distinct` is how many different items were stored."""
     return answer(await ledger(queue, rows))
