@@ -36,11 +36,12 @@ CROSS JOIN unnest(shards) AS shard
 GROUP BY org_id
 
 -- name: orgs_by_usage
--- The orgs that used the most of a meter in the periods $2, at most $3. Reads every org: an installation has thousands,
+-- The orgs that used the most of a meter in the periods $2, at most $3; deleted ones send nothing. Reads every org: an installation has thousands,
 -- and only its operator asks.
 SELECT org.id
 FROM org
 LEFT JOIN quota_period ON quota_period.org_id = org.id AND quota_period.meter = $1 AND quota_period.period = ANY ($2)
+WHERE org.deleted_at IS NULL
 GROUP BY org.id
 ORDER BY coalesce(sum(quota_period.used_amount), 0) DESC, org.id DESC
 LIMIT $3
