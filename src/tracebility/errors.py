@@ -253,7 +253,9 @@ class TrailTampered(Problem):
 
     status, code, title = 503, "trail-tampered", "The audit trail is not as it was written"
 
-    def __init__(self) -> None:
+    def __init__(self, reason: str = "") -> None:
+        """``reason`` is for the log: the answer does not say which number of which org."""
+        self.reason = reason
         super().__init__(
             "The audit trail of this organisation is not as it was written, "
             "so nothing is changed until that is mended.",

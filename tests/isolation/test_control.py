@@ -151,15 +151,21 @@ async def test_an_operators_key_under_a_project_is_answered_as_nobodys(
 async def test_what_only_operators_may_tells_tenants_nothing_about_ids(
     api: httpx.AsyncClient, two_orgs: Any, control: Any, method: str, path: str
 ) -> None:
+    """Who may not do it to their own is told so; of what another has, first of all, that it is not there."""
     mine, other = two_orgs
-    answers = [
-        said(await api.request(method, path.format(**ids, name=name), content=body, headers=mine.headers()))
+    own, others, nobodys = (
+        [
+            said(await api.request(method, path.format(**ids, name=name), content=body, headers=mine.headers()))
+            for body in BODIES
+        ]
         for ids, name in ((ids_of(mine), "free"), (ids_of(other), "free"), (nobodys_ids(), "no-such-plan"))
-        for body in BODIES
-    ]
-    assert answers[0][0] == 403
-    assert answers == [answers[0]] * len(answers)
-    assert await denials(control, mine.org_id) == []
+    )
+    assert own == [own[0]] * len(own)
+    assert own[0][0] == 403
+    assert others == nobodys == [others[0]] * len(others)
+    names_an_org = "{org_id}" in path
+    assert others[0] == own[0] if not names_an_org else others[0][0] == 404
+    assert await denials(control, mine.org_id) == [("org", str(other.org_id))] * (len(BODIES) if names_an_org else 0)
 
 
 async def test_a_reader_that_asks_for_another_orgs_project_leaves_a_line_and_for_its_own_orgs_none(

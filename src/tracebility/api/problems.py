@@ -9,7 +9,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tracebility.api import html
-from tracebility.config import redact
 from tracebility.errors import (
     BadRequest,
     MethodNotAllowed,
@@ -62,8 +61,7 @@ async def _on_problem(request: Request, error: Exception) -> Response:
 
 async def _on_tampered(request: Request, error: Exception) -> Response:
     assert isinstance(error, TrailTampered)
-    # Which org and number, the answer does not say.
-    _log.error("trail_tampered", path=request.url.path, reason=redact(str(error.__cause__)))
+    _log.error("trail_tampered", path=request.url.path, reason=error.reason)
     return respond(error, request)
 
 

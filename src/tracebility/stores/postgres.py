@@ -171,7 +171,7 @@ def translated() -> Iterator[None]:
         raise Refused("postgres", redact(str(error))) from error
     except exceptions.IntegrityConstraintViolationError as error:
         if error.constraint_name == _PLACE_IN_THE_TRAIL:
-            raise TrailTampered from error
+            raise TrailTampered(redact(str(error.detail or error))) from error
         raise Conflict(error.constraint_name or "", redact(str(error))) from error
     except _AWAY as error:
         raise StoreUnavailable("postgres", redact(str(error)) or type(error).__name__) from error
