@@ -153,13 +153,13 @@ async def test_what_only_operators_may_tells_tenants_nothing_about_ids(
 ) -> None:
     """Who may not do it to their own is told so; of what another has, first of all, that it is not there."""
     mine, other = two_orgs
-    own, others, nobodys = (
+    own, others, nobodys = [
         [
             said(await api.request(method, path.format(**ids, name=name), content=body, headers=mine.headers()))
             for body in BODIES
         ]
         for ids, name in ((ids_of(mine), "free"), (ids_of(other), "free"), (nobodys_ids(), "no-such-plan"))
-    )
+    ]
     assert own == [own[0]] * len(own)
     assert own[0][0] == 403
     assert others == nobodys == [others[0]] * len(others)
