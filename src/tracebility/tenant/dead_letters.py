@@ -5,6 +5,7 @@ its dead letters is nothing but what was in the queue before: the share may be p
 is not. The door's flag is set by whoever buries, kept up by the operator, and goes by itself when nobody does.
 """
 
+from functools import lru_cache
 from uuid import UUID
 
 from tracebility.ids import OrgId
@@ -18,6 +19,7 @@ MOST_BYTES = 64 << 20
 FLAG_LIFE_MS = 90_000
 
 
+@lru_cache(maxsize=10_000)
 def flag_key(org_id: OrgId) -> str:
     """What says that an org has more dead letters than its share."""
     return key(org_id, "dead_letters")
