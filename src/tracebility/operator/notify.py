@@ -12,6 +12,7 @@ from hashlib import sha256
 import aiohttp
 import structlog
 
+from tracebility.errors import TrailTampered
 from tracebility.ids import OrgId
 from tracebility.stores.postgres import Postgres, Row
 from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
@@ -58,13 +59,23 @@ class Notifier:
                     **row["body"],
                 }
                 is_taken = await self._send(session, json.dumps(document).encode())
-                async with self._control.transaction() as transaction:
-                    await transaction.execute("tried_notification", row["id"], is_taken)
-                    if is_taken and row["org_id"] is not None:
-                        await AuditWriter().record(transaction, _left(row))
+                await self._note(row, is_taken)
                 taken += is_taken
         await self._control.execute("prune_notifications")
         return taken
+
+    async def _note(self, row: Row, is_taken: bool) -> None:
+        """Note the try, with what left of an org. One whose trail takes no more is told of once all the same: else it
+        would be told of again and again, and nobody behind it.
+        """
+        try:
+            async with self._control.transaction() as transaction:
+                await transaction.execute("tried_notification", row["id"], is_taken)
+                if is_taken and row["org_id"] is not None:
+                    await AuditWriter().record(transaction, _left(row))
+        except TrailTampered as error:
+            log.error("trail_tampered", org_id=str(row["org_id"]), reason=error.reason)
+            await self._control.execute("tried_notification", row["id"], is_taken)
 
     async def _send(self, session: aiohttp.ClientSession, body: bytes) -> bool:
         headers = {"content-type": "application/json"}

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import structlog
 
+from tracebility.errors import TrailTampered
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
 from tracebility.stores.clickhouse import Engine
@@ -110,6 +111,7 @@ class QuotaReconciler:
                 for org_id, usage in (await self._sums(some, period, watermark)).items():
                     failpoint("quota_after_sum_before_settle")
                     advanced += await self._settle(org_id, period, usage)
+                    await self._tell(org_id, period, usage)
                     corrected += await self._meter.settle(org_id, period, usage)
                     await self._keep_flag(org_id, period)
         await self._control.execute("settle_everyone", watermark)
@@ -161,7 +163,7 @@ class QuotaReconciler:
         return {org_id: Usage(watermark, meters) for org_id, meters in used.items()}
 
     async def _settle(self, org_id: OrgId, period: str, usage: Usage) -> bool:
-        """Write usage to the control plane, and tell of what it passes; False when somebody was further already."""
+        """Write usage to the control plane; False when somebody was further already."""
         moved = False
         async with self._control.transaction() as transaction:
             for meter in METERS:
@@ -171,18 +173,26 @@ class QuotaReconciler:
                 metered = self._metered.get((org_id, meter))
                 if metered is not None:
                     await transaction.execute("note_metered", org_id, period, meter, *metered)
-                soft = self._limits.soft(org_id, meter)
-                if soft is None or used < soft:
-                    continue
-                if await transaction.fetchrow("tell_soft_limit", org_id, period, meter) is None:
-                    continue
-                details = {"period": period, "used": used, "soft_limit": soft}
-                log.warning("soft limit reached", org_id=str(org_id), meter=meter, **details)
-                event = Event(EventType.QUOTA_SOFT_LIMIT_REACHED, org_id, SYSTEM, "meter", meter, details)
-                await self._audit.record(transaction, event)
-                body = {"meter": meter, **details}
-                await transaction.execute("insert_notification", event.id, event.type, org_id, body)
         return moved
+
+    async def _tell(self, org_id: OrgId, period: str, usage: Usage) -> None:
+        """Tell of the soft limits that usage has reached, each once; of an org whose trail takes no more, nobody."""
+        for meter in METERS:
+            used, soft = usage.used[meter], self._limits.soft(org_id, meter)
+            if soft is None or used < soft:
+                continue
+            try:
+                async with self._control.transaction() as transaction:
+                    if await transaction.fetchrow("tell_soft_limit", org_id, period, meter) is None:
+                        continue
+                    details = {"period": period, "used": used, "soft_limit": soft}
+                    log.warning("soft limit reached", org_id=str(org_id), meter=meter, **details)
+                    event = Event(EventType.QUOTA_SOFT_LIMIT_REACHED, org_id, SYSTEM, "meter", meter, details)
+                    await self._audit.record(transaction, event)
+                    body = {"meter": meter, **details}
+                    await transaction.execute("insert_notification", event.id, event.type, org_id, body)
+            except TrailTampered as error:
+                log.error("trail_tampered", event_type=event.type, org_id=str(org_id), reason=error.reason)
 
     async def _keep_flag(self, org_id: OrgId, period: str) -> None:
         """By what the edges count, with what is under way: a limit may be reached long before that is settled."""

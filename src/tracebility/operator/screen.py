@@ -22,7 +22,9 @@ _MODULUS = 1 << 128
 
 @dataclass(slots=True)
 class _Seen:
-    """What was seen of a chain. ``sums`` of its events are the same for the same events in whatever order."""
+    """What was seen of a chain. ``here`` and ``there`` are sums over its events in either store: the same for the same
+    events, in whatever order.
+    """
 
     seq: int = 0
     hash: str = NOTHING_BEFORE

@@ -18,7 +18,7 @@ from tracebility.tenant.audit_chain import Link
 
 PAGE = 1000
 NIL = UUID(int=0)
-BEFORE_ALL = -(1 << 62)  # a number that no event of a chain has
+_BEFORE_ALL = -(1 << 62)  # a number that no event of a chain has
 _LAST_NUMBER = (1 << 63) - 1  # the control plane has none that are larger; a row of the data plane may
 # The data plane keeps an event for 730 days. Nobody looks there for one that is about to go.
 ENGINE_HOLDS_US = 729 * 86_400 * 10**6
@@ -73,7 +73,7 @@ async def heads(control: Statements) -> AsyncIterator[tuple[UUID, int, str]]:
 async def written(control: Statements, chain: UUID | None = None) -> AsyncIterator[list[Written]]:
     """A chain, or one after the other, page by page, as its numbers say."""
     first, last = (NIL, SENTINEL) if chain is None else (chain, chain)
-    seq, event_id = BEFORE_ALL, NIL
+    seq, event_id = _BEFORE_ALL, NIL
     while True:
         rows = await control.fetch("links_of_chains", first, seq, event_id, PAGE, last)
         if not rows:

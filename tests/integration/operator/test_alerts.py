@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from aiohttp import web
 
-from tracebility.errors import StoreUnavailable
+from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId
 from tracebility.operator.alerts import Alert, Alerts
 from tracebility.operator.metrics import OperatorMetrics
@@ -20,6 +20,7 @@ from tracebility.operator.verify import Problem
 from tracebility.stores import hot, postgres, redis
 from tracebility.stores.clickhouse import Engine
 from tracebility.telemetry import Metrics
+from tracebility.tenant.audit import AuditWriter, Event
 from tracebility.tenant.books import Book, accepted_key
 from tracebility.tenant.dead_letters import flag_key
 from tracebility.tenant.quota import EDGES, SPOOLS
@@ -242,6 +243,27 @@ async def test_a_notification_is_signed_and_sent_until_it_is_taken(
     left = await control.fetch("SELECT event_type, target_id, details FROM audit_log WHERE org_id = $1", org_id)
     details = {"route": "webhook", "kind": "quota.soft_limit_reached"}
     assert [tuple(event) for event in left] == [("egress.exported", str(notification_id), details)]
+
+
+async def test_an_org_whose_trail_takes_no_more_keeps_no_other_from_being_told_of(
+    webhook: Webhook, control: postgres.Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await control.execute("UPDATE notification SET sent_at = now()")
+    tampered, other = uuid4(), uuid4()
+    for org_id in (tampered, other):
+        await control.execute("insert_notification", uuid4(), "quota.soft_limit_reached", org_id, {})
+    record = AuditWriter.record
+
+    async def takes_no_more(writer: AuditWriter, transaction: Any, event: Event) -> None:
+        if event.org_id == tampered:
+            raise TrailTampered
+        await record(writer, transaction, event)
+
+    monkeypatch.setattr(AuditWriter, "record", takes_no_more)
+    notifier = Notifier(control, webhook.url, "secret")
+    assert await notifier.tick() == 2
+    assert await notifier.tick() == 0, "and it is told once"
+    assert {json.loads(body)["org_id"] for _, body in webhook.requests} == {str(tampered), str(other)}
 
 
 async def test_without_a_secret_nothing_is_signed(webhook: Webhook, control: postgres.Postgres) -> None:

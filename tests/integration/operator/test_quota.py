@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from harness.proxy import Proxy, Road
 
-from tracebility.errors import StoreUnavailable
+from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId
 from tracebility.ingest import beat, enqueue
 from tracebility.ingest.spool import buffer
@@ -18,6 +18,7 @@ from tracebility.operator.quota import SKEW_US, QuotaReconciler
 from tracebility.stores import clickhouse, hot, postgres, redis
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.redis import LATE
+from tracebility.tenant.audit import AuditWriter
 from tracebility.tenant.quota import BYTES, METERED, OLDEST_SPOOLED, SLOT_US, SPANS, metered_member, usage_key
 from tracebility.tenant.scripts import SAY
 from tracebility.worker.columns import MAX_VERSION
@@ -300,6 +301,20 @@ async def test_the_flag_stands_while_the_watermark_is_held(books: Books, reconci
     await books.say()
     assert (await reconciler.tick()).advanced == 0
     assert await books.flag() == SPANS.encode()
+
+
+async def test_an_org_whose_trail_takes_no_more_is_settled_and_so_are_the_others(
+    books: Books, reconciler: QuotaReconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def takes_no_more(*_: Any) -> None:
+        raise TrailTampered
+
+    await books.limit(100, 1)
+    await books.meter((uuid4(), 600_000_000))
+    monkeypatch.setattr(AuditWriter, "record", takes_no_more)
+    assert (await reconciler.tick()).advanced == 1
+    assert await books.settled() == {SPANS: 1, BYTES: 100}
+    assert await books.counted() == 1
 
 
 async def test_a_soft_limit_is_told_once_a_period(books: Books, reconciler: QuotaReconciler) -> None:

@@ -36,8 +36,8 @@ CROSS JOIN unnest(shards) AS shard
 GROUP BY org_id
 
 -- name: orgs_by_usage
--- The orgs that used the most of a meter in the periods $2, at most $3; deleted ones send nothing. Reads every org: an installation has thousands,
--- and only its operator asks.
+-- The orgs that used the most of a meter in the periods $2, at most $3; deleted ones send nothing. Reads every org: an
+-- installation has thousands, and only its operator asks.
 SELECT org.id
 FROM org
 LEFT JOIN quota_period ON quota_period.org_id = org.id AND quota_period.meter = $1 AND quota_period.period = ANY ($2)

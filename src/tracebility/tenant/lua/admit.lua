@@ -1,8 +1,8 @@
 -- Rate, sameness and quota of one request, decided in one step: all limits let it in, or nothing is counted.
 -- O(limits + meters): two rates and two meters at most.
 --
--- KEYS  1 the rate of the org, 2 the rate of the key, 3 usage of the org in the period, 4 the mark of this body, 5 the flag
---       of an org that nothing more is taken from, because of its dead letters
+-- KEYS  1 the rate of the org, 2 the rate of the key, 3 usage of the org in the period, 4 the mark of this body,
+--       5 the flag of an org that nothing more is taken from, because of its dead letters
 -- ARGV  1 the time in microseconds, '' for the store's own
 --       2, 3 interval (microseconds a request, 0: no limit) and burst of the org; 4, 5 of the key
 --       6 the mark's life in milliseconds (0: only the rate is asked), 7 the token of this attempt
