@@ -22,6 +22,9 @@ DEFAULT_OVERLAP_S = 3_600
 LAST_YEAR = 2261  # times are nanoseconds since 1970 in 64 bits elsewhere
 
 
+ExpiresAt = Annotated[datetime, Meta(tz=True, description="RFC 3339 with a zone, in the future.")]
+
+
 class KeyRate(msgspec.Struct, forbid_unknown_fields=True):
     """A lower limit than the org's, for one key."""
 
@@ -38,7 +41,7 @@ class NewKey(msgspec.Struct, forbid_unknown_fields=True):
 
     name: str
     scopes: Annotated[list[str], Meta(description="Some of: ingest:write, read, admin.")]
-    expires_at: Annotated[datetime, Meta(tz=True, description="RFC 3339 with a zone, in the future.")] | None = None
+    expires_at: ExpiresAt | None = None
     rate: KeyRate | None = None
 
     def __post_init__(self) -> None:
@@ -51,7 +54,7 @@ class NewOperatorKey(msgspec.Struct, forbid_unknown_fields=True):
     """A key of no org and for all orgs, to be made."""
 
     name: str
-    expires_at: Annotated[datetime, Meta(tz=True, description="RFC 3339 with a zone, in the future.")] | None = None
+    expires_at: ExpiresAt | None = None
 
     def __post_init__(self) -> None:
         must_be_name(self.name)
@@ -115,24 +118,7 @@ async def create_key(
     _must_be_givable(new.scopes, may_give)
     _must_be_ahead(new.expires_at, now)
     await hold_place(transaction, place.org_id, place.project_id)
-    made = keys.generate()
-    scopes = in_order(new.scopes)
-    rate = (None, None) if new.rate is None else (new.rate.requests_per_s, new.rate.burst)
-    await transaction.execute(
-        "insert_key_of_project", made.public_id, *place, new.name, made.secret_hash, scopes, new.expires_at, *rate
-    )
-    details = {
-        "name": new.name,
-        "project_id": str(place.project_id),
-        "scopes": scopes,
-        "expires_at": stamp(new.expires_at),
-        "requests_per_s": rate[0],
-        "burst": rate[1],
-    }
-    await AuditWriter().record(
-        transaction, Event(EventType.API_KEY_CREATED, place.org_id, actor, "api_key", made.public_id, details)
-    )
-    return MadeKey(public_id=made.public_id, key=made.key)
+    return await _insert(transaction, actor, place, new, in_order(new.scopes), new.rate)
 
 
 async def create_operator_key(transaction: Transaction, actor: Actor, new: NewOperatorKey, now: datetime) -> MadeKey:
@@ -142,23 +128,34 @@ async def create_operator_key(transaction: Transaction, actor: Actor, new: NewOp
         Unprocessable: when it would have ended by ``now``.
     """
     _must_be_ahead(new.expires_at, now)
+    return await _insert(transaction, actor, None, new, [Scope.OPERATOR.value], None)
+
+
+async def _insert(
+    transaction: Transaction,
+    actor: Actor,
+    place: ProjectPlace | None,
+    new: NewKey | NewOperatorKey,
+    scopes: list[str],
+    rate: KeyRate | None,
+) -> MadeKey:
     made = keys.generate()
-    scopes = [Scope.OPERATOR.value]
-    nowhere = (None, None, None)
+    org_id, workspace_id, project_id = place or (None, None, None)
+    limit = (None, None) if rate is None else (rate.requests_per_s, rate.burst)
+    where = (org_id, workspace_id, project_id)
     await transaction.execute(
-        "insert_key_of_project",
-        made.public_id,
-        *nowhere,
-        new.name,
-        made.secret_hash,
-        scopes,
-        new.expires_at,
-        None,
-        None,
+        "insert_key_of_project", made.public_id, *where, new.name, made.secret_hash, scopes, new.expires_at, *limit
     )
-    details = {"name": new.name, "scopes": scopes, "expires_at": stamp(new.expires_at)}
+    details = {
+        "name": new.name,
+        "project_id": project_id and str(project_id),
+        "scopes": scopes,
+        "expires_at": stamp(new.expires_at),
+        "requests_per_s": limit[0],
+        "burst": limit[1],
+    }
     await AuditWriter().record(
-        transaction, Event(EventType.API_KEY_CREATED, None, actor, "api_key", made.public_id, details)
+        transaction, Event(EventType.API_KEY_CREATED, org_id, actor, "api_key", made.public_id, details)
     )
     return MadeKey(public_id=made.public_id, key=made.key)
 

@@ -15,6 +15,7 @@ from tracebility.operator.metrics import OperatorMetrics
 from tracebility.operator.reconcile import AuditReconciler
 from tracebility.operator.relay import AuditRelay
 from tracebility.operator.verify import problems
+from tracebility.stores import hot, redis
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 from tracebility.telemetry import Metrics
@@ -85,6 +86,18 @@ class Trail:
     async def tamper_with_engine(self, sql: str, **parameters: Any) -> None:
         """A statement of the data plane's owner; ``{org}`` is this org."""
         await self.engine.execute(sql, {"org": str(self.org_id)} | parameters, {"mutations_sync": 2})
+
+
+@pytest.fixture
+def store(empty_hot_store: hot.Hot) -> hot.Hot:
+    """The control role of a server in which nothing is."""
+    return empty_hot_store
+
+
+@pytest.fixture
+def streams(empty_queue: redis.Queue) -> redis.Queue:
+    """The queue there."""
+    return empty_queue
 
 
 @pytest.fixture

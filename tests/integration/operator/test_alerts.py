@@ -33,11 +33,6 @@ def queue(empty_queue: redis.Queue) -> redis.Queue:
 
 
 @pytest.fixture
-def store(empty_hot_store: hot.Hot) -> hot.Hot:
-    return empty_hot_store
-
-
-@pytest.fixture
 def due() -> set[UUID]:
     return set()
 

@@ -90,16 +90,6 @@ class Books:
 
 
 @pytest.fixture
-def store(empty_hot_store: hot.Hot) -> hot.Hot:
-    return empty_hot_store
-
-
-@pytest.fixture
-def streams(empty_queue: redis.Queue) -> redis.Queue:
-    return empty_queue
-
-
-@pytest.fixture
 async def books(control: postgres.Postgres, engine: Engine, store: hot.Hot) -> Books:
     org_id = OrgId(uuid4())
     await control.execute("insert_org", org_id, "org", "internal")

@@ -33,16 +33,6 @@ class Clock:
 
 
 @pytest.fixture
-def store(empty_hot_store: hot.Hot) -> hot.Hot:
-    return empty_hot_store
-
-
-@pytest.fixture
-def streams(empty_queue: redis.Queue) -> redis.Queue:
-    return empty_queue
-
-
-@pytest.fixture
 def clock() -> Clock:
     return Clock()
 

@@ -32,16 +32,6 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def store(empty_hot_store: hot.Hot) -> hot.Hot:
-    return empty_hot_store
-
-
-@pytest.fixture
-def streams(empty_queue: redis.Queue) -> redis.Queue:
-    return empty_queue
-
-
-@pytest.fixture
 async def work(control: postgres.Postgres, engine: clickhouse.Engine, streams: redis.Queue, store: hot.Hot) -> Work:
     """The clock is past the wait for what is under way."""
     await control.execute("UPDATE deletion_job SET state = 'failed' WHERE state IN ('queued', 'running')")
