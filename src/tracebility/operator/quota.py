@@ -27,6 +27,7 @@ from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
 from tracebility.tenant.context import MeterLimit
 from tracebility.tenant.quota import METERED, METERS, OLDEST_SPOOLED, SLOT_US, QuotaMeter, Usage, usage_key
 from tracebility.tenant.redis_keys import over_flag
+from tracebility.tenant.scripts import FLAG
 from tracebility.tenant.shards import OVERFLOW_STREAMS, SHARD_STREAMS
 
 PERIOD_S = 60.0
@@ -204,7 +205,7 @@ class QuotaReconciler:
         ]
         at = over_flag(org_id, period)
         if over:
-            await self._hot.command("SET", at, over[0], "PX", OVER_FLAG_LIFE_MS)
+            await self._hot.run(FLAG, [at], [over[0], OVER_FLAG_LIFE_MS])
         else:
             await self._hot.command("DEL", at)
 

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from harness.proxy import Proxy, Road
+from redis.asyncio import Redis
 
 from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId
@@ -291,6 +292,22 @@ async def test_the_flag_stands_while_the_watermark_is_held(books: Books, reconci
     await books.say()
     assert (await reconciler.tick()).advanced == 0
     assert await books.flag() == SPANS.encode()
+
+
+async def test_a_full_redis_is_settled_and_flagged(
+    books: Books, reconciler: QuotaReconciler, empty_redis_url: str
+) -> None:
+    await books.limit(1, 1)
+    await books.meter((uuid4(), 600_000_000))
+    async with Redis.from_url(empty_redis_url) as server:
+        allowed = (await server.config_get("maxmemory"))["maxmemory"]
+        await server.config_set("maxmemory", "1")
+        try:
+            await reconciler.tick()
+        finally:
+            await server.config_set("maxmemory", allowed)
+    assert await books.counted() == 1
+    assert await books.flag() == b"spans"
 
 
 async def test_an_org_whose_trail_takes_no_more_is_settled_and_so_are_the_others(
