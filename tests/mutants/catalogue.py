@@ -333,8 +333,8 @@ MUTANTS = (
     Mutant(
         "the same body is let in and charged again",
         f"{TENANT}/admission.py",
-        "claim), KEPT, BODY_LIFE_MS)",
-        "claim), KEPT, 1)",
+        "mark(admitted.at_us), MARK_LIFE_MS)",
+        "mark(admitted.at_us), 1)",
         "tests/integration/ingest/test_gates.py",
     ),
     Mutant(

@@ -72,7 +72,7 @@ class OperatorServices:
         deleter = Deleter(
             self.control, self.engine, self.queue, self.hot, self.metrics, waits_for_legacy=self.dual_read_legacy
         )
-        retained = Retention(self.control, self.engine, self.metrics)
+        retained = Retention(self.control, self.engine, self.hot, self.metrics)
         return (
             Loop("quota-reconcile", quota.PERIOD_S, lambda fence: quotas.tick()),
             Loop("audit-relay", relay.PERIOD_S, lambda fence: relayed.tick()),
