@@ -7,13 +7,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from tracebility.audit.access_log import AccessTrail
+from tracebility.audit.events import AuditWriter, Event
 from tracebility.config import Settings
 from tracebility.health import Ping, unanswered
 from tracebility.stores import hot, postgres, scoped
 from tracebility.stores.changes import announcer, resolving
 from tracebility.telemetry import Metrics
-from tracebility.tenant.access import AccessTrail
-from tracebility.tenant.audit import AuditWriter, Event
 from tracebility.tenant.resolver import Resolver
 
 STORES = ("postgres", "redis", "clickhouse")

@@ -15,9 +15,9 @@ import typer
 from tracebility.errors import TracebilityError
 
 if TYPE_CHECKING:
+    from tracebility.audit.events import Actor
     from tracebility.control.places import ProjectPlace
     from tracebility.stores.postgres import Postgres, Statements, Transaction
-    from tracebility.tenant.audit import Actor
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ def changing(data_dir: Path | None, change: "Callable[[Transaction, Actor], Awai
 
 def actor() -> "Actor":
     """Who runs this command: whoever may read the installation's secrets is its operator."""
-    from tracebility.tenant.audit import Actor
+    from tracebility.audit.events import Actor
 
     try:
         name = pwd.getpwuid(os.getuid()).pw_name

@@ -10,10 +10,10 @@ from tracebility.commands.options import AsJson, DataDir, tell
 from tracebility.errors import TracebilityError
 
 if TYPE_CHECKING:
+    from tracebility.audit.events import Actor
     from tracebility.control.keys import MadeKey, RotatedKey, ShownKey
     from tracebility.ids import PublicKeyId
     from tracebility.stores.postgres import Postgres, Transaction
-    from tracebility.tenant.audit import Actor
 
 PublicId = Annotated[
     str, typer.Argument(help="The key's public id: what stands between tb_ and the secret.", metavar="PUBLIC_ID")

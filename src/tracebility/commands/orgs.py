@@ -9,10 +9,10 @@ from tracebility.commands.options import AsJson, DataDir, days_of, tell
 from tracebility.errors import TracebilityError
 
 if TYPE_CHECKING:
+    from tracebility.audit.events import Actor
     from tracebility.control.deletions import Deletion
     from tracebility.control.orgs import MadeOrg, Org
     from tracebility.stores.postgres import Postgres, Transaction
-    from tracebility.tenant.audit import Actor
 
 # The word that gives an org its plan's retention back.
 AS_THE_PLAN = "plan"

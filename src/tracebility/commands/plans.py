@@ -9,9 +9,9 @@ from tracebility.commands.changes import changing, document, reading
 from tracebility.commands.options import AsJson, DataDir, tell
 
 if TYPE_CHECKING:
+    from tracebility.audit.events import Actor
     from tracebility.control.plans import Plan
     from tracebility.stores.postgres import Transaction
-    from tracebility.tenant.audit import Actor
 
 group = typer.Typer(no_args_is_help=True, help="List plans, make or replace one.")
 

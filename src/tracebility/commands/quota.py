@@ -82,12 +82,12 @@ def show_usage(
 async def _usage(data_dir: "Path | None", org_id: "OrgId", since: str, until: str, *, exported: bool) -> "UsageByHour":
     from contextlib import AsyncExitStack
 
+    from tracebility.audit.events import AuditWriter, Event, EventType
     from tracebility.control.orgs import read_org
     from tracebility.control.usage import read_usage
     from tracebility.embedded.installation import locate
     from tracebility.stores import clickhouse, postgres
     from tracebility.stores.ledger import RawRows
-    from tracebility.tenant.audit import AuditWriter, Event, EventType
 
     found = locate(data_dir)
     from_ns, to_ns = (_nanoseconds(name, text) for name, text in (("--from", since), ("--to", until)))

@@ -11,10 +11,10 @@ from tracebility.commands.options import AsJson, DataDir, days_of, log_to_stderr
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tracebility.audit.events import Actor
     from tracebility.control.places import ChangedProject
     from tracebility.operator.retention import Aged
     from tracebility.stores.postgres import Transaction
-    from tracebility.tenant.audit import Actor
 
 # The word that gives a project its org's retention back.
 AS_THE_ORG = "org"

@@ -14,10 +14,10 @@ from tracebility.errors import NotFound, TracebilityError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tracebility.audit.events import Actor
     from tracebility.control.shards import ShardMoved, ShardPlan, ShardStatus
     from tracebility.stores.postgres import Postgres, Transaction
     from tracebility.stores.redis import Queue
-    from tracebility.tenant.audit import Actor
 
 T = TypeVar("T")
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what it would do to the skew, and change nothing.")]

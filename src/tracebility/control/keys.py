@@ -7,13 +7,13 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from tracebility.audit.events import Actor, AuditWriter, Event, EventType
 from tracebility.control.documents import must_be_name, stamp, unacceptable
 from tracebility.control.places import ProjectPlace, hold_place
 from tracebility.errors import Forbidden, KeyEnded, NotFound
 from tracebility.ids import PublicKeyId
 from tracebility.stores.postgres import Row, Transaction
 from tracebility.tenant import keys
-from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
 from tracebility.tenant.context import TENANT_SCOPES, Scope
 from tracebility.tenant.limits import Burst, RequestsPerS
 

@@ -7,13 +7,13 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from tracebility.audit.events import Actor, AuditWriter, Event, EventType
 from tracebility.control import keys, places
 from tracebility.control.documents import must_be_name, stamp, unacceptable
 from tracebility.control.plans import NAME
 from tracebility.errors import BeingDeleted, NotFound
 from tracebility.ids import OrgId, uuid7
 from tracebility.stores.postgres import Row, Statements, Transaction
-from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
 from tracebility.tenant.context import TENANT_SCOPES
 from tracebility.tenant.limits import RetentionDays
 

@@ -7,11 +7,11 @@ from uuid import UUID
 
 import msgspec
 
+from tracebility.audit.events import Actor, AuditWriter, Event, EventType
 from tracebility.control.documents import must_be_name
 from tracebility.errors import BeingDeleted, NotFound, Taken
 from tracebility.ids import OrgId, ProjectId, WorkspaceId, uuid7
 from tracebility.stores.postgres import Conflict, Transaction
-from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
 from tracebility.tenant.limits import RetentionDays
 
 

@@ -4,9 +4,9 @@ import re
 
 import msgspec
 
+from tracebility.audit.events import Actor, AuditWriter, Event, EventType
 from tracebility.control.documents import unacceptable
 from tracebility.stores.postgres import Row, Statements, Transaction
-from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
 from tracebility.tenant.limits import Limits, MeterLimits, Meters, RateLimits
 from tracebility.tenant.quota import METERS
 

@@ -12,13 +12,13 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from tracebility.audit.events import Actor, AuditWriter, Event, EventType
 from tracebility.control.documents import stamp, unacceptable
 from tracebility.errors import MovedLately, NotFound, Unprocessable
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
 from tracebility.stores.postgres import Row, Statements, Transaction
 from tracebility.stores.shards import LOAD_HOURS, ShardQueue, org_loads, placement, placements
-from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
 from tracebility.tenant.shard_plan import coolest, propose, shard_loads, skew
 from tracebility.tenant.shards import (
     DEFAULT,

@@ -12,10 +12,10 @@ from uuid import UUID
 
 import structlog
 
+from tracebility.audit.verify import Problem
 from tracebility.errors import StoreUnavailable
 from tracebility.ids import OrgId, uuid7
 from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.verify import Problem
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.hot import Hot
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import structlog
 
+from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
 from tracebility.config import redact
 from tracebility.control.deletions import ORG, PROJECT, RUN, USER
 from tracebility.control.documents import stamp
@@ -32,7 +33,6 @@ from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.stores.postgres import Postgres, Row, Statements, Transaction
 from tracebility.stores.queries import query
 from tracebility.stores.redis import Entry, Queue
-from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
 from tracebility.tenant.quota import METERED, SLOT_US, metered_member
 from tracebility.tenant.redis_keys import patterns_of_org
 from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS

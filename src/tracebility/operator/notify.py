@@ -12,10 +12,10 @@ from hashlib import sha256
 import aiohttp
 import structlog
 
+from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
 from tracebility.errors import TrailTampered
 from tracebility.ids import OrgId
 from tracebility.stores.postgres import Postgres, Row
-from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
 
 PERIOD_S = 5.0
 MOST_A_TICK = 100

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import structlog
 
+from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
 from tracebility.errors import TrailTampered
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
@@ -23,7 +24,6 @@ from tracebility.stores.hot import Hot
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
 from tracebility.stores.redis import Queue
-from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
 from tracebility.tenant.context import MeterLimit
 from tracebility.tenant.quota import METERED, METERS, OLDEST_SPOOLED, SLOT_US, QuotaMeter, Usage, usage_key
 from tracebility.tenant.redis_keys import over_flag

@@ -9,32 +9,21 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from tracebility.audit import reconciler, relay, verify
+from tracebility.audit.reconciler import AuditReconciler
+from tracebility.audit.relay import AuditRelay
+from tracebility.audit.verify import Verification
 from tracebility.config import Settings
 from tracebility.errors import StoreUnavailable
 from tracebility.health import unanswered
-from tracebility.operator import (
-    alerts,
-    deletion,
-    loops,
-    notify,
-    prune,
-    quota,
-    reconcile,
-    relay,
-    retention,
-    shards,
-    verify,
-)
+from tracebility.operator import alerts, deletion, loops, notify, prune, quota, retention, shards
 from tracebility.operator.deletion import Deleter
 from tracebility.operator.loops import Loop
 from tracebility.operator.metrics import OperatorMetrics
 from tracebility.operator.prune import prune_tenant_changes
 from tracebility.operator.quota import QuotaReconciler
-from tracebility.operator.reconcile import AuditReconciler
-from tracebility.operator.relay import AuditRelay
 from tracebility.operator.retention import Retention
 from tracebility.operator.shards import ShardBalance
-from tracebility.operator.verify import Verification
 from tracebility.stores import clickhouse, hot, leader, postgres, redis
 from tracebility.telemetry import Metrics
 
@@ -76,7 +65,7 @@ class OperatorServices:
         return (
             Loop("quota-reconcile", quota.PERIOD_S, lambda fence: quotas.tick()),
             Loop("audit-relay", relay.PERIOD_S, lambda fence: relayed.tick()),
-            Loop(AUDIT_RECONCILE, reconcile.PERIOD_S, lambda fence: self._reconcile_audit()),
+            Loop(AUDIT_RECONCILE, reconciler.PERIOD_S, lambda fence: self._reconcile_audit()),
             Loop("audit-verify", verify.PERIOD_S, lambda fence: verification.tick()),
             Loop("alerts", alerts.PERIOD_S, lambda fence: looking.tick()),
             Loop("notify", notify.PERIOD_S, lambda fence: notifier.tick()),
@@ -125,7 +114,7 @@ class OperatorServices:
 
 def audit_reconcile(control: postgres.Postgres, engine: clickhouse.Engine, metrics: OperatorMetrics) -> Loop:
     """The audit reconciler for the command that runs it now, and tells what it found."""
-    return Loop(AUDIT_RECONCILE, reconcile.PERIOD_S, lambda fence: AuditReconciler(control, engine, metrics).tick())
+    return Loop(AUDIT_RECONCILE, reconciler.PERIOD_S, lambda fence: AuditReconciler(control, engine, metrics).tick())
 
 
 @asynccontextmanager

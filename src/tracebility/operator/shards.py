@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 
 import structlog
 
+from tracebility.audit.events import SYSTEM
 from tracebility.control import shards
 from tracebility.operator.metrics import OperatorMetrics
 from tracebility.stores.changes import nudge
 from tracebility.stores.hot import Hot
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.redis import Queue
-from tracebility.tenant.audit import SYSTEM
 
 PERIOD_S = 60.0
 # Hottest shard over the mean, and for how long, before something is proposed.

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from argon2 import PasswordHasher
 
+from tracebility.audit.events import Actor, AuditWriter, Event, EventType
 from tracebility.ids import OrgId, ProjectId, WorkspaceId, uuid7
 from tracebility.stores.postgres import Postgres, Transaction
 from tracebility.tenant import keys
-from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
 from tracebility.tenant.context import Scope
 
 ORG_NAME = WORKSPACE_NAME = PROJECT_NAME = "default"

@@ -10,6 +10,7 @@ from uuid import uuid4
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
+from tracebility.audit.events import Actor
 from tracebility.control import deletions
 from tracebility.control.deletions import Deletion
 from tracebility.control.places import ProjectPlace
@@ -18,7 +19,6 @@ from tracebility.operator.deletion import REFUSED_S, Deleter
 from tracebility.stores import clickhouse, hot, postgres, redis
 from tracebility.stores.erase import CONTENT_TABLES
 from tracebility.telemetry import Metrics
-from tracebility.tenant.audit import Actor
 from tracebility.tenant.books import book_of
 from tracebility.tenant.shards import shard_of, stream_of
 from tracebility.wire.envelope import Envelope, Header

@@ -10,11 +10,11 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from tracebility.audit.events import Actor
 from tracebility.control import deletions
 from tracebility.control.keys import revoke_key
 from tracebility.control.places import ProjectPlace
 from tracebility.stores.postgres import Postgres
-from tracebility.tenant.audit import Actor
 
 ASKER = Actor("operator", "test")
 

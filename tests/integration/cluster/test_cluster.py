@@ -15,6 +15,7 @@ import httpx
 import pytest
 from redis.crc import key_slot
 
+from tracebility.audit.events import Actor
 from tracebility.config import Settings
 from tracebility.control.shards import ShardMove, move
 from tracebility.errors import StoreUnavailable
@@ -28,7 +29,6 @@ from tracebility.stores.changes import nudge
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.ledger import Ledger, OrgQueue, RawRows, ledger
 from tracebility.telemetry import Metrics
-from tracebility.tenant.audit import Actor
 from tracebility.tenant.quota import SPANS, usage_key
 from tracebility.tenant.redis_keys import over_flag, stream_key
 from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM, SHARD_STREAMS, shard_of, stream_of

@@ -7,15 +7,15 @@ from uuid import UUID
 
 from typer.testing import CliRunner
 
+from tracebility.audit.events import Actor, AuditWriter, Event, EventType
+from tracebility.audit.relay import AuditRelay
 from tracebility.cli import app
 from tracebility.errors import TracebilityError
 from tracebility.ids import SENTINEL, OrgId, uuid7
 from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.relay import AuditRelay
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 from tracebility.telemetry import Metrics
-from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
 
 
 async def command(stores: Any, *arguments: str) -> Any:

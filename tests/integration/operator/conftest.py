@@ -10,16 +10,16 @@ from uuid import UUID
 
 import pytest
 
+from tracebility.audit.events import Actor, AuditWriter, Event, EventType
+from tracebility.audit.reconciler import AuditReconciler
+from tracebility.audit.relay import AuditRelay
+from tracebility.audit.verify import problems
 from tracebility.ids import OrgId, uuid7
 from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.reconcile import AuditReconciler
-from tracebility.operator.relay import AuditRelay
-from tracebility.operator.verify import problems
 from tracebility.stores import hot, redis
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 from tracebility.telemetry import Metrics
-from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
 
 DEADLINE_S = 60.0
 

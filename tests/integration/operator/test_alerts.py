@@ -11,16 +11,16 @@ from uuid import UUID, uuid4
 import pytest
 from aiohttp import web
 
+from tracebility.audit.events import AuditWriter, Event
+from tracebility.audit.verify import Problem
 from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId
 from tracebility.operator.alerts import Alert, Alerts
 from tracebility.operator.metrics import OperatorMetrics
 from tracebility.operator.notify import Notifier
-from tracebility.operator.verify import Problem
 from tracebility.stores import hot, postgres, redis
 from tracebility.stores.clickhouse import Engine
 from tracebility.telemetry import Metrics
-from tracebility.tenant.audit import AuditWriter, Event
 from tracebility.tenant.books import Book, accepted_key
 from tracebility.tenant.dead_letters import flag_key
 from tracebility.tenant.quota import EDGES, SPOOLS

@@ -11,6 +11,7 @@ import pytest
 from harness.proxy import Proxy, Road
 from redis.asyncio import Redis
 
+from tracebility.audit.events import AuditWriter
 from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId
 from tracebility.ingest import beat, enqueue
@@ -19,7 +20,6 @@ from tracebility.operator.quota import SKEW_US, QuotaReconciler
 from tracebility.stores import clickhouse, hot, postgres, redis
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.redis import LATE
-from tracebility.tenant.audit import AuditWriter
 from tracebility.tenant.quota import BYTES, METERED, OLDEST_SPOOLED, SLOT_US, SPANS, metered_member, usage_key
 from tracebility.tenant.scripts import SAY
 from tracebility.worker.columns import MAX_VERSION

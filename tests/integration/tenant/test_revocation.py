@@ -18,6 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, precondition, rule
 
+from tracebility.audit.events import SYSTEM
 from tracebility.control import keys as control_keys
 from tracebility.control import orgs, plans
 from tracebility.errors import Suspended, Unauthenticated
@@ -26,7 +27,6 @@ from tracebility.stores import hot, postgres
 from tracebility.stores.changes import ASK_EVERY_S, Changes
 from tracebility.stores.keys import CachedKeys, PostgresKeys, _encode
 from tracebility.tenant import keys, resolver
-from tracebility.tenant.audit import SYSTEM
 from tracebility.tenant.limits import Limits, MeterLimits, Meters
 from tracebility.tenant.redis_keys import shared_key
 from tracebility.tenant.resolver import KeyRecord, Resolver

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from harness.proxy import Proxy, Road
 
+from tracebility.audit.events import Actor
 from tracebility.config import Settings
 from tracebility.control.shards import ShardMove, move, undo
 from tracebility.ingest.app import create_app
@@ -18,7 +19,6 @@ from tracebility.ingest.service import open_services
 from tracebility.stores import hot, postgres, redis
 from tracebility.stores.changes import nudge
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
-from tracebility.tenant.audit import Actor
 from tracebility.tenant.shards import ALL_STREAMS, SHARDS, shard_of, stream_of
 
 ACTOR = Actor("operator", "test")

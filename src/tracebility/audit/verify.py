@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from tracebility.audit import chain_store
+from tracebility.audit.chain import NOTHING_BEFORE, Link
+from tracebility.audit.chain_store import Written
+from tracebility.audit.prefilter import suspects
 from tracebility.ids import SENTINEL
-from tracebility.operator.screen import suspects
-from tracebility.stores import links
 from tracebility.stores.clickhouse import Engine
-from tracebility.stores.links import Written
 from tracebility.stores.postgres import Postgres, Transaction
-from tracebility.tenant.audit_chain import NOTHING_BEFORE, Link
 
 PERIOD_S = 3600.0
 # Of what an hourly look finds; `tracebility audit verify` names all.
@@ -102,8 +102,8 @@ async def genuine(control: Postgres, engine: Engine, chain: UUID, alone: Sequenc
     It is those whose hash is right behind the event before them, as either store has it; the others never were written.
     """
     befores = {link.seq - 1 for link in alone if link.seq > 1}
-    told = _Told.of(await links.copies_near(engine, chain, range(1, 1), seqs=befores))
-    here = await links.hashes_of(control, chain, befores)
+    told = _Told.of(await chain_store.copies_near(engine, chain, range(1, 1), seqs=befores))
+    here = await chain_store.hashes_of(control, chain, befores)
     return {link for link in alone if link.seq > 0 and link.follows(*told.before(link.seq), here.get(link.seq - 1))}
 
 
@@ -138,7 +138,7 @@ class _Chain:
 
     async def _events(self, snapshot: Transaction) -> AsyncIterator[Problem]:
         previous: Link | None = None
-        async for page in links.written(snapshot, self._chain):
+        async for page in chain_store.written(snapshot, self._chain):
             told = await self._told(page)
             for index, one in enumerate(page):
                 after = page[index + 1].link if index + 1 < len(page) else None
@@ -156,19 +156,19 @@ class _Chain:
     async def _told(self, page: Sequence[Written]) -> _Told:
         seqs = [one.link.seq for one in page]
         stretch = range(min(seqs) - 1, max(seqs) + 2)
-        told = await links.copies_near(self._engine, self._chain, stretch, (one.link.event_id for one in page))
+        told = await chain_store.copies_near(self._engine, self._chain, stretch, (one.link.event_id for one in page))
         strays = {link.seq - 1 for link in told if link.seq > 1 and link.seq - 1 not in stretch}
         if strays:  # what an event stood on that was moved far
-            told += await links.copies_near(self._engine, self._chain, range(1, 1), seqs=strays)
+            told += await chain_store.copies_near(self._engine, self._chain, range(1, 1), seqs=strays)
         lost = {one.link.event_id for one in page if not one.waiting} - {link.event_id for link in told}
         if lost:  # under another org, they are not missing but changed
-            told += await links.copies_anywhere(self._engine, lost)
+            told += await chain_store.copies_anywhere(self._engine, lost)
         return _Told.of(told)
 
     async def _told_alone(self) -> AsyncIterator[Problem]:
         """Rows of the data plane that are of no event: of one that is gone, or of one that never was."""
-        async for copies in links.copies(self._engine, self._chain):
-            known = await links.written_of(self._control, {copy.link.event_id for copy in copies})
+        async for copies in chain_store.copies(self._engine, self._chain):
+            known = await chain_store.written_of(self._control, {copy.link.event_id for copy in copies})
             alone = [copy.link for copy in copies if copy.link.event_id not in known]
             if not alone:
                 continue
@@ -199,7 +199,7 @@ def _judged(one: Written, previous: Link | None, after: Link | None, told: _Told
     same = [copy for copy in copies if copy == link]
     others = [copy for copy in copies if copy != link]
     if not copies:
-        is_expected = not one.waiting and link.event_time_us > links.horizon_us()
+        is_expected = not one.waiting and link.event_time_us > chain_store.horizon_us()
         if fits:
             return ["missing_in_clickhouse"] if is_expected else []
         return ["inserted"] if is_expected else ["edited"]

@@ -6,9 +6,9 @@ away, the outbox waits.
 
 import structlog
 
+from tracebility.audit import chain_store
 from tracebility.failpoints import failpoint
 from tracebility.operator.metrics import OperatorMetrics
-from tracebility.stores import links
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 
@@ -36,13 +36,13 @@ class AuditRelay:
         """
         sent = 0
         for _ in range(BATCHES_A_TICK):
-            ids, events = await links.waiting(self._control, BATCH)
+            ids, events = await chain_store.waiting(self._control, BATCH)
             if not ids:
                 break
             if len(events) < len(ids):
                 gone = sorted(str(event_id) for event_id in set(ids) - {event.event_id for event in events})
                 log.error("events vanished from the audit trail before they were relayed", events=gone)
-            await links.insert(self._engine, events)
+            await chain_store.insert(self._engine, events)
             failpoint("audit_relay_after_insert")
             await self._control.execute("relayed", ids)
             self._metrics.relayed.inc(len(events))

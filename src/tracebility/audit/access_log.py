@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 
 import structlog
 
+from tracebility.audit.events import Actor, Event, EventType
 from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId, uuid7
-from tracebility.tenant.audit import Actor, Event, EventType
 
 WINDOW_S = 60.0
 FLUSH_S = 1.0

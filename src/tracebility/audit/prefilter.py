@@ -11,11 +11,11 @@ from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
-from tracebility.stores import links
+from tracebility.audit import chain_store
+from tracebility.audit.chain import NOTHING_BEFORE, Link
+from tracebility.audit.chain_store import Written
 from tracebility.stores.clickhouse import Engine
-from tracebility.stores.links import Written
 from tracebility.stores.postgres import Postgres
-from tracebility.tenant.audit_chain import NOTHING_BEFORE, Link
 
 _MODULUS = 1 << 128
 
@@ -52,18 +52,18 @@ async def suspects(control: Postgres, engine: Engine) -> list[UUID]:
     # A key of this look's own: whoever writes rows cannot choose them so that their sum is right.
     key = secrets.token_bytes(16)
     seen: dict[UUID, _Seen] = {}
-    since_us = links.horizon_us()
-    async for page in links.written(control):
+    since_us = chain_store.horizon_us()
+    async for page in chain_store.written(control):
         for one in page:
             chain = seen.setdefault(one.link.chain, _Seen())
             chain.goes_on(one.link)
             if _is_relayed(one, since_us):
                 chain.here = (chain.here + _number(one.link, key)) % _MODULUS
-    async for org_id, seq, hash in links.heads(control):
+    async for org_id, seq, hash in chain_store.heads(control):
         chain = seen.setdefault(org_id, _Seen(is_sound=False))
         chain.has_head = True
         chain.is_sound = chain.is_sound and (seq, hash) == (chain.seq, chain.hash)
-    async for copies in links.copies(engine):
+    async for copies in chain_store.copies(engine):
         for copy in copies:
             chain = seen.setdefault(copy.link.chain, _Seen(is_sound=False))
             chain.there = (chain.there + _number(copy.link, key)) % _MODULUS

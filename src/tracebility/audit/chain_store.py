@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from tracebility.audit.chain import Link
 from tracebility.ids import SENTINEL
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Row, Statements
 from tracebility.stores.queries import query
-from tracebility.tenant.audit_chain import Link
 
 PAGE = 1000
 NIL = UUID(int=0)

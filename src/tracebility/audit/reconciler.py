@@ -13,16 +13,16 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from tracebility.audit import chain_store
+from tracebility.audit.chain import Link
+from tracebility.audit.chain_store import NIL, PAGE, Copy
+from tracebility.audit.verify import genuine
 from tracebility.failpoints import failpoint
 from tracebility.ids import uuid7
 from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.verify import genuine
-from tracebility.stores import links
 from tracebility.stores.clickhouse import Engine
-from tracebility.stores.links import NIL, PAGE, Copy
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
-from tracebility.tenant.audit_chain import Link
 
 PERIOD_S = 86_400.0
 # "tracegap" as a number: advisory locks have no names.
@@ -79,10 +79,10 @@ class AuditReconciler:
 
     async def _run(self, run: Reconciliation) -> Reconciliation:
         # First what does not belong there: what is then there of an event is right.
-        async for copies in links.copies(self._engine):
+        async for copies in chain_store.copies(self._engine):
             await self._look_at_copies(run, copies)
-        async for page in links.written(self._control):
-            since = links.horizon_us()
+        async for page in chain_store.written(self._control):
+            since = chain_store.horizon_us()
             due = [one.link for one in page if (one.settled or not one.waiting) and one.link.event_time_us > since]
             await self._look_for(run, due)
         await self._look_for_events(run)
@@ -90,7 +90,7 @@ class AuditReconciler:
 
     async def _look_at_copies(self, run: Reconciliation, copies: Sequence[Copy]) -> None:
         """Remove rows that say something else than their event, or that have none."""
-        known = await links.written_of(self._control, {copy.link.event_id for copy in copies})
+        known = await chain_store.written_of(self._control, {copy.link.event_id for copy in copies})
         wrong = [copy for copy in copies if known.get(copy.link.event_id) != copy.link]
         kept = await self._keep(run, [copy.link for copy in wrong if copy.link.event_id not in known])
         wrong = [copy for copy in wrong if copy.link not in kept]
@@ -106,7 +106,7 @@ class AuditReconciler:
         failpoint("audit_reconcile_after_gap")
         events = {copy.link.event_id for copy in wrong}
         # The right rows first: a death between the two leaves one row too many, which the next run finds.
-        await links.insert(self._engine, list(restored.values()))
+        await chain_store.insert(self._engine, list(restored.values()))
         await self._engine.execute(
             query("remove_from_engine"),
             {
@@ -139,7 +139,7 @@ class AuditReconciler:
         for chain, rest in by_chain.items():
             fits = await genuine(self._control, self._engine, chain, rest)
             # Whoever can write to the data plane can hash: where there is an event, no other one was.
-            taken = await links.hashes_of(self._control, chain, [link.seq for link in fits])
+            taken = await chain_store.hashes_of(self._control, chain, [link.seq for link in fits])
             new += [link for link in fits if link.seq not in taken]
         await self._write_down(run, [_gap(run, link, "deleted", _found(link)) for link in new])
         return kept.union(new)
@@ -148,13 +148,13 @@ class AuditReconciler:
         """Insert events that are not there."""
         if not due:
             return
-        there = await links.there_of(self._engine, due)
+        there = await chain_store.there_of(self._engine, due)
         missing = [link for link in due if link.event_id not in there]
         if not missing:
             return
         await self._write_down(run, [_gap(run, link, "missing", "") for link in missing])
         failpoint("audit_reconcile_after_gap")
-        await links.insert(self._engine, missing)
+        await chain_store.insert(self._engine, missing)
         await self._repaired(run, {link.event_id for link in missing}, len(missing))
 
     async def _look_for_events(self, run: Reconciliation) -> None:
@@ -201,17 +201,17 @@ def _found(link: Link) -> str:
 
 def _absent(chain: UUID, event_type: str, target_type: str, target_id: str, at: datetime) -> Link:
     """The event that is not there, as far as that can be said."""
-    us = links.microseconds(at)
+    us = chain_store.microseconds(at)
     return Link(NIL, us, event_type, chain, "", "", target_type, target_id, "", 0, "")
 
 
 def _gap(run: Reconciliation, link: Link, kind: str, found: str) -> tuple[Any, ...]:
     return (
         str(run.run_id),
-        links.engine_now(),
+        chain_store.engine_now(),
         str(link.chain),
         str(link.event_id),
-        links.engine_moment(link.event_time_us),
+        chain_store.engine_moment(link.event_time_us),
         link.event_type,
         link.target_type,
         link.target_id,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from tracebility.audit.chain_store import microseconds, moment
 from tracebility.ids import SENTINEL, OrgId
 from tracebility.stores.clickhouse import Engine
-from tracebility.stores.links import microseconds, moment
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
 
