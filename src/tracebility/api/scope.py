@@ -14,9 +14,9 @@ from fastapi import Depends, Request
 from tracebility.api.auth import Administrator, Operator, Reader, Services, require
 from tracebility.api.service import ApiServices
 from tracebility.audit.events import Actor, actor_of
-from tracebility.control.places import ProjectPlace, WorkspacePlace
 from tracebility.errors import NotFound
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
+from tracebility.orgs.projects import ProjectPlace, WorkspacePlace
 from tracebility.stores.ledger import OrgQueue
 from tracebility.stores.postgres import Row
 from tracebility.stores.scoped import (

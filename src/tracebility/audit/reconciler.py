@@ -16,10 +16,10 @@ from uuid import UUID
 from tracebility.audit import chain_store
 from tracebility.audit.chain import Link
 from tracebility.audit.chain_store import NIL, PAGE, Copy
+from tracebility.audit.metrics import AuditMetrics
 from tracebility.audit.verify import genuine
 from tracebility.failpoints import failpoint
 from tracebility.ids import uuid7
-from tracebility.operator.metrics import OperatorMetrics
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
@@ -59,7 +59,7 @@ class Reconciliation:
 class AuditReconciler:
     """Runs of it wait for each other."""
 
-    def __init__(self, control: Postgres, engine: Engine, metrics: OperatorMetrics) -> None:
+    def __init__(self, control: Postgres, engine: Engine, metrics: AuditMetrics) -> None:
         self._control = control
         self._engine = engine
         self._metrics = metrics

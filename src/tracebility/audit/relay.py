@@ -7,8 +7,8 @@ away, the outbox waits.
 import structlog
 
 from tracebility.audit import chain_store
+from tracebility.audit.metrics import AuditMetrics
 from tracebility.failpoints import failpoint
-from tracebility.operator.metrics import OperatorMetrics
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 class AuditRelay:
     """One operator's relay; two at once write rows twice, and do no other harm."""
 
-    def __init__(self, control: Postgres, engine: Engine, metrics: OperatorMetrics) -> None:
+    def __init__(self, control: Postgres, engine: Engine, metrics: AuditMetrics) -> None:
         self._control = control
         self._engine = engine
         self._metrics = metrics

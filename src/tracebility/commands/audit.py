@@ -116,13 +116,13 @@ def reconcile(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """
 
     async def run(control: "Postgres", engine: "Engine") -> dict[str, Any]:
+        from tracebility.audit.metrics import AuditMetrics
         from tracebility.audit.reconciler import Reconciliation
         from tracebility.operator.loops import run_once
-        from tracebility.operator.metrics import OperatorMetrics
         from tracebility.operator.service import audit_reconcile
         from tracebility.telemetry import Metrics
 
-        done = await run_once(audit_reconcile(control, engine, OperatorMetrics(Metrics())), control)
+        done = await run_once(audit_reconcile(control, engine, AuditMetrics(Metrics())), control)
         assert isinstance(done, Reconciliation)
         return done.document()
 

@@ -16,7 +16,7 @@ from tracebility.errors import TracebilityError
 
 if TYPE_CHECKING:
     from tracebility.audit.events import Actor
-    from tracebility.control.places import ProjectPlace
+    from tracebility.orgs.projects import ProjectPlace
     from tracebility.stores.postgres import Postgres, Statements, Transaction
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ async def place_of(control: "Statements", project_id: object) -> "ProjectPlace":
     Raises:
         TracebilityError: when there is none.
     """
-    from tracebility.control.places import ProjectPlace
+    from tracebility.orgs.projects import ProjectPlace
 
     row = await control.fetchrow("named_project", project_id, None)
     if row is None:

@@ -178,7 +178,7 @@ async def _write_down(data_dir: "Path | None", event_type: str, meant: _Meant) -
     from tracebility.embedded.installation import locate
     from tracebility.ids import OrgId
     from tracebility.stores import postgres
-    from tracebility.tenant.shards import DEAD_LETTER_STREAM
+    from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
 
     control = await postgres.connect(locate(data_dir).pg_dsn, wait_s=0)
     try:

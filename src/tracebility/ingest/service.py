@@ -20,10 +20,10 @@ from tracebility.ingest.front import ApiProxy
 from tracebility.ingest.metrics import IngestMetrics
 from tracebility.ingest.spool.buffer import Spool
 from tracebility.ingest.spool.replay import Replayer
+from tracebility.quota.settled import PostgresUsage
+from tracebility.shards.routing import routing
 from tracebility.stores import hot, postgres, redis
 from tracebility.stores.changes import resolving
-from tracebility.stores.shards import routing
-from tracebility.stores.usage import PostgresUsage
 from tracebility.telemetry import Metrics
 from tracebility.tenant.admission import Admission
 from tracebility.tenant.resolver import Resolver

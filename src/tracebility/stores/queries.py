@@ -1,4 +1,4 @@
-"""Named SQL: every query of ``<package>/sql/*.sql`` stands under a line ``-- name: the_name``, unique in the program."""
+"""Named SQL: each query of ``<package>/sql/*.sql`` stands under a line ``-- name: the_name``; names are unique."""
 
 import re
 from collections.abc import Iterator

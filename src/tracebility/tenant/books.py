@@ -10,7 +10,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from tracebility.tenant.redis_keys import stream_key
-from tracebility.tenant.shards import beside
+from tracebility.tenant.shard_router import beside
 from tracebility.wire.envelope import Header
 
 STORED, DROPPED, DEAD = "stored", "dropped", "dead"

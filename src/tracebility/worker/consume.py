@@ -21,7 +21,7 @@ from tracebility.tenant import dead_letters
 from tracebility.tenant.books import DEAD, DROPPED, STORED
 from tracebility.tenant.quota import METERED, metered_member
 from tracebility.tenant.scripts import NOTE, HotStore
-from tracebility.tenant.shards import LEGACY_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS, SHARDS
+from tracebility.tenant.shard_router import LEGACY_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS, SHARDS
 from tracebility.wire.envelope import Envelope, MalformedEnvelope, from_fields
 from tracebility.worker import rows
 from tracebility.worker.claims import (

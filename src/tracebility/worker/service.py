@@ -14,7 +14,7 @@ from tracebility.health import unanswered
 from tracebility.stores import clickhouse, hot, redis
 from tracebility.stores.owners import LazyOwners
 from tracebility.telemetry import Metrics
-from tracebility.tenant.shards import SHARD_STREAMS
+from tracebility.tenant.shard_router import SHARD_STREAMS
 from tracebility.worker import memory
 from tracebility.worker.consume import Drain
 from tracebility.worker.legacy import Legacy, Owners

@@ -11,16 +11,16 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from tracebility.audit.events import Actor
-from tracebility.control import deletions
-from tracebility.control.deletions import Deletion
-from tracebility.control.places import ProjectPlace
+from tracebility.deletion import jobs
+from tracebility.deletion.erase import CONTENT_TABLES
+from tracebility.deletion.jobs import Deletion
+from tracebility.deletion.runner import REFUSED_S, Deleter
 from tracebility.ids import SENTINEL, OrgId, ProjectId, uuid7
-from tracebility.operator.deletion import REFUSED_S, Deleter
+from tracebility.orgs.projects import ProjectPlace
 from tracebility.stores import clickhouse, hot, postgres, redis
-from tracebility.stores.erase import CONTENT_TABLES
 from tracebility.telemetry import Metrics
 from tracebility.tenant.books import book_of
-from tracebility.tenant.shards import shard_of, stream_of
+from tracebility.tenant.shard_router import shard_of, stream_of
 from tracebility.wire.envelope import Envelope, Header
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.service import WorkerServices
@@ -104,7 +104,7 @@ class Work:
         return job
 
     async def job(self, job: Deletion) -> Deletion:
-        return await deletions.read_deletion(self.control, job.id)
+        return await jobs.read_deletion(self.control, job.id)
 
     async def done(self, job: Deletion) -> Deletion:
         await self.deleter.tick()

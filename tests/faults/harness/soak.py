@@ -23,7 +23,7 @@ from urllib.request import Request, urlopen
 
 import asyncpg
 
-from tracebility.operator.quota import QuotaReconciler
+from tracebility.quota.reconciler import QuotaReconciler
 from tracebility.stores import clickhouse, hot, postgres, redis
 
 from .auditor import Auditor

@@ -15,15 +15,15 @@ import httpx
 import pytest
 from redis.crc import key_slot
 
+from tracebility.alerts.checks import Alerts
+from tracebility.alerts.metrics import AlertMetrics
 from tracebility.audit.events import Actor
 from tracebility.config import Settings
-from tracebility.control.shards import ShardMove, move
 from tracebility.errors import StoreUnavailable
 from tracebility.ingest.app import create_app
 from tracebility.ingest.service import open_services
-from tracebility.operator.alerts import Alerts
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.quota import QuotaReconciler
+from tracebility.quota.reconciler import QuotaReconciler
+from tracebility.shards.shard_map import ShardMove, move
 from tracebility.stores import hot, postgres, redis
 from tracebility.stores.changes import nudge
 from tracebility.stores.clickhouse import Engine
@@ -31,7 +31,7 @@ from tracebility.stores.ledger import Ledger, OrgQueue, RawRows, ledger
 from tracebility.telemetry import Metrics
 from tracebility.tenant.quota import SPANS, usage_key
 from tracebility.tenant.redis_keys import over_flag, stream_key
-from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM, SHARD_STREAMS, shard_of, stream_of
+from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM, SHARD_STREAMS, shard_of, stream_of
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.service import WorkerServices
 
@@ -110,7 +110,7 @@ async def test_what_is_sent_is_stored_settled_and_in_the_books(
     assert (await later.tick()).orgs >= 1
     period = datetime.now(UTC).strftime("%Y-%m")
     assert await hot_store.command("HGET", usage_key(tenant.org_id, period), SPANS) == b"9"
-    found = await Alerts(control, engine, queue, hot_store, OperatorMetrics(Metrics()), later.looked_at).tick()
+    found = await Alerts(control, engine, queue, hot_store, AlertMetrics(Metrics()), later.looked_at).tick()
     assert "books" not in {alert.kind for alert in found}
 
 

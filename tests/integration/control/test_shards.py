@@ -14,15 +14,15 @@ import pytest
 from harness.proxy import Proxy, Road
 
 from tracebility.audit.events import Actor
-from tracebility.control.shards import HYSTERESIS, ShardMove, ShardMoved, coolest_for, look, move, plan, undo
 from tracebility.errors import MovedLately, NotFound, Unprocessable
 from tracebility.ids import OrgId
+from tracebility.shards.routing import org_loads, placements, routing
+from tracebility.shards.shard_map import HYSTERESIS, ShardMove, ShardMoved, coolest_for, look, move, plan, undo
 from tracebility.stores import hot, postgres, redis
 from tracebility.stores.changes import nudge, resolving
 from tracebility.stores.postgres import Conflict, Postgres
-from tracebility.stores.shards import org_loads, placements, routing
 from tracebility.tenant.books import accepted_key
-from tracebility.tenant.shards import DEFAULT, MOVED, SPLIT, ShardRouter, overflow_of, shard_of, stream_of
+from tracebility.tenant.shard_router import DEFAULT, MOVED, SPLIT, ShardRouter, overflow_of, shard_of, stream_of
 
 ACTOR = Actor("operator", "test")
 NOW = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)

@@ -15,10 +15,10 @@ from redis.asyncio import Redis
 
 from tracebility import health
 from tracebility.ingest import accept, beat, enqueue
-from tracebility.operator.quota import QuotaReconciler
+from tracebility.quota.reconciler import QuotaReconciler
 from tracebility.stores import hot, redis
 from tracebility.tenant.quota import OLDEST_SPOOLED, SLOT_US, SPOOLS, QuotaMeter, Usage
-from tracebility.tenant.shards import ALL_STREAMS
+from tracebility.tenant.shard_router import ALL_STREAMS
 
 
 def body() -> bytes:

@@ -11,11 +11,11 @@ from uuid import UUID
 import pytest
 
 from tracebility.audit.events import Actor, AuditWriter, Event, EventType
+from tracebility.audit.metrics import AuditMetrics
 from tracebility.audit.reconciler import AuditReconciler
 from tracebility.audit.relay import AuditRelay
 from tracebility.audit.verify import problems
 from tracebility.ids import OrgId, uuid7
-from tracebility.operator.metrics import OperatorMetrics
 from tracebility.stores import hot, redis
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
@@ -45,10 +45,10 @@ class Trail:
 
     async def relay(self) -> int:
         """Send everything that waits."""
-        return await AuditRelay(self.control, self.engine, OperatorMetrics(Metrics())).tick()
+        return await AuditRelay(self.control, self.engine, AuditMetrics(Metrics())).tick()
 
     def reconciler(self) -> AuditReconciler:
-        return AuditReconciler(self.control, self.engine, OperatorMetrics(Metrics()))
+        return AuditReconciler(self.control, self.engine, AuditMetrics(Metrics()))
 
     async def waiting(self) -> int:
         """Events of this trail in the outbox."""

@@ -11,20 +11,20 @@ from uuid import UUID, uuid4
 import pytest
 from aiohttp import web
 
+from tracebility.alerts.checks import Alert, Alerts
+from tracebility.alerts.metrics import AlertMetrics
+from tracebility.alerts.webhook import Notifier
 from tracebility.audit.events import AuditWriter, Event
 from tracebility.audit.verify import Problem
 from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId
-from tracebility.operator.alerts import Alert, Alerts
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.notify import Notifier
 from tracebility.stores import hot, postgres, redis
 from tracebility.stores.clickhouse import Engine
 from tracebility.telemetry import Metrics
 from tracebility.tenant.books import Book, accepted_key
 from tracebility.tenant.dead_letters import flag_key
 from tracebility.tenant.quota import EDGES, SPOOLS
-from tracebility.tenant.shards import DEAD_LETTER_STREAM, overflow_of, stream_of
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, overflow_of, stream_of
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def alerts(
     control: postgres.Postgres, engine: Engine, queue: redis.Queue, store: hot.Hot, due: set[UUID],
     tampered: list[Problem],
 ) -> Alerts:  # fmt: skip
-    return Alerts(control, engine, queue, store, OperatorMetrics(Metrics()), due, lambda: tampered)
+    return Alerts(control, engine, queue, store, AlertMetrics(Metrics()), due, lambda: tampered)
 
 
 async def standing(alerts: Alerts) -> dict[str, Alert]:

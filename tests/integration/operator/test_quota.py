@@ -16,7 +16,7 @@ from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId
 from tracebility.ingest import beat, enqueue
 from tracebility.ingest.spool import buffer
-from tracebility.operator.quota import SKEW_US, QuotaReconciler
+from tracebility.quota.reconciler import SKEW_US, QuotaReconciler
 from tracebility.stores import clickhouse, hot, postgres, redis
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.redis import LATE

@@ -9,10 +9,10 @@ import pytest
 
 from tracebility.audit import audit_log as reads
 from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
+from tracebility.audit.metrics import AuditMetrics
 from tracebility.audit.relay import AuditRelay
 from tracebility.errors import StoreUnavailable
 from tracebility.ids import SENTINEL
-from tracebility.operator.metrics import OperatorMetrics
 from tracebility.stores import clickhouse
 from tracebility.stores.postgres import Postgres
 from tracebility.telemetry import Metrics
@@ -68,7 +68,7 @@ async def test_a_death_between_the_two_stores_sends_again_and_nobody_sees_two(
 async def test_with_the_data_plane_away_the_outbox_waits(trail: Any, stores: Any, control: Postgres) -> None:
     await trail.write(2)
     engine = await clickhouse.connect(stores.clickhouse_url, operation_timeout_s=1.0)
-    relay = AuditRelay(control, engine, OperatorMetrics(Metrics()))
+    relay = AuditRelay(control, engine, AuditMetrics(Metrics()))
     os.kill(stores.ready["pids"]["clickhouse"], signal.SIGSTOP)
     try:
         with pytest.raises(StoreUnavailable, match="clickhouse"):

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.shards import LASTING_S, ShardBalance
+from tracebility.shards.balance import LASTING_S, ShardBalance
+from tracebility.shards.metrics import ShardMetrics
+from tracebility.shards.routing import placements
 from tracebility.stores import hot, redis
 from tracebility.stores.postgres import Postgres
-from tracebility.stores.shards import placements
 from tracebility.telemetry import Metrics
 from tracebility.tenant.books import accepted_key
-from tracebility.tenant.shards import ShardRouter, shard_of, stream_of
+from tracebility.tenant.shard_router import ShardRouter, shard_of, stream_of
 
 LOUD_ITEMS = 9_000
 
@@ -50,7 +50,7 @@ async def loud(store: hot.Hot, two_orgs: Any, clock: Clock) -> AsyncIterator[Any
 @pytest.fixture
 def balance(control: Postgres, streams: redis.Queue, store: hot.Hot, clock: Clock) -> Callable[..., ShardBalance]:
     def make(*, auto: bool, worth_items: int = LOUD_ITEMS) -> ShardBalance:
-        metrics = OperatorMetrics(Metrics())
+        metrics = ShardMetrics(Metrics())
         return ShardBalance(
             control, streams, store, metrics, auto=auto, worth_items=worth_items, clock=clock, now=clock.now
         )

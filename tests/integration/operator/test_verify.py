@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 
+from tracebility.audit import chain_store
 from tracebility.audit.prefilter import suspects
 from tracebility.audit.verify import Verification
 from tracebility.ids import uuid7

@@ -4,9 +4,9 @@ from typing import Any
 
 from tracebility.audit import audit_log
 from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
+from tracebility.audit.metrics import AuditMetrics
 from tracebility.audit.relay import AuditRelay
 from tracebility.ids import OrgId, uuid7
-from tracebility.operator.metrics import OperatorMetrics
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 from tracebility.telemetry import Metrics
@@ -31,7 +31,7 @@ async def test_pages_join_without_doubles_or_holes(control: Postgres, engine: En
     ids = [uuid7() for _ in range(7)]
     for number, event_id in enumerate(ids):
         if number == 6:
-            await AuditRelay(control, engine, OperatorMetrics(Metrics())).tick()
+            await AuditRelay(control, engine, AuditMetrics(Metrics())).tick()
         await control.execute(
             "INSERT INTO audit_log "
             "(event_id, event_time, event_type, org_id, actor_type, actor_id, target_type, target_id) "

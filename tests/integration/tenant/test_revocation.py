@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, precondition, rule
 
 from tracebility.audit.events import SYSTEM
-from tracebility.control import keys as control_keys
-from tracebility.control import orgs, plans
 from tracebility.errors import Suspended, Unauthenticated
 from tracebility.ids import OrgId, PublicKeyId
+from tracebility.orgs import keys as control_keys
+from tracebility.orgs import orgs, plans
 from tracebility.stores import hot, postgres
 from tracebility.stores.changes import ASK_EVERY_S, Changes
 from tracebility.stores.keys import CachedKeys, PostgresKeys, _encode

@@ -19,7 +19,7 @@ from tracebility.ids import uuid7
 from tracebility.stores import clickhouse, hot, redis
 from tracebility.stores.owners import LazyOwners
 from tracebility.telemetry import Metrics
-from tracebility.tenant.shards import DEAD_LETTER_STREAM, shard_of, stream_of
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, shard_of, stream_of
 from tracebility.wire.envelope import Envelope, Header
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.service import WorkerServices

@@ -12,7 +12,7 @@ from tracebility.stores import redis, scoped
 from tracebility.stores.ledger import Ledger, OrgQueue, ledger
 from tracebility.stores.redis import AGAIN
 from tracebility.tenant.books import book_of, counts_key
-from tracebility.tenant.shards import ALL_STREAMS, overflow_of, shard_of
+from tracebility.tenant.shard_router import ALL_STREAMS, overflow_of, shard_of
 
 
 @pytest.fixture

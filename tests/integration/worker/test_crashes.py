@@ -10,7 +10,7 @@ from tracebility.stores import consumers
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.stores.redis import AGAIN
 from tracebility.tenant.books import book_of
-from tracebility.tenant.shards import DEAD_LETTER_STREAM
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
 
 Make = Callable[..., Any]
 

@@ -13,13 +13,13 @@ from harness.proxy import Proxy, Road
 
 from tracebility.audit.events import Actor
 from tracebility.config import Settings
-from tracebility.control.shards import ShardMove, move, undo
 from tracebility.ingest.app import create_app
 from tracebility.ingest.service import open_services
+from tracebility.shards.shard_map import ShardMove, move, undo
 from tracebility.stores import hot, postgres, redis
 from tracebility.stores.changes import nudge
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
-from tracebility.tenant.shards import ALL_STREAMS, SHARDS, shard_of, stream_of
+from tracebility.tenant.shard_router import ALL_STREAMS, SHARDS, shard_of, stream_of
 
 ACTOR = Actor("operator", "test")
 ROUNDS = 12

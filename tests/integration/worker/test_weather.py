@@ -15,7 +15,7 @@ from tracebility.stores import clickhouse, consumers, hot
 from tracebility.stores.queries import query
 from tracebility.stores.redis import AGAIN
 from tracebility.tenant.dead_letters import FLAG_LIFE_MS, flag_key
-from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM
+from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM
 from tracebility.worker import write
 from tracebility.worker.claims import ALONE_FROM, APART_FROM, MOST_DELIVERIES, forget_the_gone
 from tracebility.worker.columns import span_block

@@ -5,10 +5,10 @@ import re
 import msgspec
 
 from tracebility.audit.events import Actor, AuditWriter, Event, EventType
-from tracebility.control.documents import unacceptable
 from tracebility.stores.postgres import Row, Statements, Transaction
 from tracebility.tenant.limits import Limits, MeterLimits, Meters, RateLimits
 from tracebility.tenant.quota import METERS
+from tracebility.validation import unacceptable
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
 

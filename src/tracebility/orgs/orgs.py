@@ -8,14 +8,14 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from tracebility.audit.events import Actor, AuditWriter, Event, EventType
-from tracebility.control import keys, places
-from tracebility.control.documents import must_be_name, stamp, unacceptable
-from tracebility.control.plans import NAME
 from tracebility.errors import BeingDeleted, NotFound
 from tracebility.ids import OrgId, uuid7
+from tracebility.orgs import keys, projects
+from tracebility.orgs.plans import NAME
 from tracebility.stores.postgres import Row, Statements, Transaction
 from tracebility.tenant.context import TENANT_SCOPES
 from tracebility.tenant.limits import RetentionDays
+from tracebility.validation import must_be_name, stamp, unacceptable
 
 FIRST_NAME = "default"  # of an org's first workspace, and of its project
 DEFAULT_PLAN = "free"
@@ -77,8 +77,8 @@ async def create_org(transaction: Transaction, actor: Actor, new: NewOrg, now: d
     await transaction.execute("insert_org", org_id, new.name, new.plan)
     details = {"name": new.name, "plan": new.plan}
     await AuditWriter().record(transaction, Event(EventType.ORG_CREATED, org_id, actor, "org", str(org_id), details))
-    workspace = await places.create_workspace(transaction, actor, org_id, places.NewPlace(FIRST_NAME))
-    project = await places.create_project(transaction, actor, workspace, places.NewPlace(FIRST_NAME))
+    workspace = await projects.create_workspace(transaction, actor, org_id, projects.NewPlace(FIRST_NAME))
+    project = await projects.create_project(transaction, actor, workspace, projects.NewPlace(FIRST_NAME))
     made = await keys.create_key(transaction, actor, project, keys.NewKey("first key", list(TENANT_SCOPES)), now)
     return MadeOrg(org_id=org_id, workspace_id=project.workspace_id, project_id=project.project_id, api_key=made.key)
 

@@ -19,15 +19,14 @@ import structlog
 
 from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
 from tracebility.config import redact
-from tracebility.control.deletions import ORG, PROJECT, RUN, USER
-from tracebility.control.documents import stamp
+from tracebility.deletion import erase
+from tracebility.deletion.erase import Counts, Eraser, Which
+from tracebility.deletion.jobs import ORG, PROJECT, RUN, USER
+from tracebility.deletion.metrics import DeletionMetrics
 from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId, ProjectId
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.stores import erase
 from tracebility.stores.clickhouse import Engine
-from tracebility.stores.erase import Counts, Eraser, Which
 from tracebility.stores.hot import Hot
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.stores.postgres import Postgres, Row, Statements, Transaction
@@ -35,7 +34,8 @@ from tracebility.stores.queries import query
 from tracebility.stores.redis import Entry, Queue
 from tracebility.tenant.quota import METERED, SLOT_US, metered_member
 from tracebility.tenant.redis_keys import patterns_of_org
-from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS
+from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS
+from tracebility.validation import stamp
 from tracebility.wire.envelope import MalformedEnvelope, from_fields
 
 PERIOD_S = 5.0
@@ -115,7 +115,7 @@ class Deleter:
         engine: Engine,
         queue: Queue,
         hot: Hot,
-        metrics: OperatorMetrics,
+        metrics: DeletionMetrics,
         now: Callable[[], float] = time.time,
         *,
         waits_for_legacy: bool = True,
@@ -157,7 +157,7 @@ class Deleter:
                     log.warning("a deletion went on without this operator", job_id=str(job.id), step=job.step)
             steps += moved
             if not moved:
-                self._metrics.deletions_waiting.set(await self._control.fetchval("count_unfinished_deletions"))
+                self._metrics.waiting.set(await self._control.fetchval("count_unfinished_deletions"))
                 if failure is not None:
                     raise failure
                 return steps
@@ -402,7 +402,7 @@ class Deleter:
             if tag.endswith(" 0"):
                 raise _Overtaken
             await self._record(transaction, EventType.DELETION_COMPLETED, job, {"certificate_hash": digest})
-        self._metrics.deletions.labels(job.kind).inc()
+        self._metrics.certified.labels(job.kind).inc()
         return True
 
     async def _note(

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 import structlog
 
 from tracebility.audit.events import SYSTEM
-from tracebility.control import shards
-from tracebility.operator.metrics import OperatorMetrics
+from tracebility.shards import shard_map
+from tracebility.shards.metrics import ShardMetrics
 from tracebility.stores.changes import nudge
 from tracebility.stores.hot import Hot
 from tracebility.stores.postgres import Postgres
@@ -35,7 +35,7 @@ class ShardBalance:
         control: Postgres,
         queue: Queue,
         hot: Hot,
-        metrics: OperatorMetrics,
+        metrics: ShardMetrics,
         *,
         auto: bool,
         worth_items: int = WORTH_ITEMS,
@@ -52,19 +52,19 @@ class ShardBalance:
         self._now = now
         self._uneven_since: float | None = None
 
-    async def tick(self) -> shards.ShardPlan | None:
+    async def tick(self) -> shard_map.ShardPlan | None:
         """Look; what was proposed, if anything was.
 
         Raises:
             StoreUnavailable: when a store is away.
         """
         now = self._now()
-        status = await shards.look(self._control, self._queue, now)
-        self._metrics.shard_skew.set(status.skew)
-        self._metrics.shard_epoch.set(status.epoch)
-        self._metrics.shard_placed.set(len(status.placed))
+        status = await shard_map.look(self._control, self._queue, now)
+        self._metrics.skew.set(status.skew)
+        self._metrics.epoch.set(status.epoch)
+        self._metrics.placed.set(len(status.placed))
         for shard in status.shards:
-            self._metrics.shard_items.labels(str(shard.shard)).set(shard.items)
+            self._metrics.items.labels(str(shard.shard)).set(shard.items)
         if status.skew <= UNEVEN or max(shard.items for shard in status.shards) < self._worth_items:
             self._uneven_since = None
             return None
@@ -74,16 +74,16 @@ class ShardBalance:
             return None
         return await self._propose(now)
 
-    async def _propose(self, now: datetime) -> shards.ShardPlan:
-        plan = await shards.plan(self._control, self._queue, now)
+    async def _propose(self, now: datetime) -> shard_map.ShardPlan:
+        plan = await shard_map.plan(self._control, self._queue, now)
         moves = [{"org_id": str(move.org_id), "shards": move.after} for move in plan.moves]
         log.warning(
             "shards are uneven", skew=plan.skew_before, skew_after=plan.skew_after, moves=moves, applied=self._auto
         )
         if self._auto and plan.moves:
             async with self._control.transaction() as transaction:
-                done = await shards.carry_out(transaction, SYSTEM, plan.moves, now, "automatic")
+                done = await shard_map.carry_out(transaction, SYSTEM, plan.moves, now, "automatic")
             await nudge(self._hot)
-            self._metrics.shard_moves.inc(len(done))
+            self._metrics.moves.inc(len(done))
             self._uneven_since = None
         return plan

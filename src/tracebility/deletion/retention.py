@@ -12,9 +12,9 @@ from typing import Any
 
 import structlog
 
-from tracebility.operator.metrics import OperatorMetrics
+from tracebility.deletion.erase import Counts, Eraser, aged
+from tracebility.deletion.metrics import DeletionMetrics
 from tracebility.stores.clickhouse import Engine
-from tracebility.stores.erase import Counts, Eraser, aged
 from tracebility.stores.postgres import Postgres
 
 PERIOD_S = 3600.0
@@ -41,7 +41,7 @@ class Retention:
     """One operator's; two at once remove the same."""
 
     def __init__(
-        self, control: Postgres, engine: Engine, metrics: OperatorMetrics, now: Callable[[], float] = time.time
+        self, control: Postgres, engine: Engine, metrics: DeletionMetrics, now: Callable[[], float] = time.time
     ) -> None:
         self._control = control
         self._eraser = Eraser(engine)

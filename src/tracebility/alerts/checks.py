@@ -12,10 +12,10 @@ from uuid import UUID
 
 import structlog
 
+from tracebility.alerts.metrics import AlertMetrics
 from tracebility.audit.verify import Problem
 from tracebility.errors import StoreUnavailable
 from tracebility.ids import OrgId, uuid7
-from tracebility.operator.metrics import OperatorMetrics
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.hot import Hot
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
@@ -24,7 +24,7 @@ from tracebility.stores.queries import query
 from tracebility.stores.redis import Queue, is_durable
 from tracebility.tenant.dead_letters import refuse_if_over
 from tracebility.tenant.quota import EDGES, SPOOLS
-from tracebility.tenant.shards import (
+from tracebility.tenant.shard_router import (
     ALL_STREAMS,
     DEAD_LETTER_STREAM,
     OVERFLOW_STREAMS,
@@ -65,7 +65,7 @@ class Alerts:
         engine: Engine,
         queue: Queue,
         hot: Hot,
-        metrics: OperatorMetrics,
+        metrics: AlertMetrics,
         due: set[UUID],
         tampered: Callable[[], Sequence[Problem]] = tuple,
     ) -> None:
@@ -111,7 +111,7 @@ class Alerts:
         return list(self._standing.values())
 
     async def _tell(self, kind: str, found: Alert | None) -> None:
-        self._metrics.alerts.labels(kind).set(found is not None)
+        self._metrics.standing.labels(kind).set(found is not None)
         before = self._standing.pop(kind, None)
         if found is not None:
             self._standing[kind] = found

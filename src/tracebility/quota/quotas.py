@@ -4,11 +4,11 @@ from datetime import datetime
 
 import msgspec
 
-from tracebility.control.documents import stamp
 from tracebility.errors import NotFound
 from tracebility.ids import OrgId
 from tracebility.stores.postgres import Statements
 from tracebility.tenant.quota import METERS, resets_at
+from tracebility.validation import stamp
 
 
 class MeterUsage(msgspec.Struct, kw_only=True):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from tracebility.ids import OrgId
-from tracebility.tenant.shards import SHARDS
+from tracebility.tenant.shard_router import SHARDS
 
 # What a plan goes for, hottest shard over the mean: below the 1.5 that is promised, so that it holds for a while.
 AIM = 1.4

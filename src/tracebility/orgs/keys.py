@@ -8,14 +8,14 @@ import msgspec
 from msgspec import Meta
 
 from tracebility.audit.events import Actor, AuditWriter, Event, EventType
-from tracebility.control.documents import must_be_name, stamp, unacceptable
-from tracebility.control.places import ProjectPlace, hold_place
 from tracebility.errors import Forbidden, KeyEnded, NotFound
 from tracebility.ids import PublicKeyId
+from tracebility.orgs.projects import ProjectPlace, hold_place
 from tracebility.stores.postgres import Row, Transaction
 from tracebility.tenant import keys
 from tracebility.tenant.context import TENANT_SCOPES, Scope
 from tracebility.tenant.limits import Burst, RequestsPerS
+from tracebility.validation import must_be_name, stamp, unacceptable
 
 LONGEST_OVERLAP_S = 7 * 86_400
 DEFAULT_OVERLAP_S = 3_600

@@ -13,14 +13,13 @@ import msgspec
 from msgspec import Meta
 
 from tracebility.audit.events import Actor, AuditWriter, Event, EventType
-from tracebility.control.documents import stamp, unacceptable
 from tracebility.errors import MovedLately, NotFound, Unprocessable
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
+from tracebility.shards.plan import coolest, propose, shard_loads, skew
+from tracebility.shards.routing import LOAD_HOURS, ShardQueue, org_loads, placement, placements
 from tracebility.stores.postgres import Row, Statements, Transaction
-from tracebility.stores.shards import LOAD_HOURS, ShardQueue, org_loads, placement, placements
-from tracebility.tenant.shard_plan import coolest, propose, shard_loads, skew
-from tracebility.tenant.shards import (
+from tracebility.tenant.shard_router import (
     DEFAULT,
     MOVED,
     OVERFLOW_STREAMS,
@@ -32,6 +31,7 @@ from tracebility.tenant.shards import (
     shard_of,
     stream_of,
 )
+from tracebility.validation import stamp, unacceptable
 
 # What a move did shows after a while; an org is not moved again before.
 HYSTERESIS = timedelta(minutes=15)

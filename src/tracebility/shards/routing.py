@@ -14,7 +14,7 @@ from tracebility.stores.postgres import Postgres, Row, Statements
 from tracebility.stores.redis import Depth
 from tracebility.tenant.quota import SPANS
 from tracebility.tenant.resolver import Change
-from tracebility.tenant.shards import Placement, ShardRouter, overflow_of, shard_of, stream_of
+from tracebility.tenant.shard_router import Placement, ShardRouter, overflow_of, shard_of, stream_of
 
 CHANGE = "shard_map"
 

@@ -28,7 +28,7 @@ from tracebility.tenant.context import MeterLimit
 from tracebility.tenant.quota import METERED, METERS, OLDEST_SPOOLED, SLOT_US, QuotaMeter, Usage, usage_key
 from tracebility.tenant.redis_keys import over_flag
 from tracebility.tenant.scripts import FLAG
-from tracebility.tenant.shards import OVERFLOW_STREAMS, SHARD_STREAMS
+from tracebility.tenant.shard_router import OVERFLOW_STREAMS, SHARD_STREAMS
 
 PERIOD_S = 60.0
 # From a stamp at the edge to its entry in the queue, or to the beat that says that it is on disk: above the edge's

@@ -8,11 +8,11 @@ from uuid import UUID
 import msgspec
 
 from tracebility.audit.events import Actor, AuditWriter, Event, EventType
-from tracebility.control.documents import must_be_name
 from tracebility.errors import BeingDeleted, NotFound, Taken
 from tracebility.ids import OrgId, ProjectId, WorkspaceId, uuid7
 from tracebility.stores.postgres import Conflict, Transaction
 from tracebility.tenant.limits import RetentionDays
+from tracebility.validation import must_be_name
 
 
 class WorkspacePlace(NamedTuple):

@@ -14,12 +14,12 @@ import msgspec
 from msgspec import Meta
 
 from tracebility.audit.events import Actor, AuditWriter, Event, EventType
-from tracebility.control.documents import stamp
-from tracebility.control.keys import revoke_key
-from tracebility.control.places import ProjectPlace
 from tracebility.errors import NotFound
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, uuid7
+from tracebility.orgs.keys import revoke_key
+from tracebility.orgs.projects import ProjectPlace
 from tracebility.stores.postgres import Row, Statements, Transaction
+from tracebility.validation import stamp
 
 RUN, PROJECT, USER, ORG = "run", "project", "user", "org"
 # As long as a span's may be.
