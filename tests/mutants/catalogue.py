@@ -81,7 +81,7 @@ MUTANTS = (
     ),
     Mutant(
         "entries are acknowledged before they are stored",
-        "src/tracebility/worker/consume.py",
+        "src/tracebility/worker/consumer.py",
         "        refusals = {(one.held.stream",
         "        await self._queue.leave([Leaving(held.stream, [held.entry.id]) for held in work.held])\n"
         "        refusals = {(one.held.stream",
@@ -96,7 +96,7 @@ MUTANTS = (
     ),
     Mutant(
         "whatever the engine cannot do now is held against the rows",
-        "src/tracebility/worker/patience.py",
+        "src/tracebility/worker/backoff.py",
         "if isinstance(error, EngineRejected) and error.code in given_up:",
         "if isinstance(error, EngineRejected):",
         "tests/integration/worker/test_weather.py",
@@ -201,7 +201,7 @@ MUTANTS = (
     ),
     Mutant(
         "the two streams of a shard decide apart which entry an envelope counts for",
-        "src/tracebility/tenant/books.py",
+        "src/tracebility/tenant/ledger.py",
         "stream_key(beside(book.stream), ",
         "stream_key(book.stream, ",
         "tests/integration/worker/test_books.py",
@@ -313,7 +313,7 @@ MUTANTS = (
     ),
     Mutant(
         "the net behind the quota drops what was reserved",
-        "src/tracebility/worker/consume.py",
+        "src/tracebility/worker/consumer.py",
         "if header.degraded and await",
         "if await",
         "tests/integration/worker/test_legacy.py",

@@ -17,11 +17,11 @@ from tracebility.audit.verify import Problem
 from tracebility.errors import StoreUnavailable
 from tracebility.ids import OrgId, uuid7
 from tracebility.stores.clickhouse import Engine
-from tracebility.stores.hot import Hot
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
 from tracebility.stores.redis import Queue, is_durable
+from tracebility.stores.redis_control import Hot
 from tracebility.tenant.dead_letters import refuse_if_over
 from tracebility.tenant.quota import EDGES, SPOOLS
 from tracebility.tenant.shard_router import (

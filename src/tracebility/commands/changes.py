@@ -101,11 +101,11 @@ def document(content: Any) -> Any:
 
 async def _tell_processes(data_dir: Path | None) -> None:
     from tracebility.embedded.installation import locate
-    from tracebility.stores import hot
+    from tracebility.stores import redis_control
     from tracebility.stores.changes import nudge
 
     with suppress(TracebilityError):  # it is committed; a store that is away only makes them hear of it later
-        control_role = await hot.connect(locate(data_dir).redis_url, wait_s=0)
+        control_role = await redis_control.connect(locate(data_dir).redis_url, wait_s=0)
         try:
             await nudge(control_role)
         finally:

@@ -138,7 +138,7 @@ async def _reconcile(data_dir: "Path | None") -> "Tick":
 
     from tracebility.embedded.installation import locate
     from tracebility.quota.reconciler import QuotaReconciler
-    from tracebility.stores import clickhouse, hot, postgres, redis
+    from tracebility.stores import clickhouse, postgres, redis, redis_control
 
     found = locate(data_dir)
     async with AsyncExitStack() as stack:
@@ -146,7 +146,7 @@ async def _reconcile(data_dir: "Path | None") -> "Tick":
         stack.push_async_callback(control.close)
         queue = await redis.connect(found.queue_url, variable=found.queue_variable, wait_s=0)
         stack.push_async_callback(queue.close)
-        control_role = await hot.connect(found.redis_url, wait_s=0)
+        control_role = await redis_control.connect(found.redis_url, wait_s=0)
         stack.push_async_callback(control_role.close)
         engine = await clickhouse.connect(found.clickhouse_url, wait_s=0)
         stack.push_async_callback(engine.close)

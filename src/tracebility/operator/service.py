@@ -30,7 +30,7 @@ from tracebility.quota import reconciler as quota_reconciler
 from tracebility.quota.reconciler import QuotaReconciler
 from tracebility.shards import balance
 from tracebility.shards.balance import ShardBalance
-from tracebility.stores import clickhouse, hot, leader, postgres, redis
+from tracebility.stores import clickhouse, leader, postgres, redis, redis_control
 from tracebility.telemetry import Metrics
 
 RETRY_S = 1.0
@@ -46,7 +46,7 @@ class OperatorServices:
     control: postgres.Postgres
     engine: clickhouse.Engine
     queue: redis.Queue
-    hot: hot.Hot
+    hot: redis_control.Hot
     metrics: OperatorMetrics
     pg_dsn: str
     webhook_url: str = ""
@@ -149,7 +149,7 @@ async def open_services(settings: Settings) -> AsyncIterator[OperatorServices]:
         stack.push_async_callback(control.close)
         queue = await redis.connect(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
         stack.push_async_callback(queue.close)
-        control_role = await hot.connect(redis_url)
+        control_role = await redis_control.connect(redis_url)
         stack.push_async_callback(control_role.close)
         engine = await clickhouse.connect(settings.dsn("TRACEBILITY_CLICKHOUSE_URL"))
         stack.push_async_callback(engine.close)

@@ -20,10 +20,10 @@ from tracebility.errors import TrailTampered
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
 from tracebility.stores.clickhouse import Engine
-from tracebility.stores.hot import Hot
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
 from tracebility.stores.redis import Queue
+from tracebility.stores.redis_control import Hot
 from tracebility.tenant.context import MeterLimit
 from tracebility.tenant.quota import METERED, METERS, OLDEST_SPOOLED, SLOT_US, QuotaMeter, Usage, usage_key
 from tracebility.tenant.redis_keys import over_flag

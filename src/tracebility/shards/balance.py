@@ -13,9 +13,9 @@ from tracebility.audit.events import SYSTEM
 from tracebility.shards import shard_map
 from tracebility.shards.metrics import ShardMetrics
 from tracebility.stores.changes import nudge
-from tracebility.stores.hot import Hot
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.redis import Queue
+from tracebility.stores.redis_control import Hot
 
 PERIOD_S = 60.0
 # Hottest shard over the mean, and for how long, before something is proposed.

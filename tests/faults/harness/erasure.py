@@ -17,9 +17,9 @@ from tracebility.deletion.jobs import Deletion
 from tracebility.deletion.runner import REFUSED_S, Deleter
 from tracebility.ids import SENTINEL, OrgId, ProjectId, uuid7
 from tracebility.orgs.projects import ProjectPlace
-from tracebility.stores import clickhouse, hot, postgres, redis
+from tracebility.stores import clickhouse, postgres, redis, redis_control
 from tracebility.telemetry import Metrics
-from tracebility.tenant.books import book_of
+from tracebility.tenant.ledger import book_of
 from tracebility.tenant.shard_router import shard_of, stream_of
 from tracebility.wire.envelope import Envelope, Header
 from tracebility.worker.metrics import WorkerMetrics
@@ -159,7 +159,7 @@ async def enter(queue: redis.Queue, *envelopes: Envelope) -> None:
         await queue.append_groups([[(stream, envelope.fields())]], [book_of(stream, envelope.header)])
 
 
-async def drain(queue: redis.Queue, engine: clickhouse.Engine, store: hot.Hot, org_id: OrgId) -> None:
+async def drain(queue: redis.Queue, engine: clickhouse.Engine, store: redis_control.Hot, org_id: OrgId) -> None:
     """Have a worker settle what is in the queue of an org."""
     stop = asyncio.Event()
     services = WorkerServices(queue, engine, store, WorkerMetrics(Metrics()))

@@ -10,7 +10,7 @@ import pytest
 
 from tracebility.errors import StoreUnavailable
 from tracebility.stores.changes import resolving
-from tracebility.stores.hot import Hot
+from tracebility.stores.redis_control import Hot
 from tracebility.tenant.resolver import Resolver
 
 

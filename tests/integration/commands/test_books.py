@@ -17,11 +17,11 @@ from tracebility.deletion.runner import Deleter
 from tracebility.embedded.installation import STREAM_VARIABLE
 from tracebility.ids import OrgId, ProjectId
 from tracebility.stores.clickhouse import Engine
-from tracebility.stores.hot import Hot
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.redis import Queue
+from tracebility.stores.redis_control import Hot
 from tracebility.telemetry import Metrics
-from tracebility.tenant.books import accepted_key
+from tracebility.tenant.ledger import accepted_key
 from tracebility.tenant.shard_router import shard_of, stream_of
 
 BETWEEN = ("--from", "2026-03-01T10:00:00Z", "--to", "2026-03-01T12:00:00Z")

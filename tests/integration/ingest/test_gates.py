@@ -11,7 +11,7 @@ from harness.proxy import Proxy, Road
 
 from tracebility.errors import Overloaded
 from tracebility.stores import postgres, redis
-from tracebility.stores.hot import Hot
+from tracebility.stores.redis_control import Hot
 from tracebility.tenant import keys
 from tracebility.tenant.context import Scope
 from tracebility.tenant.dead_letters import flag_key

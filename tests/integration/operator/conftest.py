@@ -16,7 +16,7 @@ from tracebility.audit.reconciler import AuditReconciler
 from tracebility.audit.relay import AuditRelay
 from tracebility.audit.verify import problems
 from tracebility.ids import OrgId, uuid7
-from tracebility.stores import hot, redis
+from tracebility.stores import redis, redis_control
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 from tracebility.telemetry import Metrics
@@ -89,7 +89,7 @@ class Trail:
 
 
 @pytest.fixture
-def store(empty_hot_store: hot.Hot) -> hot.Hot:
+def store(empty_hot_store: redis_control.Hot) -> redis_control.Hot:
     """The control role of a server in which nothing is."""
     return empty_hot_store
 

@@ -21,7 +21,7 @@ from tracebility.ingest.spool import records as spooled
 from tracebility.ingest.spool.buffer import Spool
 from tracebility.ingest.spool.segments import ChainKey, Segment
 from tracebility.stores.redis import AGAIN
-from tracebility.tenant.books import book_of
+from tracebility.tenant.ledger import book_of
 from tracebility.tenant.quota import SLOT_US
 from tracebility.tenant.shard_router import stream_of
 

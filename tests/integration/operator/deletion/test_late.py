@@ -11,7 +11,7 @@ from tracebility.deletion.jobs import UserDeletion
 from tracebility.deletion.metrics import DeletionMetrics
 from tracebility.deletion.runner import Deleter
 from tracebility.errors import StoreUnavailable
-from tracebility.stores import hot, postgres, redis
+from tracebility.stores import postgres, redis, redis_control
 from tracebility.telemetry import Metrics
 from tracebility.tenant.shard_router import LEGACY_STREAM, shard_of, stream_of
 
@@ -110,7 +110,7 @@ async def test_what_is_in_the_queue_is_waited_for(filled: Any, work: Work, strea
 
 
 async def test_what_nobody_drains_is_not_waited_for(
-    filled: Any, work: Work, streams: redis.Queue, control: postgres.Postgres, engine: Any, store: hot.Hot
+    filled: Any, work: Work, streams: redis.Queue, control: postgres.Postgres, engine: Any, store: redis_control.Hot
 ) -> None:
     mine, _ = filled
     await streams.append([(LEGACY_STREAM, {"d": b"{}"})])

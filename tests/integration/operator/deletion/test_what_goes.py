@@ -16,7 +16,7 @@ from tracebility.errors import BeingDeleted
 from tracebility.ids import OrgId, ProjectId, uuid7
 from tracebility.orgs import orgs, projects
 from tracebility.quota.reconciler import QuotaReconciler
-from tracebility.stores import hot, postgres, redis
+from tracebility.stores import postgres, redis, redis_control
 from tracebility.tenant.quota import METERED, metered_member, usage_key
 from tracebility.tenant.redis_keys import key, over_flag
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
@@ -78,7 +78,7 @@ async def test_a_project_goes_with_its_keys_and_dead_letters(
 
 
 async def test_an_org_goes_but_for_what_usage_and_the_trail_name(
-    filled: Any, work: Work, control: postgres.Postgres, streams: redis.Queue, store: hot.Hot
+    filled: Any, work: Work, control: postgres.Postgres, streams: redis.Queue, store: redis_control.Hot
 ) -> None:
     mine, other = filled
     others = await other.rows()
@@ -106,7 +106,7 @@ async def test_an_org_goes_but_for_what_usage_and_the_trail_name(
 
 
 async def test_nothing_of_a_deleted_org_comes_back_to_the_hot_counter(
-    filled: Any, work: Work, control: postgres.Postgres, streams: redis.Queue, store: hot.Hot, engine: Any
+    filled: Any, work: Work, control: postgres.Postgres, streams: redis.Queue, store: redis_control.Hot, engine: Any
 ) -> None:
     """Its last usage is settled with its end, and what is said of it later changes nothing."""
     mine, other = filled

@@ -9,7 +9,7 @@ from redis import exceptions
 
 from tracebility.config import redact
 from tracebility.errors import StoreUnavailable
-from tracebility.stores.servers import VARIABLE, Servers, checked
+from tracebility.stores.redis_transport import VARIABLE, Servers, checked
 from tracebility.stores.start import START_WAIT_S, until_reachable
 from tracebility.tenant.scripts import Script
 

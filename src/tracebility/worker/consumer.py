@@ -18,13 +18,19 @@ from tracebility.failpoints import failpoint
 from tracebility.stores import consumers
 from tracebility.stores.redis import Departure, Entry, Leaving, Queue
 from tracebility.tenant import dead_letters
-from tracebility.tenant.books import DEAD, DROPPED, STORED
+from tracebility.tenant.ledger import DEAD, DROPPED, STORED
 from tracebility.tenant.quota import METERED, metered_member
 from tracebility.tenant.scripts import NOTE, HotStore
 from tracebility.tenant.shard_router import LEGACY_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS, SHARDS
 from tracebility.wire.envelope import Envelope, MalformedEnvelope, from_fields
 from tracebility.worker import rows
-from tracebility.worker.claims import (
+from tracebility.worker.backoff import Stopped, pause
+from tracebility.worker.legacy import Legacy
+from tracebility.worker.metrics import WorkerMetrics
+from tracebility.worker.outcomes import Outcome
+from tracebility.worker.over_quota import OverQuota
+from tracebility.worker.pending import InHand
+from tracebility.worker.reclaim import (
     CLAIM_COUNT,
     CLAIM_IDLE_MS,
     MOST_DELIVERIES,
@@ -34,12 +40,6 @@ from tracebility.worker.claims import (
     leave,
     left_behind,
 )
-from tracebility.worker.in_hand import InHand
-from tracebility.worker.legacy import Legacy
-from tracebility.worker.metrics import WorkerMetrics
-from tracebility.worker.outcomes import Outcome
-from tracebility.worker.over_quota import OverQuota
-from tracebility.worker.patience import Stopped, pause
 from tracebility.worker.write import Held, Work, Writer
 
 # A batch is closed by whichever comes first. An insert costs the engine 13 ms whatever its size, a microsecond a span
