@@ -251,8 +251,8 @@ MUTANTS = (
     Mutant(
         "what goes from a disk buffer into the queue is between two answers",
         "src/tracebility/quota/reconciler.py",
-        "        late = await self._queue.late(oldest_ms)\n",
-        "        late = await self._queue.late(oldest_ms)\n        spooled = await self._spooled(now_us)\n",
+        "        late = await self._queue.late_slots(oldest_ms)\n",
+        "        late = await self._queue.late_slots(oldest_ms)\n        spooled = await self._spooled(now_us)\n",
         "tests/integration/operator/test_quota.py",
     ),
     Mutant(

@@ -11,7 +11,7 @@ import structlog
 
 from tracebility.ids import OrgId
 from tracebility.stores.postgres import Postgres, Row, Statements
-from tracebility.stores.redis import Depth
+from tracebility.stores.queue.entries import Depth
 from tracebility.tenant.quota import SPANS
 from tracebility.tenant.resolver import Change
 from tracebility.tenant.shard_router import Placement, ShardRouter, overflow_of, shard_of, stream_of

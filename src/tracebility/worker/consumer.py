@@ -15,8 +15,8 @@ import structlog
 
 from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
-from tracebility.stores import consumers
-from tracebility.stores.redis import Departure, Entry, Leaving, Queue
+from tracebility.stores.queue import Queue, worker_names
+from tracebility.stores.queue.entries import Departure, Entry, Leaving
 from tracebility.tenant import dead_letters
 from tracebility.tenant.ledger import DEAD, DROPPED, STORED
 from tracebility.tenant.quota import METERED, metered_member
@@ -86,7 +86,7 @@ class Drain:
         self._writer = writer
         self._metrics = metrics
         self._stop = stop
-        self._name = consumers.new_name()
+        self._name = worker_names.new_name()
         self._legacy = legacy
         self._streams = STREAMS if legacy is None else (*STREAMS, LEGACY_STREAM)
         self._quota = OverQuota(hot)

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from tracebility.failpoints import failpoint
 from tracebility.stores.clickhouse import BAD_DATA, Engine, EngineRejected
-from tracebility.stores.redis import Entry
+from tracebility.stores.queue.entries import Entry
 from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Envelope
 from tracebility.wire.pricing import PriceTable

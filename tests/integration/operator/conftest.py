@@ -16,9 +16,10 @@ from tracebility.audit.reconciler import AuditReconciler
 from tracebility.audit.relay import AuditRelay
 from tracebility.audit.verify import problems
 from tracebility.ids import OrgId, uuid7
-from tracebility.stores import redis, redis_control
+from tracebility.stores import redis_control
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
+from tracebility.stores.queue import Queue
 from tracebility.telemetry import Metrics
 
 DEADLINE_S = 60.0
@@ -95,7 +96,7 @@ def store(empty_hot_store: redis_control.Hot) -> redis_control.Hot:
 
 
 @pytest.fixture
-def streams(empty_queue: redis.Queue) -> redis.Queue:
+def streams(empty_queue: Queue) -> Queue:
     """The queue there."""
     return empty_queue
 
