@@ -64,7 +64,7 @@ def inspect(body: bytes, content_type: str) -> Inspection:
             return found
     if content_type == JSON:
         text = otlp_text
-        slices = text.cut(jsontext.repair(body))
+        slices = text.cut(otlp_json.repair(body))
         return in_parts(slices, _why_not_json, text.why_not_around, text.join, text.read_around)
     slices = otlp_wire.cut(body)
     if not slices and len(body) <= limits.ENVELOPE_BYTES:
@@ -97,7 +97,7 @@ def _whole(body: bytes, content_type: str, patience: int) -> Inspection | None:
     """
     try:
         if content_type == JSON:
-            sent = jsontext.decode(jsontext.repair(body), otlp_json.read_request)
+            sent = jsontext.decode(otlp_json.repair(body), otlp_json.read_request)
             groups, spans = _bounded(otlp_json.groups_of(sent))
             if groups > patience:
                 return None
