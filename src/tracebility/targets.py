@@ -126,7 +126,7 @@ async def _ingest_api(settings: "Settings", stop: asyncio.Event) -> None:
     from tracebility.ingest.service import open_services
 
     async with open_services(settings) as services:
-        await _serve_http(create_app(services, services.front), settings, stop)
+        await _serve_http(create_app(services), settings, stop)
 
 
 async def _api(settings: "Settings", stop: asyncio.Event) -> None:

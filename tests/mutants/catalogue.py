@@ -271,8 +271,8 @@ MUTANTS = (
     ),
     Mutant(
         "an edge that ends goes on holding what it held at its last beat",
-        "src/tracebility/ingest/beat.py",
-        "            with suppress(StoreUnavailable):\n                await self._say_oldest()",
+        "src/tracebility/ingest/heartbeat.py",
+        "            with suppress(StoreUnavailable):\n                await self._report_oldest()",
         "            pass",
         "tests/integration/ingest/test_faults.py",
     ),

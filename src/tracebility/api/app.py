@@ -41,7 +41,7 @@ from tracebility.shards.shard_map import ShardMove, ShardMoved, ShardPlan, Shard
 from tracebility.stores.ledger import Ledger
 from tracebility.telemetry import RequestMetrics
 from tracebility.tenant.limits import Limits
-from tracebility.wire import openapi as ingest
+from tracebility.wire.protocols import OPENAPI_PATHS, OPENAPI_SCHEMAS
 
 _ANSWERS = (
     *(projects.ProjectPage, runs.RunPage, runs.RunDetail),
@@ -71,8 +71,8 @@ def openapi_document() -> dict[str, Any]:
     )
     _, schemas = msgspec.json.schema_components((*_ANSWERS, *_BODIES), ref_template="#/components/schemas/{name}")
     components = document.setdefault("components", {})
-    components["schemas"] = schemas | ingest.SCHEMAS
-    document["paths"] = ingest.PATHS | document["paths"]
+    components["schemas"] = schemas | OPENAPI_SCHEMAS
+    document["paths"] = OPENAPI_PATHS | document["paths"]
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, tb_..."},
         "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},

@@ -1,4 +1,6 @@
-"""What an ingest process says every other second: that it is there, what it holds, and whom it let in since."""
+"""The heartbeat of an ingest process: every 2 s it reports that it lives, what its disk buffer holds, and whose usage
+changed.
+"""
 
 import asyncio
 import time
@@ -10,13 +12,13 @@ from tracebility.tenant.admission import Admission
 from tracebility.tenant.quota import EDGES, METERED, OLDEST_SPOOLED, SLOT_US, SPOOLS
 from tracebility.tenant.scripts import NOTE, SAY, HotStore
 
-BEAT_S = 2.0
-# Who has been silent for so long is gone.
+PERIOD_S = 2.0
+# A process without a heartbeat for so long is gone.
 SILENT_MS = 10_000
 
 
-class Beat:
-    """The beat of one process, and how many there are by the last one that was heard."""
+class Heartbeat:
+    """The heartbeat of one process. ``processes`` is how many ingest processes there were at the last one."""
 
     def __init__(self, hot: HotStore, name: str, spool: Spool) -> None:
         self._hot = hot
@@ -25,23 +27,23 @@ class Beat:
         self.processes = 1
 
     async def run(self, admission: Admission) -> None:
-        """Beat for ever. Cancel it to end, when nothing comes or goes any more: what is left is said then."""
+        """Report until cancelled; then report once more what the disk buffer still holds."""
         try:
             while True:
                 with suppress(StoreUnavailable):
                     await self.once(admission)
-                await asyncio.sleep(BEAT_S)
+                await asyncio.sleep(PERIOD_S)
         finally:
             with suppress(StoreUnavailable):
-                await self._say_oldest()
+                await self._report_oldest()
 
     async def once(self, admission: Admission) -> None:
-        """One beat. By scripts, which are taken also when Redis is full: just then disk buffers fill.
+        """Report now. By scripts, which Redis runs also when its memory is full: disk buffers fill just then.
 
         Raises:
-            StoreUnavailable: when Redis is away; what was to be said is said with the next.
+            StoreUnavailable: when Redis is away; the next heartbeat reports the same.
         """
-        await self._say_oldest()
+        await self._report_oldest()
         now_ms = time.time_ns() // 1_000_000
         touched = sorted(admission.touched)
         if touched:
@@ -52,8 +54,8 @@ class Beat:
         await self._hot.command("ZREMRANGEBYSCORE", EDGES, "-inf", now_ms - SILENT_MS)
         self.processes = int(await self._hot.command("ZCARD", EDGES))
 
-    async def _say_oldest(self) -> None:
-        """Also when Redis is full: just then envelopes go to disk, and the settlement must know of it."""
+    async def _report_oldest(self) -> None:
+        """Tell the settlement of usage how old the oldest envelope on disk is: it holds the watermark."""
         oldest_us = self._spool.oldest_us
         said = "" if oldest_us is None else f"{oldest_us // SLOT_US}|{time.time_ns() // 1_000_000}"
         await self._hot.run(SAY, [OLDEST_SPOOLED], [self._name, said])

@@ -1,6 +1,9 @@
 """What the edge counts. Labels name kinds, never tenants."""
 
 from tracebility.telemetry import Metrics, RequestMetrics
+from tracebility.wire.protocols import PROTOCOLS
+
+_SOURCES = [protocol.source for protocol in PROTOCOLS]
 
 # From a good disk's fsync to the deadline after which an envelope goes to the disk buffer.
 _ENQUEUE_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
@@ -17,8 +20,8 @@ class IngestMetrics:
             "Spans and runs, by source and by what became of them: accepted or rejected.",
             ("source", "outcome"),
         )
-        self.accepted = {source: items.labels(source, "accepted") for source in ("otlp", "native")}
-        self.rejected = {source: items.labels(source, "rejected") for source in ("otlp", "native")}
+        self.accepted = {source: items.labels(source, "accepted") for source in _SOURCES}
+        self.rejected = {source: items.labels(source, "rejected") for source in _SOURCES}
         self.same = metrics.counter(
             "tracebility_ingest_same_items", "Spans and runs of bodies that were kept before, and answered again."
         )
@@ -46,6 +49,11 @@ class IngestMetrics:
         )
         self.queue_away = metrics.gauge(
             "tracebility_ingest_queue_away", "1 while the queue does not take envelopes and the disk buffer does."
+        )
+        self.store_missing = metrics.gauge(
+            "tracebility_ingest_store_missing",
+            "1 for a store that did not answer when readiness was last asked for; ingest goes on without it.",
+            ("store",),
         )
         self.spool_bytes = metrics.gauge("tracebility_spool_bytes", "Bytes in the disk buffer.")
         self.spool_segments = metrics.gauge("tracebility_spool_segments", "Files in the disk buffer.")

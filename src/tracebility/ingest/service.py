@@ -13,10 +13,10 @@ import msgspec
 from tracebility.config import Settings
 from tracebility.health import unanswered
 from tracebility.ingest.accept import Intake
-from tracebility.ingest.beat import Beat
+from tracebility.ingest.api_proxy import ApiProxy
 from tracebility.ingest.body import IN_FLIGHT_BYTES, Budget
 from tracebility.ingest.enqueue import Enqueuer, Gate
-from tracebility.ingest.front import ApiProxy
+from tracebility.ingest.heartbeat import Heartbeat
 from tracebility.ingest.metrics import IngestMetrics
 from tracebility.ingest.spool.buffer import Spool
 from tracebility.ingest.spool.replay import Replayer
@@ -29,9 +29,11 @@ from tracebility.telemetry import Metrics
 from tracebility.tenant.admission import Admission
 from tracebility.tenant.resolver import Resolver
 
+STORES = ("postgres", "redis")
+
 
 class Readiness(msgspec.Struct, frozen=True):
-    """``missing``: each store that does not answer, and why. ``accepting``: ingest is kept all the same."""
+    """Ready means accepting, in the queue or in the disk buffer. ``missing``: each store that is away, and why."""
 
     ready: bool
     accepting: bool
@@ -47,7 +49,7 @@ class IngestServices:
     budget: Budget
     metrics: IngestMetrics
     readiness: Callable[[], Awaitable[Readiness]]
-    front: ApiProxy | None = None
+    api_proxy: ApiProxy | None = None
 
 
 @asynccontextmanager
@@ -69,25 +71,29 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
         stack.push_async_callback(queue.close)
         control_role = await redis_control.connect(redis_url)
         stack.push_async_callback(control_role.close)
-        beat = Beat(control_role, f"{socket.gethostname()}:{settings.spool_dir.absolute()}", spool)
-        admission = Admission(control_role, PostgresUsage(control), lambda: beat.processes)
-        stack.push_async_callback(_cancelled, asyncio.create_task(beat.run(admission)))
+        heartbeat = Heartbeat(control_role, f"{socket.gethostname()}:{settings.spool_dir.absolute()}", spool)
+        admission = Admission(control_role, PostgresUsage(control), lambda: heartbeat.processes)
+        stack.push_async_callback(_cancelled, asyncio.create_task(heartbeat.run(admission)))
         gate = Gate(metrics)
         replaying = asyncio.create_task(Replayer(spool, queue, gate, metrics).run())
         stack.push_async_callback(_cancelled, replaying)
         router, keeper = await stack.enter_async_context(routing(control))
         enqueuer = Enqueuer(queue, spool, gate, metrics, router)
         stack.push_async_callback(enqueuer.close)
-        front = None
-        if settings.api_socket:
-            front = ApiProxy(settings.api_socket)
-            stack.push_async_callback(front.close)
+        api_proxy = None
+        if settings.api_socket or settings.api_url:
+            url = "" if settings.api_socket else settings.dsn("TRACEBILITY_API_URL")
+            api_proxy = ApiProxy(socket=settings.api_socket, url=url)
+            stack.push_async_callback(api_proxy.close)
 
         async def readiness() -> Readiness:
             missing = await unanswered(("postgres", control.ping), ("redis", queue.ping), ("redis", control_role.ping))
             if gate.is_shut:
                 missing.setdefault("redis", "does not take envelopes")
-            return Readiness(not missing, not gate.is_shut or spool.accepts, missing)
+            for store in STORES:
+                metrics.store_missing.labels(store).set(store in missing)
+            accepting = not gate.is_shut or spool.accepts
+            return Readiness(accepting, accepting, missing)
 
         yield IngestServices(
             resolver=await stack.enter_async_context(resolving(control, control_role, redis_url, keeper.changed)),
@@ -95,7 +101,7 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
             budget=Budget(IN_FLIGHT_BYTES, metrics.bytes_in_flight),
             metrics=metrics,
             readiness=readiness,
-            front=front,
+            api_proxy=api_proxy,
         )
 
 

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from tracebility.audit.events import AuditWriter
 from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId
-from tracebility.ingest import beat, enqueue
+from tracebility.ingest import enqueue, heartbeat
 from tracebility.ingest.spool import buffer
 from tracebility.quota.reconciler import SKEW_US, QuotaReconciler
 from tracebility.stores import clickhouse, postgres, redis_control
@@ -201,9 +201,9 @@ async def test_what_is_on_its_way_while_the_watermark_is_taken_is_seen(
             assert await reconciler.watermark() < before - 50
 
 
-def test_the_watermark_stays_behind_what_no_beat_has_told_of_yet() -> None:
+def test_the_watermark_stays_behind_what_no_heartbeat_has_reported_yet() -> None:
     pipeline_s = enqueue.DEADLINE_S + enqueue.PIPELINE_BYTES * enqueue.SECONDS_PER_BYTE
-    assert pipeline_s + buffer.REFUSE_S + beat.BEAT_S < SKEW_US / 1e6
+    assert pipeline_s + buffer.REFUSE_S + heartbeat.PERIOD_S < SKEW_US / 1e6
 
 
 async def test_what_comes_late_is_summed_when_it_comes(books: Books, reconciler: QuotaReconciler) -> None:
