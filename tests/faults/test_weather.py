@@ -126,8 +126,8 @@ def _more(road: Proxy, cuts: int) -> bool:
 
 
 EDGE = ("edge_before_enqueue", "edge_after_enqueue_before_answer")
-REPLAY = ("spool_replay_after_append_before_delete",)
-SPOOL = ("spool_after_write_before_fsync", "spool_after_fsync_before_answer", *REPLAY)
+REPLAY = ("disk_buffer_replay_after_append_before_delete",)
+SPOOL = ("disk_buffer_after_write_before_fsync", "disk_buffer_after_fsync_before_answer", *REPLAY)
 WORKER = (
     "worker_after_read",
     "worker_after_span_insert",

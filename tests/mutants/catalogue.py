@@ -264,7 +264,7 @@ MUTANTS = (
     ),
     Mutant(
         "what came from a disk buffer is in the queue without its stamp",
-        "src/tracebility/ingest/spool/replay.py",
+        "src/tracebility/ingest/disk_buffer/replay.py",
         "            if headers:\n",
         "            if False:\n",
         "tests/integration/ingest/test_faults.py",

@@ -1,4 +1,4 @@
-"""From a body to what is kept of it and what the client is told: decompress, inspect, stamp, admit, enqueue, answer."""
+"""Accept one request: decompress, inspect, stamp, admit, enqueue, answer."""
 
 import asyncio
 import time
@@ -22,12 +22,12 @@ from tracebility.wire.envelope import Envelope, Header
 from tracebility.wire.inspection import Inspection
 from tracebility.wire.protocol import Answer, Call, Protocol
 
-# Bodies that take long are read beside the event loop, so many of each size at once: reading one takes about three
-# times its inflated size in memory.
+# Expensive bodies are read in threads. Each lane is (largest inflated size, bodies at once): reading one takes about
+# three times its inflated size in memory.
 LANES = ((limits.ENVELOPE_BYTES, 4), (8 << 20, 4), (limits.INFLATED_BYTES, 1))
 
-# What is read on the event loop, for a thread costs as much as reading 50 spans: a body of up to so many bytes, of not
-# more than so many times what was sent (real ones grow 5 to 40 times), and of which nothing takes long.
+# Cheap bodies are read on the event loop, because a thread costs as much as reading 50 spans: up to so many bytes, and
+# growing no more than so many times when inflated (real ones grow 5 to 40 times).
 INLINE_BYTES = 256 << 10
 INLINE_GROWTH = 64
 
@@ -43,7 +43,7 @@ class Sent:
 
 
 class Intake:
-    """Keeps what requests bring."""
+    """Accepts requests."""
 
     def __init__(self, admission: Admission, enqueuer: Enqueuer, metrics: IngestMetrics) -> None:
         self._admission = admission
@@ -52,20 +52,20 @@ class Intake:
         self._lanes = [(most_bytes, asyncio.Semaphore(at_once)) for most_bytes, at_once in LANES]
 
     async def accept(self, tenant: TenantContext, sent: Sent) -> Answer:
-        """Keep the items of ``sent`` for ``tenant``.
+        """Store the items of ``sent`` durably for ``tenant``.
 
         Raises:
             BadRequest: when the body cannot be read.
             PayloadTooLarge: when it is beyond a bound.
             RateLimited: when the tenant sends too often.
             QuotaExceeded: when it has used up what its plan allows.
-            Overloaded: when nothing was kept.
+            Overloaded: when nothing was stored.
         """
         self._metrics.received_bytes.inc(len(sent.body))
         try:
             size, inspection = _read_inline(sent)
             if inspection is None:
-                size, inspection = await self._read_beside(sent)
+                size, inspection = await self._read_in_thread(sent)
         except (BadRequest, PayloadTooLarge):
             await self._admission.count_request(tenant)
             raise
@@ -79,7 +79,7 @@ class Intake:
         answer = sent.protocol.answer(sent.call, inspection)
         return answer if admitted is None else _with_room(answer, admitted)
 
-    async def _read_beside(self, sent: Sent) -> tuple[int, Inspection]:
+    async def _read_in_thread(self, sent: Sent) -> tuple[int, Inspection]:
         for most_bytes, lane in self._lanes:
             async with lane:
                 try:
@@ -110,7 +110,7 @@ class Intake:
 
 
 def _read_inline(sent: Sent) -> tuple[int, Inspection | None]:
-    """How large the body is and what is in it; None when that takes longer than others should wait."""
+    """The inflated size and the inspection of the body; None when that takes longer than other requests should wait."""
     if len(sent.body) > INLINE_BYTES:
         return 0, None
     try:
@@ -182,7 +182,7 @@ def _month_of_day(day: int) -> str:
 
 
 def _with_room(answer: Answer, admitted: Admitted) -> Answer:
-    """``answer`` with what its tenant may still send, where that is limited."""
+    """``answer`` with headers on what its tenant may still send, where that is limited."""
     headers: list[tuple[bytes, bytes]] = []
     allowance = admitted.tenant.allowance
     if allowance.rate is not None and admitted.requests_left is not None:

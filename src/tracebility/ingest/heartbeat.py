@@ -7,9 +7,9 @@ import time
 from contextlib import suppress
 
 from tracebility.errors import StoreUnavailable
-from tracebility.ingest.spool.buffer import Spool
+from tracebility.ingest.disk_buffer.buffer import DiskBuffer
 from tracebility.tenant.admission import Admission
-from tracebility.tenant.quota import EDGES, METERED, OLDEST_SPOOLED, SLOT_US, SPOOLS
+from tracebility.tenant.quota import DISK_BUFFERS, EDGES, METERED, OLDEST_BUFFERED, SLOT_US
 from tracebility.tenant.scripts import NOTE, SAY, HotStore
 
 PERIOD_S = 2.0
@@ -20,10 +20,10 @@ SILENT_MS = 10_000
 class Heartbeat:
     """The heartbeat of one process. ``processes`` is how many ingest processes there were at the last one."""
 
-    def __init__(self, hot: HotStore, name: str, spool: Spool) -> None:
+    def __init__(self, hot: HotStore, name: str, disk_buffer: DiskBuffer) -> None:
         self._hot = hot
         self._name = name  # the same after a restart, as the disk buffer is
-        self._spool = spool
+        self._disk_buffer = disk_buffer
         self.processes = 1
 
     async def run(self, admission: Admission) -> None:
@@ -50,12 +50,12 @@ class Heartbeat:
             await self._hot.run(NOTE, [METERED], [now_ms, *touched])
             admission.touched.difference_update(touched)
         await self._hot.run(NOTE, [EDGES], [now_ms, self._name])
-        await self._hot.run(SAY, [SPOOLS], [self._name, self._spool.held_bytes])
+        await self._hot.run(SAY, [DISK_BUFFERS], [self._name, self._disk_buffer.held_bytes])
         await self._hot.command("ZREMRANGEBYSCORE", EDGES, "-inf", now_ms - SILENT_MS)
         self.processes = int(await self._hot.command("ZCARD", EDGES))
 
     async def _report_oldest(self) -> None:
         """Tell the settlement of usage how old the oldest envelope on disk is: it holds the watermark."""
-        oldest_us = self._spool.oldest_us
+        oldest_us = self._disk_buffer.oldest_us
         said = "" if oldest_us is None else f"{oldest_us // SLOT_US}|{time.time_ns() // 1_000_000}"
-        await self._hot.run(SAY, [OLDEST_SPOOLED], [self._name, said])
+        await self._hot.run(SAY, [OLDEST_BUFFERED], [self._name, said])

@@ -15,11 +15,11 @@ from tracebility.health import unanswered
 from tracebility.ingest.accept import Intake
 from tracebility.ingest.api_proxy import ApiProxy
 from tracebility.ingest.body import IN_FLIGHT_BYTES, Budget
-from tracebility.ingest.enqueue import Enqueuer, Gate
+from tracebility.ingest.disk_buffer.buffer import DiskBuffer
+from tracebility.ingest.disk_buffer.replay import Replayer
+from tracebility.ingest.enqueue import CircuitBreaker, Enqueuer
 from tracebility.ingest.heartbeat import Heartbeat
 from tracebility.ingest.metrics import IngestMetrics
-from tracebility.ingest.spool.buffer import Spool
-from tracebility.ingest.spool.replay import Replayer
 from tracebility.quota.settled import PostgresUsage
 from tracebility.shards.routing import routing
 from tracebility.stores import postgres, redis_control
@@ -63,22 +63,22 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
     async with AsyncExitStack() as stack:
         metrics = IngestMetrics(Metrics())
         pg_dsn, redis_url = settings.dsn("TRACEBILITY_PG_DSN"), settings.dsn("TRACEBILITY_REDIS_URL")
-        spool = await Spool.open(settings.spool_dir, settings.spool_max_bytes, metrics)
-        stack.push_async_callback(spool.close)
+        disk_buffer = await DiskBuffer.open(settings.spool_dir, settings.spool_max_bytes, metrics)
+        stack.push_async_callback(disk_buffer.close)
         control = await postgres.connect(pg_dsn)
         stack.push_async_callback(control.close)
         queue = await connect_queue(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
         stack.push_async_callback(queue.close)
         control_role = await redis_control.connect(redis_url)
         stack.push_async_callback(control_role.close)
-        heartbeat = Heartbeat(control_role, f"{socket.gethostname()}:{settings.spool_dir.absolute()}", spool)
+        heartbeat = Heartbeat(control_role, f"{socket.gethostname()}:{settings.spool_dir.absolute()}", disk_buffer)
         admission = Admission(control_role, PostgresUsage(control), lambda: heartbeat.processes)
         stack.push_async_callback(_cancelled, asyncio.create_task(heartbeat.run(admission)))
-        gate = Gate(metrics)
-        replaying = asyncio.create_task(Replayer(spool, queue, gate, metrics).run())
+        breaker = CircuitBreaker(metrics)
+        replaying = asyncio.create_task(Replayer(disk_buffer, queue, breaker, metrics).run())
         stack.push_async_callback(_cancelled, replaying)
         router, keeper = await stack.enter_async_context(routing(control))
-        enqueuer = Enqueuer(queue, spool, gate, metrics, router)
+        enqueuer = Enqueuer(queue, disk_buffer, breaker, metrics, router)
         stack.push_async_callback(enqueuer.close)
         api_proxy = None
         if settings.api_socket or settings.api_url:
@@ -88,11 +88,11 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
 
         async def readiness() -> Readiness:
             missing = await unanswered(("postgres", control.ping), ("redis", queue.ping), ("redis", control_role.ping))
-            if gate.is_shut:
+            if breaker.is_open:
                 missing.setdefault("redis", "does not take envelopes")
             for store in STORES:
                 metrics.store_missing.labels(store).set(store in missing)
-            accepting = not gate.is_shut or spool.accepts
+            accepting = not breaker.is_open or disk_buffer.accepts
             return Readiness(accepting, accepting, missing)
 
         yield IngestServices(

@@ -39,9 +39,9 @@ METERED = shared_key("metered")
 # The ingest processes, each with the milliseconds of its last beat.
 EDGES = shared_key("edges")
 # Bytes in the disk buffer of each of them, also of those that are gone.
-SPOOLS = shared_key("spools")
+DISK_BUFFERS = shared_key("spools")
 # The slot of the oldest envelope in each disk buffer that holds one, and the milliseconds at which that was last said.
-OLDEST_SPOOLED = shared_key("oldest_spooled")
+OLDEST_BUFFERED = shared_key("oldest_spooled")
 
 
 class Usage(NamedTuple):

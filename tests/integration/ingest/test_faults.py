@@ -19,7 +19,7 @@ from tracebility.ingest import accept, enqueue, heartbeat
 from tracebility.quota.reconciler import QuotaReconciler
 from tracebility.stores import redis_control
 from tracebility.stores.queue import Queue
-from tracebility.tenant.quota import OLDEST_SPOOLED, SLOT_US, SPOOLS, QuotaMeter, Usage
+from tracebility.tenant.quota import DISK_BUFFERS, OLDEST_BUFFERED, SLOT_US, QuotaMeter, Usage
 from tracebility.tenant.shard_router import ALL_STREAMS
 
 
@@ -75,8 +75,8 @@ async def test_what_the_queue_does_not_take_is_kept_and_arrives(
 
 async def held_by(hot_store: redis_control.Hot, edge: Any) -> int:
     """The bytes that an edge says are in its disk buffer."""
-    names = [name for name in await hot_store.command("HKEYS", SPOOLS) if str(edge.spool_dir) in name.decode()]
-    return int(await hot_store.command("HGET", SPOOLS, names[0])) if names else 0
+    names = [name for name in await hot_store.command("HKEYS", DISK_BUFFERS) if str(edge.spool_dir) in name.decode()]
+    return int(await hot_store.command("HGET", DISK_BUFFERS, names[0])) if names else 0
 
 
 async def test_a_full_queue_spills_and_a_full_disk_refuses(
@@ -123,8 +123,8 @@ async def test_a_process_that_ends_leaves_its_buffer_to_the_next(
 
 
 async def said_of(hot_store: redis_control.Hot, edge: Any) -> bytes | None:
-    [name] = [name for name in await hot_store.command("HKEYS", SPOOLS) if str(edge.spool_dir) in name.decode()]
-    said: bytes | None = await hot_store.command("HGET", OLDEST_SPOOLED, name)
+    [name] = [name for name in await hot_store.command("HKEYS", DISK_BUFFERS) if str(edge.spool_dir) in name.decode()]
+    said: bytes | None = await hot_store.command("HGET", OLDEST_BUFFERED, name)
     return said
 
 
@@ -145,7 +145,7 @@ async def test_what_waits_in_a_disk_buffer_is_not_settled_away(
     await control.execute("INSERT INTO plan (name) VALUES ($1)", plan)
     await control.execute("INSERT INTO plan_meter_limit VALUES ($1, 'spans', 10, NULL)", plan)
     await control.execute("UPDATE org SET plan = $2 WHERE id = $1", tenant.org_id, plan)
-    await hot_store.command("DEL", OLDEST_SPOOLED)
+    await hot_store.command("DEL", OLDEST_BUFFERED)
     clock = iter(range(now_us + 660 * 10**6, now_us + 3000 * 10**6, 60 * 10**6))
     reconciler = QuotaReconciler(control, engine, empty_queue, hot_store, lambda: next(clock))
     period = datetime.fromtimestamp(now_us / 1e6, UTC).strftime("%Y-%m")
