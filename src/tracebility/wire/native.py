@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from tracebility import times
 from tracebility.errors import BadRequest, PayloadTooLarge
 from tracebility.wire import jsontext, limits
 from tracebility.wire.inspection import Inspection, Part
-from tracebility.wire.moments import NotAMoment, unix_nano
 from tracebility.wire.rejection import ItemWarning, Rejection
 
 KINDS = frozenset(
@@ -187,7 +187,7 @@ def _run(index: int, raw: Raw, warnings: "_Warnings | None" = None) -> Run | Rej
         return Rejection(index, jsontext.told(error))
     except UnicodeDecodeError as error:
         return Rejection(index, f"a string is not UTF-8: {error.reason}")
-    except (_Refused, NotAMoment, msgspec.DecodeError) as error:
+    except (_Refused, times.InvalidTime, msgspec.DecodeError) as error:
         return Rejection(index, str(error))
 
 
@@ -323,14 +323,14 @@ def _normal(sent: _Sent, size: int) -> Run:
     if len(metadata) > limits.ATTRIBUTES:
         raise _Refused(f"metadata: {len(metadata)} keys, more than {limits.ATTRIBUTES}")
     error, error_type = _error(sent.error)
-    end_ns = _moment("end_time", sent.end_time) if sent.end_time is not None else 0
+    end_ns = _time("end_time", sent.end_time) if sent.end_time is not None else 0
     return Run(
         id=run_id,
         trace_id=trace_id,
         parent_id=parent_id,
         name=_text("name", sent.name, limits.NAME_CHARS),
         kind=kind,
-        start_ns=_moment("start_time", sent.start_time),
+        start_ns=_time("start_time", sent.start_time),
         end_ns=end_ns,
         status=_status(sent.status, failed=bool(error or error_type), ended=end_ns > 0),
         inputs=_plain(sent.inputs),
@@ -369,11 +369,11 @@ def _label(field: str, value: str | int | None) -> str:
     return "" if value is None else _text(field, str(value), limits.LABEL_CHARS)
 
 
-def _moment(field: str, value: str | int | float) -> int:
+def _time(field: str, value: str | int | float) -> int:
     try:
-        return unix_nano(value)
-    except NotAMoment as error:
-        raise NotAMoment(f"{field}: {error}") from error
+        return times.from_client(value)
+    except times.InvalidTime as error:
+        raise times.InvalidTime(f"{field}: {error}") from error
 
 
 def _status(value: str | None, *, failed: bool, ended: bool) -> str:

@@ -11,9 +11,9 @@ from tracebility.api import cursor
 from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, schema_of
 from tracebility.api.auth import Reader, Services
 from tracebility.api.service import ApiServices
-from tracebility.api.times import rfc3339
 from tracebility.stores.postgres import Row
 from tracebility.tenant.context import Scope, TenantContext
+from tracebility.times import rfc3339
 
 router = APIRouter(tags=["projects"])
 

@@ -14,9 +14,10 @@ from tracebility.api import cursor, tree
 from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, schema_of
 from tracebility.api.run_reads import Row, Window, newest_runs, one_run
 from tracebility.api.scope import TenantRows
-from tracebility.api.times import EARLIEST_NS, LATEST_NS, instant, rfc3339
+from tracebility.api.times import instant
 from tracebility.errors import BadRequest, Unprocessable
 from tracebility.stores.scoped import Columns, TenantScope
+from tracebility.times import EARLIEST_NS, LATEST_NS, rfc3339
 from tracebility.wire.jsontext import is_deeper
 
 router = APIRouter(tags=["runs"])
