@@ -137,7 +137,7 @@ def _warned(found: Inspection | None, starts: Sequence[int | float | str | None]
     """``found`` with a warning when spans began before 1973; ``starts`` are numbers, or text of digits."""
     if found is None:
         return None
-    rejected = set(found.passed_over)
+    rejected = set(found.rejected_positions)
     early = sum(
         (len(start) < len(str(_EARLIEST_NS)) if isinstance(start, str) else (start or 0) < _EARLIEST_NS)
         and index not in rejected
