@@ -18,7 +18,7 @@ class Part:
 class Inspection:
     """A body that was read.
 
-    Without ``parts`` the body is enqueued as it came, and the worker skips the items at ``rejected_positions``.
+    Without ``parts`` the body is enqueued as it came, and the worker skips the items at ``passed_over``.
     Otherwise the parts are enqueued in its place, without the rejected items.
     """
 
@@ -28,5 +28,5 @@ class Inspection:
     warnings: tuple[ItemWarning, ...] = ()
 
     @property
-    def rejected_positions(self) -> tuple[int, ...]:
+    def passed_over(self) -> tuple[int, ...]:
         return tuple(one.index for one in self.rejected)

@@ -137,7 +137,7 @@ def _warned(found: Inspection | None, starts: Sequence[int | float | str | None]
     """``found`` with a warning when spans began before 1973; ``starts`` are numbers, or text of digits."""
     if found is None:
         return None
-    rejected = set(found.rejected_positions)
+    rejected = set(found.passed_over)
     early = sum(
         (len(start) < len(str(_EARLIEST_NS)) if isinstance(start, str) else (start or 0) < _EARLIEST_NS)
         and index not in rejected
@@ -146,7 +146,7 @@ def _warned(found: Inspection | None, starts: Sequence[int | float | str | None]
     if not early:
         return found
     warning = (
-        f"{early} spans are stored with a start before 1973: startTimeUnixNano counts nanoseconds since 1970, "
+        f"spans stored with a start before 1973: {early}; startTimeUnixNano counts nanoseconds since 1970, "
         "not milliseconds or seconds"
     )
     return replace(found, warnings=(ItemWarning(warning),))

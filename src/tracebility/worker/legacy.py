@@ -97,7 +97,7 @@ class Legacy:
             content_encoding="identity",
             items=found.items,
             bytes=len(body),
-            rejected=() if found.parts else found.rejected_positions,
+            rejected=() if found.parts else found.passed_over,
             degraded=True,
         )
         return Envelope(header, body)
