@@ -13,7 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import uvloop
-from harness.installation import Installation
+from tests.harness.installation import Installation
 
 from tracebility.stores import redis
 from tracebility.telemetry import Metrics

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import psutil
 import redis
 import uvloop
-from harness.auditor import Auditor
-from harness.installation import Installation, until
-from harness.load import Load
-from harness.payload import Request
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from redis import asyncio as redis_async
+from tests.harness.auditor import Auditor
+from tests.harness.installation import Installation, until
+from tests.harness.load import Load
+from tests.harness.payload import Request
 
 from tracebility.embedded.installation import free_port
 

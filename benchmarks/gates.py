@@ -21,10 +21,10 @@ from typing import Any
 
 import psutil
 import uvloop
-from harness.auditor import Auditor
-from harness.installation import Installation, until
-from harness.load import Load
-from harness.payload import Request, requests
+from tests.harness.auditor import Auditor
+from tests.harness.installation import Installation, until
+from tests.harness.load import Load
+from tests.harness.payload import Request, requests
 
 from tracebility.embedded.installation import free_port
 from tracebility.tenant.admission import Admitted

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import psutil
-from harness.installation import Installation
+from tests.harness.installation import Installation
 
 _PARENTS = ("supervisor", "load")  # of the others, which are named by themselves
 

@@ -1,8 +1,8 @@
 import secrets
 
 import pytest
-from harness import rounds
-from harness.installation import Installation
+from tests.harness import rounds
+from tests.harness.installation import Installation
 
 
 @pytest.mark.timeout(0)

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import redis
-from harness.installation import until
-from harness.load import Load
-from harness.proxy import Proxy, Road
-from harness.weather import Tenant, Weather, progress, refusals, small_disk
+from tests.harness.installation import until
+from tests.harness.load import Load
+from tests.harness.proxy import Proxy, Road
+from tests.harness.weather import Tenant, Weather, progress, refusals, small_disk
 
 TwoOrgs = tuple[Tenant, Tenant]
 

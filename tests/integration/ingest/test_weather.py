@@ -10,8 +10,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from harness.proxy import Proxy, Road
 from redis.asyncio import Redis
+from tests.harness.proxy import Proxy, Road
 
 from tracebility import health
 from tracebility.ingest import accept, beat, enqueue

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from harness.erasure import ASKER, KEPT, Filled, Work, envelope_of, events, work_now
+from tests.harness.erasure import ASKER, KEPT, Filled, Work, envelope_of, events, work_now
 
 from tracebility.deletion import jobs
 from tracebility.deletion.jobs import UserDeletion
