@@ -18,7 +18,6 @@ from hypothesis import settings
 from tracebility.api.app import create_app
 from tracebility.api.service import ApiServices, open_services
 from tracebility.config import Settings
-from tracebility.embedded.installation import free_port
 from tracebility.embedded.valkey import Valkey
 from tracebility.ids import OrgId, ProjectId, WorkspaceId, uuid7
 from tracebility.stores import clickhouse, postgres, redis, redis_control
@@ -143,7 +142,7 @@ def operator(operator_key: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def _spare_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("valkey")
-    store = Valkey(folder, free_port(), "secret")
+    store = Valkey(folder, folder / "valkey.sock", "secret")
     process = subprocess.Popen(store.program().argv, cwd=folder, stdout=subprocess.DEVNULL)
     yield store.url
     process.terminate()

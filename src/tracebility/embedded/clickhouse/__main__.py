@@ -97,6 +97,8 @@ async def _serve(settings: FrontSettings, listener: socket.socket) -> None:
 def _listen(settings: FrontSettings) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if settings.proof_key:  # Then our parent keeps the port reserved, with a socket that lets only this user listen.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind((settings.host, settings.port))
     listener.listen(_BACKLOG)
     return listener

@@ -1,6 +1,7 @@
 """ClickHouse's HTTP interface as an ASGI application."""
 
 import asyncio
+import hmac
 import os
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import AsyncExitStack, contextmanager, suppress
@@ -70,6 +71,10 @@ class Front:
             path == "/" and method in {"GET", "HEAD"} and b"query=" not in scope["query_string"]
         ):
             await _send_whole(send, 200, [(b"Content-Type", b"text/html; charset=UTF-8")], b"Ok.\n")
+        elif path == "/proof" and method == "GET" and self._settings.proof_key:
+            nonce = dict(request.query_parameters(scope["query_string"])).get("nonce", "")
+            signed = hmac.new(self._settings.proof_key.encode(), nonce.encode(), "sha256").hexdigest()
+            await _send_whole(send, 200, [(b"Content-Type", b"text/plain; charset=UTF-8")], signed.encode())
         elif path != "/" or method not in {"GET", "POST", "PUT"}:
             await _send_whole(send, 404, [], b"There is no such handler; statements go to / by POST or GET.\n")
         else:

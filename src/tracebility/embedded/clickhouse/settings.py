@@ -25,7 +25,8 @@ READER_PASSWORD = PREFIX + "READER_PASSWORD"
 MEMORY_BYTES = PREFIX + "MEMORY_BYTES"
 QUERY_LOG = PREFIX + "QUERY_LOG"
 STOP_TIMEOUT_S = PREFIX + "STOP_TIMEOUT_S"
-VARIABLES = (OWNER_PASSWORD, READER_PASSWORD, MEMORY_BYTES, QUERY_LOG, STOP_TIMEOUT_S)
+PROOF_KEY = PREFIX + "PROOF_KEY"
+VARIABLES = (OWNER_PASSWORD, READER_PASSWORD, MEMORY_BYTES, QUERY_LOG, STOP_TIMEOUT_S, PROOF_KEY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class FrontSettings:
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     query_log: bool = False
     stop_timeout_s: int = DEFAULT_STOP_TIMEOUT_S
+    # Signs the nonces of `GET /proof`, so that whoever started this process knows it before it sends a password.
+    proof_key: str = field(default="", repr=False)
     # Opens the row policies for owner sessions that name no tenant. Made anew at each start, never leaves the process.
     owner_pass: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
 
@@ -61,6 +64,7 @@ def from_environment(
         memory_bytes=_number(environment, MEMORY_BYTES, DEFAULT_MEMORY_BYTES, MIN_MEMORY_BYTES),
         query_log=environment.get(QUERY_LOG, "") in {"1", "true"},
         stop_timeout_s=_number(environment, STOP_TIMEOUT_S, DEFAULT_STOP_TIMEOUT_S, 1),
+        proof_key=environment.get(PROOF_KEY, ""),
     )
 
 
