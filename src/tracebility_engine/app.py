@@ -8,13 +8,13 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tracebility.embedded.clickhouse import answers, codecs, request
-from tracebility.embedded.clickhouse.body import Body, Room
-from tracebility.embedded.clickhouse.engine import DiskFailed, EngineError
-from tracebility.embedded.clickhouse.execution import Answer, ClientGone, Statements
-from tracebility.embedded.clickhouse.host import EngineHost, Stuck
-from tracebility.embedded.clickhouse.log import log
-from tracebility.embedded.clickhouse.settings import FrontSettings
+from tracebility_engine import answers, codecs, request
+from tracebility_engine.body import Body, Room
+from tracebility_engine.engine import DiskFailed, EngineError
+from tracebility_engine.execution import Answer, ClientGone, Statements
+from tracebility_engine.host import EngineHost, Stuck
+from tracebility_engine.log import log
+from tracebility_engine.settings import FrontSettings
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

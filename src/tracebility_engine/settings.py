@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tracebility.errors import ConfigurationError
-
 DATABASE = "tracebility"
 OWNER = "tracebility"
 READER = "tracebility_reader"
@@ -27,6 +25,10 @@ QUERY_LOG = PREFIX + "QUERY_LOG"
 STOP_TIMEOUT_S = PREFIX + "STOP_TIMEOUT_S"
 PROOF_KEY = PREFIX + "PROOF_KEY"
 VARIABLES = (OWNER_PASSWORD, READER_PASSWORD, MEMORY_BYTES, QUERY_LOG, STOP_TIMEOUT_S, PROOF_KEY)
+
+
+class StartRefused(Exception):
+    """The engine cannot start as it is told to. The text is one line that says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def from_environment(
     """Read the variables ``TRACEBILITY_FRONT_*``.
 
     Raises:
-        ConfigurationError: when a password is missing or a number is malformed; the text names the variable.
+        StartRefused: when a password is missing or a number is malformed; the text names the variable.
     """
     return FrontSettings(
         data_dir=data_dir.resolve(),
@@ -71,7 +73,7 @@ def from_environment(
 def _password(environment: Mapping[str, str], name: str) -> str:
     value = environment.get(name, "")
     if not value:
-        raise ConfigurationError(f"{name} is not set. Set it to the password that clients will send.")
+        raise StartRefused(f"{name} is not set. Set it to the password that clients will send.")
     return value
 
 
@@ -80,5 +82,5 @@ def _number(environment: Mapping[str, str], name: str, default: int, least: int)
     if not text:
         return default
     if not text.isdecimal() or int(text) < least:
-        raise ConfigurationError(f"{name} is {text!r}. Set it to a whole number of at least {least}.")
+        raise StartRefused(f"{name} is {text!r}. Set it to a whole number of at least {least}.")
     return int(text)

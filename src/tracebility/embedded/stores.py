@@ -10,13 +10,13 @@ from pathlib import Path
 from secrets import token_urlsafe
 
 from tracebility.embedded import probes
-from tracebility.embedded.clickhouse import settings as front
 from tracebility.embedded.installation import DSN_VARIABLES, STREAM_VARIABLE, DataDir, Secrets
 from tracebility.embedded.postgres import DATABASE, USER, Postgres
 from tracebility.embedded.process import Program, Said
 from tracebility.embedded.service import Service
 from tracebility.embedded.valkey import Valkey
 from tracebility.errors import ConfigurationError
+from tracebility_engine import settings as engine
 
 CLICKHOUSE_STOP_S = 2  # For running queries when it is told to end; less than the supervisor allows it.
 
@@ -111,8 +111,8 @@ class ClickHouse:
 
     def url(self, *, reader: bool = False) -> str:
         """How clients reach it, as its owner or as the user that may only read."""
-        user, password = (front.READER, self._reader) if reader else (front.OWNER, self._owner)
-        return f"http://{user}:{password}@127.0.0.1:{self._port}/{front.DATABASE}"
+        user, password = (engine.READER, self._reader) if reader else (engine.OWNER, self._owner)
+        return f"http://{user}:{password}@127.0.0.1:{self._port}/{engine.DATABASE}"
 
     async def probe(self, _pid: int) -> str:
         """Whether the engine that was started here answers."""
@@ -132,11 +132,11 @@ class ClickHouse:
         where = ("--data-dir", str(self._folder), "--host", "127.0.0.1", "--port", str(self._port))
         return Program(
             "clickhouse",
-            [sys.executable, "-m", "tracebility.embedded.clickhouse", *where],
+            [sys.executable, "-m", "tracebility_engine", *where],
             environment={
-                front.OWNER_PASSWORD: self._owner,
-                front.READER_PASSWORD: self._reader,
-                front.PROOF_KEY: self._proof_key,
-                front.STOP_TIMEOUT_S: str(CLICKHOUSE_STOP_S),
+                engine.OWNER_PASSWORD: self._owner,
+                engine.READER_PASSWORD: self._reader,
+                engine.PROOF_KEY: self._proof_key,
+                engine.STOP_TIMEOUT_S: str(CLICKHOUSE_STOP_S),
             },
         )
