@@ -20,7 +20,8 @@ from tracebility.api.service import ApiServices, open_services
 from tracebility.config import Settings
 from tracebility.embedded.valkey import Valkey
 from tracebility.ids import OrgId, ProjectId, WorkspaceId, uuid7
-from tracebility.stores import clickhouse, postgres, redis, redis_control
+from tracebility.stores import clickhouse, postgres, redis_control
+from tracebility.stores.queue import Queue, connect_queue
 from tracebility.tenant import keys
 from tracebility.tenant.context import Scope, TenantContext, sealed_context
 
@@ -71,9 +72,9 @@ async def control(stores: StoresUnderTest) -> AsyncIterator[postgres.Postgres]:
 
 
 @pytest.fixture(scope="session")
-async def queue(stores: StoresUnderTest) -> AsyncIterator[redis.Queue]:
+async def queue(stores: StoresUnderTest) -> AsyncIterator[Queue]:
     """The queue of the shared stores."""
-    opened = await redis.connect(stores.redis_url)
+    opened = await connect_queue(stores.redis_url)
     yield opened
     await opened.close()
 
@@ -159,9 +160,9 @@ async def empty_redis_url(_spare_redis_url: str) -> str:
 
 
 @pytest.fixture
-async def empty_queue(empty_redis_url: str) -> AsyncIterator[redis.Queue]:
+async def empty_queue(empty_redis_url: str) -> AsyncIterator[Queue]:
     """The queue there."""
-    opened = await redis.connect(empty_redis_url)
+    opened = await connect_queue(empty_redis_url)
     yield opened
     await opened.close()
 
