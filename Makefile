@@ -6,10 +6,10 @@ JOBS ?= 3
 DURATION ?= 86400
 SCALE ?= 1000000
 ARGS ?=
-# uv does not read pip's settings: give it the index that pip is told to use, where it is told.
-UV = index=$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null)}; $${index:+env UV_DEFAULT_INDEX="$$index"} $(BIN)/uv
-UV_INSTALL = $(UV) pip install --quiet --python $(BIN)/python --no-deps
-UV_COMPILE = $(UV) pip compile --quiet pyproject.toml --group build --generate-hashes --universal --python-version 3.11 \
+# uv does not read pip's settings: give it the index that pip is told to use, if it is told one.
+INDEX = index=$${PIP_INDEX_URL:-$$($(PYTHON) -m pip config get global.index-url 2>/dev/null)}; test -z "$$index" || export UV_DEFAULT_INDEX="$$index"
+UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
+UV_COMPILE = $(BIN)/uv pip compile --quiet pyproject.toml --group build --generate-hashes --universal --python-version 3.11 \
 	--no-emit-index-url --no-annotate --no-header
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 # What the engine's own suite depends on; the digest of its last green run is kept beside it.
@@ -30,16 +30,16 @@ install-dev: .venv/.installed-dev ## Add what tests and benchmarks need, pinned
 .venv/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: set PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Installing pinned packages (some 15 s, the database engine is large) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/python || $(PYTHON) -m venv --without-pip .venv
 	@awk '/^[^ ]/ {wanted = /^uv==/} wanted' requirements.lock > .venv/uv.txt
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement .venv/uv.txt
-	@$(UV_INSTALL) --require-hashes --requirement requirements.lock
-	@$(UV_INSTALL) --no-build-isolation --editable .
+	@test -x $(BIN)/uv || { if $(PYTHON) -c 'import pip' 2>/dev/null; then pip="$(PYTHON) -m pip --python $(BIN)/python"; else $(BIN)/python -m ensurepip >/dev/null; pip="$(BIN)/python -m pip"; fi; \
+		$$pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement .venv/uv.txt; }
+	@$(INDEX); $(UV_INSTALL) --require-hashes --requirement requirements.lock && $(UV_INSTALL) --no-build-isolation --editable .
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed requirements-dev.lock
 	@echo "Installing what tests need ..."
-	@$(UV_INSTALL) --require-hashes --requirement requirements-dev.lock
+	@$(INDEX); $(UV_INSTALL) --require-hashes --requirement requirements-dev.lock
 	@touch $@
 
 up: install ## Start everything: stores, ingest, worker, API (Ctrl-C ends it)
@@ -89,8 +89,8 @@ wheel: install-dev ## Build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
 lock: install-dev ## Pin every dependency again, from pyproject.toml: what running needs, and what developing needs
-	@$(UV_COMPILE) --output-file requirements.lock
-	@$(UV_COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	@$(INDEX); $(UV_COMPILE) --output-file requirements.lock && \
+		$(UV_COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean: ## Remove what was built, caches and the environment; data directories stay
 	@rm -rf .venv dist build site .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
