@@ -69,11 +69,6 @@ def _serving(name: str) -> Callable[["Settings", asyncio.Event], Awaitable[None]
 
 
 def _run(name: str, serve: Callable[["Settings", asyncio.Event], Awaitable[None]]) -> int:
-    # Libraries load these where they find them: 3 MB in every target to draw tracebacks on terminals, 1.5 MB for
-    # metrics that are not ours.
-    for unused in ("rich", "opentelemetry.sdk"):
-        sys.modules[unused] = None  # type: ignore[assignment]
-
     import uvloop
 
     from tracebility.config import load_settings

@@ -45,8 +45,9 @@ class UpOptions:
 
 
 def default_workers() -> int:
-    """One worker a core, at most two: with more, the engine's own work is what limits a small machine."""
-    return min(2, len(os.sched_getaffinity(0)))
+    """Workers for half of the cores, at least two where there are two, at most four: half of a span's CPU is theirs."""
+    cores = len(os.sched_getaffinity(0))
+    return min(cores, max(2, cores // 2), 4)
 
 
 class Supervisor:
