@@ -42,12 +42,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Field(description="another Redis or Valkey for the queue alone; without it, the one above")
     ] = ""
 
-    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    host: Annotated[str, Field(description="address to listen on; localhost is 127.0.0.1 and ::1")] = "localhost"
     port: Annotated[int, Field(description="port to listen on", ge=0, le=65535)] = DEFAULT_PORT
     listen_socket: Annotated[str, Field(description="unix socket to listen on instead of host and port")] = ""
-    listen_fd: Annotated[
-        int | None, Field(description="listening socket inherited from `tracebility up`; not set by hand")
-    ] = None
+    listen_fds: Annotated[
+        str, Field(description="listening sockets inherited from `tracebility up`; not set by hand")
+    ] = ""
     start_fd: Annotated[
         int | None, Field(description="pipe of `tracebility up`: its end is the start; not set by hand")
     ] = None

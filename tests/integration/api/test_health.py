@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from tests.harness.address import connected as connected_to
+from tests.harness.address import led_through
 
 from tracebility.api.app import create_app
 from tracebility.api.service import open_services
@@ -84,7 +85,6 @@ async def test_readyz_names_redis_when_either_of_its_roles_is_away(
 @asynccontextmanager
 async def wire(url: str) -> AsyncIterator[tuple[str, Any]]:
     """A way to the store at ``url`` that can be cut: connections break, new ones are refused."""
-    parts = urlsplit(url)
     open_writers: set[asyncio.StreamWriter] = set()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -95,7 +95,7 @@ async def wire(url: str) -> AsyncIterator[tuple[str, Any]]:
         writer.close()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_store, from_store = await asyncio.open_connection(parts.hostname, parts.port)
+        to_store, from_store = await connected_to(url)
         open_writers.update((writer, from_store))
         await asyncio.gather(carry(reader, from_store), carry(to_store, writer))
 
@@ -108,6 +108,6 @@ async def wire(url: str) -> AsyncIterator[tuple[str, Any]]:
             writer.transport.abort()
 
     try:
-        yield parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}").geturl(), cut
+        yield led_through(url, port), cut
     finally:
         await cut()

@@ -10,9 +10,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from harness.proxy import Proxy, Road
 from redis.asyncio import Redis
 from tests.harness import streams as raw_streams
+from tests.harness.proxy import Proxy, Road
 
 from tracebility import health
 from tracebility.ingest import accept, beat, enqueue

@@ -12,9 +12,9 @@ import pytest
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, Error
 
-from tracebility.embedded.clickhouse.app import EXIT_STUCK
-from tracebility.embedded.clickhouse.execution import MAX_STUCK
 from tracebility.stores.scoped import TENANT_SETTING
+from tracebility_engine.app import EXIT_STUCK
+from tracebility_engine.execution import MAX_STUCK
 
 from .conftest import PASSWORDS, FrontProcess
 
@@ -22,7 +22,7 @@ DEADLINE_S = 60.0
 PATIENCE_S = 0.2
 IN_ITS_BLOCK_S = 0.5
 HASTY = f"""
-from tracebility.embedded.clickhouse import execution, host
+from tracebility_engine import execution, host
 execution.KILL_PATIENCE_S = execution.DEADLINE_GRACE_S = host.RESTART_PATIENCE_S = {PATIENCE_S}
 """
 # Told to end, the engine looks between two blocks. Each row of this one costs most of a second, whatever is said.
@@ -102,7 +102,7 @@ def test_a_read_past_its_time_is_answered_though_it_does_not_end(hasty_front: Fr
 
 def test_statements_at_once_are_bounded(tmp_path: Path) -> None:
     """Of reads that do not end, those beyond the bound are told to come again, and none before it is."""
-    crowded = "from tracebility.embedded.clickhouse import execution\nexecution.MAX_STATEMENTS = 3"
+    crowded = "from tracebility_engine import execution\nexecution.MAX_STATEMENTS = 3"
     front = FrontProcess(tmp_path / "data", preface=crowded).start()
     client = front.client(autogenerate_session_id=False, query_retries=0)
     reads = [ask(front, "SELECT sum(sipHash64(number)) FROM numbers(1000000000000)") for _ in range(5)]

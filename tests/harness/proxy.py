@@ -5,7 +5,8 @@ import socket
 import struct
 from dataclasses import dataclass, field
 from enum import StrEnum
-from urllib.parse import urlsplit, urlunsplit
+
+from .address import connected, led_through
 
 _CHUNK_BYTES = 1 << 16
 
@@ -21,10 +22,9 @@ class Road(StrEnum):
 
 @dataclass
 class Proxy:
-    """A TCP proxy to ``host:port`` whose weather changes while connections stand."""
+    """A TCP proxy to the store of ``dsn`` whose weather changes while connections stand."""
 
-    host: str
-    port: int
+    dsn: str
     road: Road = Road.CLEAR
     latency_s: float = 0.0  # added to every chunk, each direction
     bytes_per_s: float = 0.0  # 0 is unbounded
@@ -40,15 +40,11 @@ class Proxy:
     @classmethod
     def before(cls, dsn: str) -> "Proxy":
         """A proxy to the store that ``dsn`` names."""
-        parts = urlsplit(dsn)
-        assert parts.port is not None, dsn
-        return cls(parts.hostname or "127.0.0.1", parts.port)
+        return cls(dsn)
 
     def through(self, dsn: str) -> str:
         """``dsn`` led through this proxy."""
-        parts = urlsplit(dsn)
-        credentials, at, _ = parts.netloc.rpartition("@")
-        return urlunsplit(parts._replace(netloc=f"{credentials}{at}127.0.0.1:{self.listen_port}"))
+        return led_through(dsn, self.listen_port)
 
     async def __aenter__(self) -> "Proxy":
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.listen_port, limit=_CHUNK_BYTES)
@@ -83,7 +79,7 @@ class Proxy:
             return
         self.connections += 1
         try:
-            store_in, store_out = await asyncio.open_connection(self.host, self.port, limit=_CHUNK_BYTES)
+            store_in, store_out = await connected(self.dsn, _CHUNK_BYTES)
         except OSError:
             _reset(client_out)
             return

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from xml.sax.saxutils import escape as xml_escape
 
-from tracebility.embedded.clickhouse.settings import DATABASE, FrontSettings
+from tracebility_engine.settings import DATABASE, FrontSettings
 
 _MIB = 1 << 20
 

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
-from tracebility.embedded.clickhouse.engine import EngineError, Handle
+from tracebility_engine.engine import EngineError, Handle
 
 SESSION_NOT_FOUND = 372
 SESSION_IS_LOCKED = 373

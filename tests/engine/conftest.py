@@ -32,8 +32,8 @@ class FrontProcess:
 
     def start(self) -> "FrontProcess":
         """Start it and wait until it says that it is ready."""
-        main = "import sys\nfrom tracebility.embedded.clickhouse.__main__ import main\nsys.exit(main())"
-        code = ["-c", f"{self.preface}\n{main}"] if self.preface else ["-m", "tracebility.embedded.clickhouse"]
+        main = "import sys\nfrom tracebility_engine.__main__ import main\nsys.exit(main())"
+        code = ["-c", f"{self.preface}\n{main}"] if self.preface else ["-m", "tracebility_engine"]
         command = [sys.executable, *code, "--data-dir", str(self.data_dir)]
         environment = os.environ | {
             "TRACEBILITY_FRONT_OWNER_PASSWORD": OWNER_PASSWORD,

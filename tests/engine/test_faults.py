@@ -19,7 +19,7 @@ import pytest
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, Error
 
-from tracebility.embedded.clickhouse.app import EXIT_DISK_FAILED
+from tracebility_engine.app import EXIT_DISK_FAILED
 
 from .conftest import OWNER_PASSWORD, FrontProcess
 
@@ -185,7 +185,7 @@ def test_a_second_process_on_a_directory_is_refused_with_the_first_one_s_pid(fro
     command = [
         sys.executable,
         "-m",
-        "tracebility.embedded.clickhouse",
+        "tracebility_engine",
         "--data-dir",
         str(front.data_dir),
         "--port",
@@ -199,7 +199,7 @@ def test_a_second_process_on_a_directory_is_refused_with_the_first_one_s_pid(fro
 
 
 def test_a_start_without_a_password_is_refused_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tracebility.embedded.clickhouse", "--data-dir", str(tmp_path), "--port", "0"]
+    command = [sys.executable, "-m", "tracebility_engine", "--data-dir", str(tmp_path), "--port", "0"]
     without = {name: value for name, value in os.environ.items() if not name.startswith("TRACEBILITY_FRONT_")}
     refused = subprocess.run(command, env=without, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 1
@@ -307,7 +307,7 @@ def test_a_merge_of_which_a_write_failed_loses_nothing(own_front: FrontProcess) 
 
 # The first look after the disk fails, as for want of memory.
 STUMBLING = """
-from tracebility.embedded.clickhouse import app, engine, host
+from tracebility_engine import app, engine, host
 looks, look = [], host.EngineHost.check_disk
 async def check_disk(self):
     looks.append(1)
@@ -316,7 +316,7 @@ async def check_disk(self):
     await look(self)
 host.EngineHost.check_disk, app._MAINTENANCE_S = check_disk, 1
 """
-NO_ROOM = "from tracebility.embedded.clickhouse import host\nhost.LEAST_FREE_BYTES = 1 << 60"
+NO_ROOM = "from tracebility_engine import host\nhost.LEAST_FREE_BYTES = 1 << 60"
 
 
 @pytest.mark.parametrize("preface", ["", STUMBLING], ids=["", "after a look that failed"])

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self, TypeVar
 
-from tracebility.embedded.clickhouse import policies, server_config
-from tracebility.embedded.clickhouse.engine import Engine, EngineError
-from tracebility.embedded.clickhouse.footprint import give_back_library_pages
-from tracebility.embedded.clickhouse.policies import Policies
-from tracebility.embedded.clickhouse.sessions import Sessions
-from tracebility.embedded.clickhouse.settings import DATABASE, FrontSettings
+from tracebility_engine import policies, server_config
+from tracebility_engine.engine import Engine, EngineError
+from tracebility_engine.footprint import give_back_library_pages
+from tracebility_engine.policies import Policies
+from tracebility_engine.sessions import Sessions
+from tracebility_engine.settings import DATABASE, FrontSettings
 
 _T = TypeVar("_T")
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from tracebility.embedded.clickhouse.codecs import Decoder
-from tracebility.embedded.clickhouse.engine import EngineError
+from tracebility_engine.codecs import Decoder
+from tracebility_engine.engine import EngineError
 
 _MIB = 1 << 20
 # One insert of the worker is about 10 MB; larger bodies wait in a file.

@@ -4,7 +4,7 @@ import json
 import secrets
 from dataclasses import dataclass
 
-from tracebility.embedded.clickhouse.engine import EngineError
+from tracebility_engine.engine import EngineError
 
 Header = tuple[bytes, bytes]
 

@@ -11,14 +11,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from tracebility.embedded.clickhouse.answers import Summary
-from tracebility.embedded.clickhouse.body import Body
-from tracebility.embedded.clickhouse.engine import Engine, EngineError, Handle, Insert, Stream
-from tracebility.embedded.clickhouse.host import EngineHost, Stuck
-from tracebility.embedded.clickhouse.request import Request
-from tracebility.embedded.clickhouse.server_config import READER_SETTINGS
-from tracebility.embedded.clickhouse.sessions import Session
-from tracebility.embedded.clickhouse.statement import (
+from tracebility_engine.answers import Summary
+from tracebility_engine.body import Body
+from tracebility_engine.engine import Engine, EngineError, Handle, Insert, Stream
+from tracebility_engine.host import EngineHost, Stuck
+from tracebility_engine.request import Request
+from tracebility_engine.server_config import READER_SETTINGS
+from tracebility_engine.sessions import Session
+from tracebility_engine.statement import (
     MAX_STATEMENT_BYTES,
     STREAMED_VERBS,
     Statement,

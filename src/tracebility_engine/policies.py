@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tracebility.embedded.clickhouse.engine import Engine
-from tracebility.embedded.clickhouse.settings import DATABASE
+from tracebility_engine.engine import Engine
+from tracebility_engine.settings import DATABASE
 
 # The engine's file is XML, where a table's name is an element's.
 _NAMEABLE = re.compile(r"[A-Za-z_][\w-]*")

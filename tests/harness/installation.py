@@ -23,7 +23,8 @@ STOP_DEADLINE_S = 20.0
 RECOVERY_DEADLINE_S = 60.0
 POLL_S = 0.05
 
-TARGETS = ("ingest-api", "ingest-worker", "api", "operator")
+WORKERS = 2
+TARGETS = ("ingest-api", "ingest-worker", "ingest-worker-2", "api", "operator")
 STORES = ("postgres", "valkey", "clickhouse")
 
 
@@ -76,7 +77,8 @@ class Installation:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - it only forks
                 [
                     *(str(Path(sys.executable).parent / "tracebility"), "up", "--data-dir", str(self.data_dir)),
-                    *("--port", str(self.port), "--ready-file", str(self._ready_file), *self.arguments),
+                    *("--port", str(self.port), "--ready-file", str(self._ready_file)),
+                    *("--workers", str(WORKERS), *self.arguments),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

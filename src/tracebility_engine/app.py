@@ -1,19 +1,20 @@
 """ClickHouse's HTTP interface as an ASGI application."""
 
 import asyncio
+import hmac
 import os
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tracebility.embedded.clickhouse import answers, codecs, request
-from tracebility.embedded.clickhouse.body import Body, Room
-from tracebility.embedded.clickhouse.engine import DiskFailed, EngineError
-from tracebility.embedded.clickhouse.execution import Answer, ClientGone, Statements
-from tracebility.embedded.clickhouse.host import EngineHost, Stuck
-from tracebility.embedded.clickhouse.log import log
-from tracebility.embedded.clickhouse.settings import FrontSettings
+from tracebility_engine import answers, codecs, request
+from tracebility_engine.body import Body, Room
+from tracebility_engine.engine import DiskFailed, EngineError
+from tracebility_engine.execution import Answer, ClientGone, Statements
+from tracebility_engine.host import EngineHost, Stuck
+from tracebility_engine.log import log
+from tracebility_engine.settings import FrontSettings
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -70,6 +71,10 @@ class Front:
             path == "/" and method in {"GET", "HEAD"} and b"query=" not in scope["query_string"]
         ):
             await _send_whole(send, 200, [(b"Content-Type", b"text/html; charset=UTF-8")], b"Ok.\n")
+        elif path == "/proof" and method == "GET" and self._settings.proof_key:
+            nonce = dict(request.query_parameters(scope["query_string"])).get("nonce", "")
+            signed = hmac.new(self._settings.proof_key.encode(), nonce.encode(), "sha256").hexdigest()
+            await _send_whole(send, 200, [(b"Content-Type", b"text/plain; charset=UTF-8")], signed.encode())
         elif path != "/" or method not in {"GET", "POST", "PUT"}:
             await _send_whole(send, 404, [], b"There is no such handler; statements go to / by POST or GET.\n")
         else:

@@ -1,4 +1,4 @@
-"""``python -m tracebility.embedded.clickhouse``: the engine on one directory, served on one port until told to stop."""
+"""``python -m tracebility_engine``: serve one data directory on one port until SIGTERM or SIGINT."""
 
 import argparse
 import asyncio
@@ -15,12 +15,11 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
-from tracebility.embedded.clickhouse import lock
-from tracebility.embedded.clickhouse.app import Front
-from tracebility.embedded.clickhouse.host import EngineHost
-from tracebility.embedded.clickhouse.log import capture_logging, log
-from tracebility.embedded.clickhouse.settings import FrontSettings, from_environment
-from tracebility.errors import ConfigurationError
+from tracebility_engine import lock
+from tracebility_engine.app import Front
+from tracebility_engine.host import EngineHost
+from tracebility_engine.log import capture_logging, log
+from tracebility_engine.settings import FrontSettings, StartRefused, from_environment
 
 _BACKLOG = 512
 _KEEP_ALIVE_S = 300
@@ -35,7 +34,7 @@ def main() -> int:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock.own(settings.data_dir)
         listener = _listen(settings)
-    except (ConfigurationError, OSError) as error:
+    except (StartRefused, OSError) as error:
         log("refused", level="error", detail=str(error))
         return 1
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -97,13 +96,15 @@ async def _serve(settings: FrontSettings, listener: socket.socket) -> None:
 def _listen(settings: FrontSettings) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if settings.proof_key:  # Then our parent keeps the port reserved, with a socket that lets only this user listen.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind((settings.host, settings.port))
     listener.listen(_BACKLOG)
     return listener
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tracebility.embedded.clickhouse", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tracebility_engine", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True, help="where the data is kept")
     parser.add_argument("--port", type=int, required=True, help="port to listen on; 0 takes a free one")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tracebility.errors import ConfigurationError
-
 DATABASE = "tracebility"
 OWNER = "tracebility"
 READER = "tracebility_reader"
@@ -25,7 +23,12 @@ READER_PASSWORD = PREFIX + "READER_PASSWORD"
 MEMORY_BYTES = PREFIX + "MEMORY_BYTES"
 QUERY_LOG = PREFIX + "QUERY_LOG"
 STOP_TIMEOUT_S = PREFIX + "STOP_TIMEOUT_S"
-VARIABLES = (OWNER_PASSWORD, READER_PASSWORD, MEMORY_BYTES, QUERY_LOG, STOP_TIMEOUT_S)
+PROOF_KEY = PREFIX + "PROOF_KEY"
+VARIABLES = (OWNER_PASSWORD, READER_PASSWORD, MEMORY_BYTES, QUERY_LOG, STOP_TIMEOUT_S, PROOF_KEY)
+
+
+class StartRefused(Exception):
+    """The engine cannot start as it is told to. The text is one line that says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class FrontSettings:
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     query_log: bool = False
     stop_timeout_s: int = DEFAULT_STOP_TIMEOUT_S
+    # Signs the nonces of `GET /proof`, so that whoever started this process knows it before it sends a password.
+    proof_key: str = field(default="", repr=False)
     # Opens the row policies for owner sessions that name no tenant. Made anew at each start, never leaves the process.
     owner_pass: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
 
@@ -50,7 +55,7 @@ def from_environment(
     """Read the variables ``TRACEBILITY_FRONT_*``.
 
     Raises:
-        ConfigurationError: when a password is missing or a number is malformed; the text names the variable.
+        StartRefused: when a password is missing or a number is malformed; the text names the variable.
     """
     return FrontSettings(
         data_dir=data_dir.resolve(),
@@ -61,13 +66,14 @@ def from_environment(
         memory_bytes=_number(environment, MEMORY_BYTES, DEFAULT_MEMORY_BYTES, MIN_MEMORY_BYTES),
         query_log=environment.get(QUERY_LOG, "") in {"1", "true"},
         stop_timeout_s=_number(environment, STOP_TIMEOUT_S, DEFAULT_STOP_TIMEOUT_S, 1),
+        proof_key=environment.get(PROOF_KEY, ""),
     )
 
 
 def _password(environment: Mapping[str, str], name: str) -> str:
     value = environment.get(name, "")
     if not value:
-        raise ConfigurationError(f"{name} is not set. Set it to the password that clients will send.")
+        raise StartRefused(f"{name} is not set. Set it to the password that clients will send.")
     return value
 
 
@@ -76,5 +82,5 @@ def _number(environment: Mapping[str, str], name: str, default: int, least: int)
     if not text:
         return default
     if not text.isdecimal() or int(text) < least:
-        raise ConfigurationError(f"{name} is {text!r}. Set it to a whole number of at least {least}.")
+        raise StartRefused(f"{name} is {text!r}. Set it to a whole number of at least {least}.")
     return int(text)

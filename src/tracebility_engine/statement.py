@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tracebility.embedded.clickhouse.engine import EngineError
-from tracebility.embedded.clickhouse.settings import READER
+from tracebility_engine.engine import EngineError
+from tracebility_engine.settings import READER
 
 SYNTAX_ERROR = 62
 NOT_IMPLEMENTED = 48

@@ -4,9 +4,9 @@ from typing import cast
 
 import pytest
 
-from tracebility.embedded.clickhouse import sessions
-from tracebility.embedded.clickhouse.engine import EngineError, Handle
-from tracebility.embedded.clickhouse.sessions import Sessions
+from tracebility_engine import sessions
+from tracebility_engine.engine import EngineError, Handle
+from tracebility_engine.sessions import Sessions
 
 
 def used(kept: Sessions, name: str, keep_s: int = 60) -> Handle:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 from uuid import UUID, uuid4
 
-from tracebility.embedded.clickhouse.engine import EngineError
-from tracebility.embedded.clickhouse.server_config import READER_SETTINGS
-from tracebility.embedded.clickhouse.settings import DATABASE, OWNER, READER, FrontSettings
+from tracebility_engine.engine import EngineError
+from tracebility_engine.server_config import READER_SETTINGS
+from tracebility_engine.settings import DATABASE, OWNER, READER, FrontSettings
 
 AUTHENTICATION_FAILED = 516
 TENANT_SETTING = "SQL_tracebility_org"

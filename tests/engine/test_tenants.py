@@ -256,7 +256,7 @@ def test_a_tenant_s_read_does_not_wait_for_a_long_write_when_policies_are_due(
 
 
 # It is looked after the disk without pause, as if each renewal met such a look.
-RESTLESS = "from tracebility.embedded.clickhouse import app\napp._MAINTENANCE_S = 0.001"
+RESTLESS = "from tracebility_engine import app\napp._MAINTENANCE_S = 0.001"
 
 
 def test_a_new_table_has_its_policy_whatever_else_the_process_is_about(tmp_path: Path) -> None:

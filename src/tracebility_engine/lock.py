@@ -4,14 +4,14 @@ import fcntl
 import os
 from pathlib import Path
 
-from tracebility.errors import ConfigurationError
+from tracebility_engine.settings import StartRefused
 
 
 def own(data_dir: Path) -> int:
     """Take the directory, for as long as this process lives.
 
     Raises:
-        ConfigurationError: another process has it; the text names its pid.
+        StartRefused: another process has it; the text names its pid.
     """
     lock = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -19,9 +19,7 @@ def own(data_dir: Path) -> int:
     except BlockingIOError:
         owner = os.pread(lock, 32, 0).decode().strip()
         os.close(lock)
-        raise ConfigurationError(
-            f"{data_dir} is in use by process {owner}. Stop it, or use another directory."
-        ) from None
+        raise StartRefused(f"{data_dir} is in use by process {owner}. Stop it, or use another directory.") from None
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
     return lock

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tracebility.embedded.clickhouse.engine import EngineError
-from tracebility.embedded.clickhouse.statement import check_reader, check_tenant, parse
+from tracebility_engine.engine import EngineError
+from tracebility_engine.statement import check_reader, check_tenant, parse
 
 FORMATS = [
     ("SELECT 1", ""),

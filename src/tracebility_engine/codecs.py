@@ -11,7 +11,7 @@ import lz4.frame
 import zstandard
 from isal import isal_zlib
 
-from tracebility.embedded.clickhouse.engine import EngineError
+from tracebility_engine.engine import EngineError
 
 CANNOT_DECOMPRESS = 271
 NOT_IMPLEMENTED = 48
