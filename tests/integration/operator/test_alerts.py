@@ -10,25 +10,28 @@ from uuid import UUID, uuid4
 
 import pytest
 from aiohttp import web
+from tests.harness import streams as raw_streams
 
+from tracebility.alerts.checks import Alert, Alerts
+from tracebility.alerts.metrics import AlertMetrics
+from tracebility.alerts.webhook import Notifier
+from tracebility.audit.events import AuditWriter, Event
+from tracebility.audit.verify import Problem
 from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId
-from tracebility.operator.alerts import Alert, Alerts
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.notify import Notifier
-from tracebility.operator.verify import Problem
-from tracebility.stores import hot, postgres, redis
+from tracebility.stores import postgres, redis_control
 from tracebility.stores.clickhouse import Engine
+from tracebility.stores.queue import Queue
+from tracebility.stores.queue.entries import DEAD_BYTES
 from tracebility.telemetry import Metrics
-from tracebility.tenant.audit import AuditWriter, Event
-from tracebility.tenant.books import Book, accepted_key
 from tracebility.tenant.dead_letters import flag_key
+from tracebility.tenant.ledger import Book, accepted_key
 from tracebility.tenant.quota import EDGES, SPOOLS
-from tracebility.tenant.shards import DEAD_LETTER_STREAM, overflow_of, stream_of
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, overflow_of, stream_of
 
 
 @pytest.fixture
-def queue(empty_queue: redis.Queue) -> redis.Queue:
+def queue(empty_queue: Queue) -> Queue:
     return empty_queue
 
 
@@ -44,10 +47,10 @@ def tampered() -> list[Problem]:
 
 @pytest.fixture
 def alerts(
-    control: postgres.Postgres, engine: Engine, queue: redis.Queue, store: hot.Hot, due: set[UUID],
+    control: postgres.Postgres, engine: Engine, queue: Queue, store: redis_control.Hot, due: set[UUID],
     tampered: list[Problem],
 ) -> Alerts:  # fmt: skip
-    return Alerts(control, engine, queue, store, OperatorMetrics(Metrics()), due, lambda: tampered)
+    return Alerts(control, engine, queue, store, AlertMetrics(Metrics()), due, lambda: tampered)
 
 
 async def standing(alerts: Alerts) -> dict[str, Alert]:
@@ -59,7 +62,7 @@ async def test_nothing_is_told_where_nothing_is_wrong(alerts: Alerts) -> None:
     assert await standing(alerts) == {}
 
 
-async def test_an_envelope_that_its_stream_lost_is_named(alerts: Alerts, queue: redis.Queue) -> None:
+async def test_an_envelope_that_its_stream_lost_is_named(alerts: Alerts, queue: Queue) -> None:
     book = Book(stream_of(4), uuid4(), uuid4(), 500_000, 7)
     await queue.append_groups([], [book])
     found = (await standing(alerts))["books"]
@@ -69,26 +72,28 @@ async def test_an_envelope_that_its_stream_lost_is_named(alerts: Alerts, queue: 
 
 
 async def test_what_waits_for_long_and_a_shard_that_grows_alone_are_told(
-    alerts: Alerts, queue: redis.Queue, store: hot.Hot
+    alerts: Alerts, queue: Queue, store: redis_control.Hot
 ) -> None:
     old = f"{int(time.time() * 1000) - 90_000}-1"
     await store.command("XADD", stream_of(2), old, "h", "")
     assert (await standing(alerts)).keys() == {"queue_lag"}
-    await queue.append([(stream_of(2), {"h": b""})] * 1_000)
-    await queue.append([(stream_of(3), {"h": b""})] * 100)
+    await raw_streams.append(queue, [(stream_of(2), {"h": b""})] * 1_000)
+    await raw_streams.append(queue, [(stream_of(3), {"h": b""})] * 100)
     found = await standing(alerts)
     assert found.keys() == {"queue_lag", "shard_skew"}
     assert found["shard_skew"].details["stream"] == stream_of(2)
 
 
-async def test_what_waits_beside_a_shard_is_of_it(alerts: Alerts, queue: redis.Queue) -> None:
-    await queue.append([(stream_of(2), {"h": b""})] * 200)
-    await queue.append([(overflow_of(2), {"h": b""})] * 900)
+async def test_what_waits_beside_a_shard_is_of_it(alerts: Alerts, queue: Queue) -> None:
+    await raw_streams.append(queue, [(stream_of(2), {"h": b""})] * 200)
+    await raw_streams.append(queue, [(overflow_of(2), {"h": b""})] * 900)
     found = (await standing(alerts))["shard_skew"]
     assert (found.details["stream"], found.details["entries"]) == (stream_of(2), 1_100)
 
 
-async def test_books_that_do_not_balance_are_told_until_they_do(alerts: Alerts, store: hot.Hot, due: set[UUID]) -> None:
+async def test_books_that_do_not_balance_are_told_until_they_do(
+    alerts: Alerts, store: redis_control.Hot, due: set[UUID]
+) -> None:
     org_id = uuid4()
     due.add(org_id)
     assert await standing(alerts) == {}
@@ -113,7 +118,7 @@ async def test_a_trail_that_is_not_as_it_was_written_is_told(alerts: Alerts, tam
 
 
 async def test_with_one_store_away_the_others_are_looked_at(
-    alerts: Alerts, engine: Engine, store: hot.Hot, monkeypatch: pytest.MonkeyPatch
+    alerts: Alerts, engine: Engine, store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(*_: Any) -> Any:
         raise StoreUnavailable("redis", "away")
@@ -128,28 +133,28 @@ async def test_with_one_store_away_the_others_are_looked_at(
         await store.command("CONFIG", "SET", "appendfsync", "always")
 
 
-async def test_only_new_dead_letters_are_told(alerts: Alerts, queue: redis.Queue) -> None:
-    await queue.append([(DEAD_LETTER_STREAM, {"h": b""})])
+async def test_only_new_dead_letters_are_told(alerts: Alerts, queue: Queue) -> None:
+    await raw_streams.append(queue, [(DEAD_LETTER_STREAM, {"h": b""})])
     assert await standing(alerts) == {}
-    await queue.append([(DEAD_LETTER_STREAM, {"h": b""})])
+    await raw_streams.append(queue, [(DEAD_LETTER_STREAM, {"h": b""})])
     assert (await standing(alerts))["dead_letters"].details == {"dead_letters": 2}
     assert await standing(alerts) == {}
 
 
 async def test_an_org_that_has_more_dead_letters_than_its_share_is_told_and_stays_refused(
-    alerts: Alerts, queue: redis.Queue, store: hot.Hot, monkeypatch: pytest.MonkeyPatch
+    alerts: Alerts, queue: Queue, store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tracebility.tenant.dead_letters.MOST_BYTES", 1_000)
     over, within = OrgId(uuid4()), OrgId(uuid4())
     for org_id, size in ((over, 1_001), (within, 1_000)):
-        await store.command("HSET", redis.DEAD_BYTES, str(org_id), size)
+        await store.command("HSET", DEAD_BYTES, str(org_id), size)
     assert (await standing(alerts))["dead_letters"].details == {"dead_letters": 0, "refused": [str(over)]}
     assert [await store.command("EXISTS", flag_key(org_id)) for org_id in (over, within)] == [1, 0]
-    await store.command("DEL", redis.DEAD_BYTES)
+    await store.command("DEL", DEAD_BYTES)
     assert await standing(alerts) == {}
 
 
-async def test_a_queue_that_answers_before_its_disk_has_it_is_told(alerts: Alerts, store: hot.Hot) -> None:
+async def test_a_queue_that_answers_before_its_disk_has_it_is_told(alerts: Alerts, store: redis_control.Hot) -> None:
     await store.command("CONFIG", "SET", "appendfsync", "everysec")
     try:
         found = (await standing(alerts))["queue_durability"]
@@ -162,7 +167,7 @@ async def test_a_queue_that_answers_before_its_disk_has_it_is_told(alerts: Alert
 
 
 async def test_a_disk_buffer_that_holds_something_is_told_and_whether_anyone_will_replay_it(
-    alerts: Alerts, store: hot.Hot
+    alerts: Alerts, store: redis_control.Hot
 ) -> None:
     await store.command("HSET", SPOOLS, "lives", 10, "gone", 5, "empty", 0)
     await store.command("ZADD", EDGES, int(time.time() * 1000), "lives")
@@ -170,7 +175,7 @@ async def test_a_disk_buffer_that_holds_something_is_told_and_whether_anyone_wil
 
 
 async def test_an_alert_is_told_when_it_begins_and_when_it_is_over(
-    alerts: Alerts, queue: redis.Queue, control: postgres.Postgres
+    alerts: Alerts, queue: Queue, control: postgres.Postgres
 ) -> None:
     book = Book(stream_of(4), uuid4(), uuid4(), 500_000, 7)
     name = f"{book.org_id}/{book.envelope_id}"

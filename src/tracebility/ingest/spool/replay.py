@@ -20,10 +20,10 @@ from tracebility.ingest.metrics import IngestMetrics
 from tracebility.ingest.spool import records as spooled
 from tracebility.ingest.spool.buffer import Spool
 from tracebility.ingest.spool.segments import ChainKey, Segment
-from tracebility.stores.redis import AGAIN
-from tracebility.tenant.books import book_of
+from tracebility.stores.queue.entries import AGAIN
+from tracebility.tenant.ledger import book_of
 from tracebility.tenant.quota import SLOT_US
-from tracebility.tenant.shards import stream_of
+from tracebility.tenant.shard_router import stream_of
 
 # New requests share the queue and the disk with the replay: this leaves them most of either.
 REPLAY_BYTES_PER_S = 64 << 20
@@ -133,7 +133,7 @@ class Replayer:
             if headers:
                 # Its place in the queue will tell nothing of when it was accepted.
                 slot = min(header.accepted_at_us for header in headers) // SLOT_US
-                await self._queue.say_late(slot, time.time_ns() // 1_000_000 + ENTERED_MS)
+                await self._queue.note_late(slot, time.time_ns() // 1_000_000 + ENTERED_MS)
             results = await self._queue.append_groups([[(stream, {**one, AGAIN: b"1"})] for one in records], books)
         for result in results:
             if isinstance(result, StoreUnavailable):
@@ -163,7 +163,7 @@ class ProbedStreams(Streams, Protocol):
             StoreUnavailable: when it does not.
         """
 
-    async def say_late(self, slot: int, until_ms: int) -> None:
+    async def note_late(self, slot: int, until_ms: int) -> None:
         """Say that what enters up to ``until_ms`` may have been accepted in ``slot``.
 
         Raises:
