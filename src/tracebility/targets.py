@@ -144,7 +144,7 @@ async def _ingest_worker(settings: "Settings", stop: asyncio.Event) -> None:
     async with open_services(settings) as services:
         draining = asyncio.create_task(services.drain(stop))
         draining.add_done_callback(lambda _: stop.set())
-        await _serve_http(create_app(services), settings, stop)
+        await _serve_http(create_app(services.metrics.all, services.missing_stores), settings, stop)
         await draining
 
 
@@ -155,7 +155,7 @@ async def _operator(settings: "Settings", stop: asyncio.Event) -> None:
     async with open_services(settings) as services:
         leading = asyncio.create_task(services.lead(stop))
         leading.add_done_callback(lambda _: stop.set())
-        await _serve_http(create_app(services), settings, stop)
+        await _serve_http(create_app(services.metrics.all, services.missing_stores), settings, stop)
         await leading
 
 

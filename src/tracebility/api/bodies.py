@@ -3,7 +3,7 @@
 The framework would read and judge a body first, and tell by that whether another tenant's id is one.
 """
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -40,12 +40,6 @@ async def body_of(request: Request, kind: type[Body], *, if_none: Body | None = 
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnsupportedMedia("Compressed bodies are not taken here.", hint="Send the JSON as it is.")
     return read(text, kind)
-
-
-def takes(kind: type[msgspec.Struct], *, required: bool = True) -> dict[str, Any]:
-    """The ``openapi_extra`` of a route whose body is a ``kind``; `openapi` adds the schemas that it refers to."""
-    schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
-    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
 
 
 async def bounded_body(request: Request, largest_bytes: int, *, hint: str) -> bytes:

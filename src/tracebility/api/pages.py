@@ -8,14 +8,16 @@ import asyncio
 from typing import Annotated
 from urllib.parse import parse_qs, quote, urlsplit
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from starlette.responses import RedirectResponse, Response
 
 from tracebility.api import page_parts as parts
+from tracebility.api import routing
 from tracebility.api.auth import Services, credentials, require, services_of
 from tracebility.api.bodies import bounded_body
 from tracebility.api.html import Html, fill, page, template
-from tracebility.api.routers.projects import FIRST_PLACE, visible_projects
+from tracebility.api.pagination import PageQuery
+from tracebility.api.routers.projects import readable_projects
 from tracebility.api.routers.runs import detail_from, run_from, seal_place, window_of
 from tracebility.api.run_reads import newest_runs, one_run
 from tracebility.api.scope import rows_of
@@ -23,7 +25,7 @@ from tracebility.errors import BadRequest, Forbidden, Unauthenticated
 from tracebility.stores.scoped import ScopedClickHouse
 from tracebility.tenant.context import Scope, TenantContext
 
-router = APIRouter(tags=["pages"])
+router = routing.router("pages")
 
 COOKIE = "tracebility_key"
 RUNS_A_PAGE = 50
@@ -63,7 +65,7 @@ async def landing(request: Request, services: Services, project: str = "", curso
     scope = rows.scope
     window = window_of(cursor or None, None, None, scope)
     runs, more = await newest_runs(rows, window, RUNS_A_PAGE)
-    projects = await visible_projects(services, context, FIRST_PLACE, PROJECTS_SHOWN)
+    projects = (await readable_projects(services, context, PageQuery(PROJECTS_SHOWN))).items
     if not runs and not cursor:
         content = parts.projects_bar(projects, scope.project_id) + _first_trace(request)
     else:
