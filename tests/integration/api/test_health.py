@@ -7,11 +7,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 import pytest
+import structlog
 
 from tracebility.api.app import create_app
 from tracebility.api.service import open_services
 from tracebility.config import Settings
+from tracebility.errors import ConfigurationError
 
 
 async def test_healthz_readyz_and_metrics_answer_without_a_key(api: httpx.AsyncClient) -> None:
@@ -76,6 +79,21 @@ async def test_readyz_names_redis_when_either_of_its_roles_is_away(
             assert (ready.status_code, list(ready.json()["missing"])) == (503, ["redis"])
             # Which is for whoever balances the load: what it can answer it does.
             assert (await api.get("/v1/projects", headers=tenant.headers())).status_code == 200
+
+
+async def test_the_api_does_not_start_as_the_owner_of_the_data(stores: Any) -> None:
+    """No row policy binds the owner: a query that names no tenant would answer every tenant's rows."""
+    own = Settings(pg_dsn=stores.pg_dsn, clickhouse_url=stores.clickhouse_url, redis_url=stores.redis_url)
+    with pytest.raises(ConfigurationError, match=r"^TRACEBILITY_CLICKHOUSE_URL .*tracebility_reader"):
+        async with open_services(own):
+            pass
+    with_reader = msgspec.structs.replace(own, clickhouse_reader_url=stores.clickhouse_reader_url)
+    as_owner = msgspec.structs.replace(own, api_as_owner=True)
+    for settings, warnings in ((with_reader, []), (as_owner, ["api_reads_as_owner"])):
+        with structlog.testing.capture_logs() as logged:
+            async with open_services(settings) as services:
+                assert await services.missing_stores() == {}
+        assert [line["event"] for line in logged] == warnings
 
 
 @asynccontextmanager
