@@ -28,13 +28,13 @@ from tracebility.operator.metrics import OperatorMetrics
 from tracebility.operator.prune import prune_tenant_changes
 from tracebility.quota import reconciler as quota_reconciler
 from tracebility.quota.reconciler import QuotaReconciler
+from tracebility.retry import STORE_RETRY_S
 from tracebility.shards import balance
 from tracebility.shards.balance import ShardBalance
 from tracebility.stores import clickhouse, leader, postgres, redis_control
 from tracebility.stores.queue import Queue, connect_queue
 from tracebility.telemetry import Metrics
 
-RETRY_S = 1.0
 AUDIT_RECONCILE = "audit-reconcile"
 
 log = structlog.get_logger()
@@ -127,7 +127,7 @@ class OperatorServices:
                 log.warning("control plane does not answer; trying again", reason=str(error))
             finally:
                 self.metrics.leads.set(0)
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(STORE_RETRY_S)
 
 
 def audit_reconcile(control: postgres.Postgres, engine: clickhouse.Engine, metrics: AuditMetrics) -> Loop:

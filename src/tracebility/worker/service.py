@@ -11,13 +11,13 @@ import structlog
 from tracebility.config import Settings
 from tracebility.errors import StoreUnavailable
 from tracebility.health import unanswered
+from tracebility.retry import pause
 from tracebility.stores import clickhouse, redis_control
 from tracebility.stores.project_owners import LazyOwners
 from tracebility.stores.queue import Queue, connect_queue
 from tracebility.telemetry import Metrics
 from tracebility.tenant.shard_router import SHARD_STREAMS
 from tracebility.worker import memory
-from tracebility.worker.backoff import pause
 from tracebility.worker.consumer import Drain
 from tracebility.worker.legacy import Legacy, Owners
 from tracebility.worker.metrics import WorkerMetrics

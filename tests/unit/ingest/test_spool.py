@@ -451,7 +451,7 @@ async def test_a_file_that_cannot_be_opened_now_waits_and_the_others_go_on(
         await write(spool, ORGS[1], "goes on")
     queue, real, tries = Queue(), os.open, []
     [stuck] = files(tmp_path, f"s{shard_of(ORGS[0]):02d}*")
-    monkeypatch.setattr(replay, "RETRY_S", 0.01)
+    monkeypatch.setattr(replay, "QUEUE_RETRY_S", 0.01)
 
     def failing(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
         if str(path) == str(stuck) and len(tries) < 3:
@@ -476,7 +476,7 @@ async def test_what_cannot_be_set_aside_is_not_sent_again_and_again(
     [path] = files(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"two", b"?wo"))
     queue, tries = Queue(), []
-    monkeypatch.setattr(replay, "RETRY_S", 0.01)
+    monkeypatch.setattr(replay, "QUEUE_RETRY_S", 0.01)
     async with opened(tmp_path) as spool:
         real = spool.quarantine
 
