@@ -15,6 +15,7 @@ from tracebility.failpoints import failpoint
 from tracebility.ingest import body, gates
 from tracebility.ingest.accept import Answer, Sent
 from tracebility.ingest.service import IngestServices
+from tracebility.request_id import RequestIds
 from tracebility.telemetry import METRICS_CONTENT_TYPE
 from tracebility.wire import encoding
 
@@ -35,7 +36,7 @@ _log = structlog.get_logger()
 
 def create_app(services: IngestServices, front: App | None = None) -> App:
     """The edge over opened ``services``; ``front`` answers every route that is not its own, else the api's socket."""
-    return _Edge(services, front or services.front or _nothing_else)
+    return RequestIds(_Edge(services, front or services.front or _nothing_else))
 
 
 class _Edge:
