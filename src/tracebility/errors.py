@@ -4,6 +4,7 @@ HTTP bodies are RFC 9457 problem JSON: ``type`` (a stable code), ``title``, ``st
 ``hint`` (what to do). Every code has its line in ``docs/errors.md``.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -162,7 +163,16 @@ class MovedLately(Problem):
 
 
 class MethodNotAllowed(Problem):
+    """The address is right and the method is not. ``Allow`` names those that it takes."""
+
     status, code, title = 405, "method-not-allowed", "This address does not take this method"
+
+    def __init__(self, path: str, methods: Iterable[str]) -> None:
+        self._allowed = ", ".join(sorted(methods))
+        super().__init__(f"{path} takes {self._allowed}.", hint=f"Use {self._allowed}.")
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"allow": self._allowed}
 
 
 class RequestTimeout(Problem):

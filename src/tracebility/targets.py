@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +125,7 @@ async def _ingest_api(settings: "Settings", stop: asyncio.Event) -> None:
     from tracebility.ingest.service import open_services
 
     async with open_services(settings) as services:
-        await _serve_http(create_app(services, services.front), settings, stop)
+        await _serve_http(create_app(services), settings, stop)
 
 
 async def _api(settings: "Settings", stop: asyncio.Event) -> None:
@@ -136,24 +137,28 @@ async def _api(settings: "Settings", stop: asyncio.Event) -> None:
 
 
 async def _ingest_worker(settings: "Settings", stop: asyncio.Event) -> None:
-    from tracebility.health import create_app
+    from tracebility.health import create_app, needs_every_store
     from tracebility.worker.service import open_services
 
     async with open_services(settings) as services:
         draining = asyncio.create_task(services.drain(stop))
         draining.add_done_callback(lambda _: stop.set())
-        await _serve_http(create_app(services.metrics.all, services.missing_stores), settings, stop)
+        await _serve_http(
+            create_app(services.metrics.all, partial(needs_every_store, services.missing_stores)), settings, stop
+        )
         await draining
 
 
 async def _operator(settings: "Settings", stop: asyncio.Event) -> None:
-    from tracebility.health import create_app
+    from tracebility.health import create_app, needs_every_store
     from tracebility.operator.service import open_services
 
     async with open_services(settings) as services:
         leading = asyncio.create_task(services.lead(stop))
         leading.add_done_callback(lambda _: stop.set())
-        await _serve_http(create_app(services.metrics.all, services.missing_stores), settings, stop)
+        await _serve_http(
+            create_app(services.metrics.all, partial(needs_every_store, services.missing_stores)), settings, stop
+        )
         await leading
 
 
