@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, ClassVar
 
+from tracebility import request_id
+
 # Answers are one tenant's: no cache on the way may keep one, and a browser must not guess what it holds.
 NOT_FOR_OTHERS = {
     "cache-control": "private, no-store",
@@ -61,11 +63,15 @@ class Problem(TracebilityError):
             document["hint"] = self.hint
         if instance:
             document["instance"] = instance
+        if request_id.current():
+            document["request_id"] = request_id.current()
         return document | self.members
 
     def headers(self) -> dict[str, str]:
         """Headers beside the body, ``content-type`` included."""
         headers = {"content-type": "application/problem+json"} | NOT_FOR_OTHERS
+        if request_id.current():
+            headers[request_id.HEADER] = request_id.current()
         if self.retry_after_s is not None:
             headers["retry-after"] = str(self.retry_after_s)
         return headers

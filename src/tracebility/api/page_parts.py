@@ -9,22 +9,22 @@ import msgspec
 from tracebility import times
 from tracebility.api import tree
 from tracebility.api.html import Html, fill, join
+from tracebility.api.routers.projects import Project
 from tracebility.api.routers.runs import Run, RunDetail, Span
-from tracebility.stores.postgres import Row
 
 SPANS_SHOWN = 1000  # a page with more gets slow in browsers; the API gives all
 TEXT_SHOWN = 4000
 DEEPEST_INDENT = 9
 
 
-def projects_bar(projects: Sequence[Row], shown: UUID) -> Html:
+def projects_bar(projects: Sequence[Project], shown: UUID) -> Html:
     """Links to the projects that the key may see."""
     links = [
         fill(
             '<a href="/?project=$id"$current>$name</a>',
-            id=project["project_id"],
-            name=project["name"],
-            current=Html(' aria-current="page"') if project["project_id"] == shown else "",
+            id=project.id,
+            name=project.name,
+            current=Html(' aria-current="page"') if project.id == shown else "",
         )
         for project in projects
     ]

@@ -4,42 +4,35 @@ No framework stands before them: at 50 spans a request, it would cost as much as
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Iterable
 
-import msgspec
 import structlog
 
+from tracebility import health
 from tracebility.errors import NOT_FOR_OTHERS, Forbidden, MethodNotAllowed, NotFound, Problem, UnsupportedMedia
 from tracebility.failpoints import failpoint
 from tracebility.ingest import body
 from tracebility.ingest.accept import Sent
 from tracebility.ingest.service import IngestServices
-from tracebility.telemetry import METRICS_CONTENT_TYPE
+from tracebility.request_id import App, Receive, RequestIds, Scope, Send
 from tracebility.tenant import context
 from tracebility.tenant.context import TenantContext
 from tracebility.wire import encoding
 from tracebility.wire.protocol import Answer, Call, Match, Protocol, Route, problem_answer
 from tracebility.wire.protocols import ROUTER
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 _log = structlog.get_logger()
 
 
 def create_app(services: IngestServices, api: App | None = None) -> App:
     """The edge over opened ``services``. Other routes go to ``api``, else to the api target, else they are 404."""
-    return _Edge(services, api or services.api_proxy or _not_found)
+    return RequestIds(_Edge(services, api or services.api_proxy or _not_found))
 
 
 class _Edge:
     def __init__(self, services: IngestServices, api: App) -> None:
         self._services = services
-        self._api = api
+        self._other = health.create_app(services.metrics.all, services.readiness, api)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -49,10 +42,8 @@ class _Edge:
         match = ROUTER.find(path) if scope["type"] == "http" else None
         if match is not None:
             await self._ingest(match, scope, receive, send)
-        elif path in _OPERATORS_ROUTES and scope["type"] == "http":
-            await self._for_operators(path, scope, send)
         else:
-            await self._api(scope, receive, send)
+            await self._other(scope, receive, send)
 
     async def _ingest(self, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
         route, protocol = match.routes.get(scope["method"]) or next(iter(match.routes.values()))
@@ -103,22 +94,7 @@ class _Edge:
         content_type = protocol.content_type(_headers(scope["headers"]).get(b"content-type", ""))
         return protocol.answer_problem(content_type, problem, scope["path"])
 
-    async def _for_operators(self, path: str, scope: Scope, send: Send) -> None:
-        if scope["method"] not in _READS:
-            await respond(send, problem_answer(None, MethodNotAllowed(path, _READS), path))
-        elif path == "/metrics":
-            data = self._services.metrics.all.exposition()
-            await respond(send, Answer(200, METRICS_CONTENT_TYPE.encode(), data))
-        elif path == "/healthz":
-            await respond(send, Answer(200, b"application/json", b'{"status":"ok"}'))
-        else:
-            readiness = await self._services.readiness()
-            status = 200 if readiness.accepting else 503
-            await respond(send, Answer(status, b"application/json", msgspec.json.encode(readiness)))
 
-
-_READS = ("GET", "HEAD")
-_OPERATORS_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
 _NOT_FOR_OTHERS = tuple((name.encode(), value.encode()) for name, value in NOT_FOR_OTHERS.items())
 _WANTED = frozenset({b"authorization", b"x-api-key", b"content-type", b"content-encoding", b"content-length"})
 

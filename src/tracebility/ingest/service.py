@@ -8,10 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from tracebility.config import Settings
-from tracebility.health import unanswered
+from tracebility.health import Readiness, unanswered
 from tracebility.ingest.accept import Intake
 from tracebility.ingest.api_proxy import ApiProxy
 from tracebility.ingest.body import IN_FLIGHT_BYTES, Budget
@@ -30,14 +28,6 @@ from tracebility.tenant.admission import Admission
 from tracebility.tenant.resolver import Resolver
 
 STORES = ("postgres", "redis")
-
-
-class Readiness(msgspec.Struct, frozen=True):
-    """Ready means accepting, in the queue or in the disk buffer. ``missing``: each store that is away, and why."""
-
-    ready: bool
-    accepting: bool
-    missing: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +76,16 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
             api_proxy = ApiProxy(socket=settings.api_socket, url=url)
             stack.push_async_callback(api_proxy.close)
 
-        async def readiness() -> Readiness:
+        async def readiness() -> Readiness:  # ready means accepting, in the queue or in the disk buffer
             missing = await unanswered(("postgres", control.ping), ("redis", queue.ping), ("redis", control_role.ping))
             if breaker.is_open:
                 missing.setdefault("redis", "does not take envelopes")
             for store in STORES:
                 metrics.store_missing.labels(store).set(store in missing)
             accepting = not breaker.is_open or disk_buffer.accepts
-            return Readiness(accepting, accepting, missing)
+            if not accepting:
+                return Readiness("unavailable", missing)
+            return Readiness("degraded" if missing else "ok", missing)
 
         yield IngestServices(
             resolver=await stack.enter_async_context(resolving(control, control_role, redis_url, keeper.changed)),

@@ -7,8 +7,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from harness.erasure import ASKER, KEPT, Filled, Work, envelope_of, events, work_now
 from tests.harness import streams as raw_streams
+from tests.harness.erasure import ASKER, KEPT, Filled, Work, envelope_of, events, work_now
 
 from tracebility.deletion import jobs
 from tracebility.deletion.jobs import UserDeletion

@@ -8,8 +8,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from harness.proxy import Proxy, Road
 from redis.asyncio import Redis
+from tests.harness.proxy import Proxy, Road
 
 from tracebility.audit.events import AuditWriter
 from tracebility.errors import StoreUnavailable, TrailTampered
