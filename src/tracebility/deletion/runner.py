@@ -212,7 +212,7 @@ class Deleter:
             return await self._eraser.erase(which)
         gone: Counts = {}
         while (batch := await self._next_batch(job)) is not None:
-            some = await self._eraser.erase(_of_batch(job, batch, job.until_us))
+            some = await self._eraser.erase(_of_batch(job, batch))
             gone = {table: gone.get(table, 0) + some.get(table, 0) for table in {*gone, *some}}
         return gone
 
@@ -291,10 +291,17 @@ class Deleter:
             failpoint("deletion_after_batch")
             return True
         self._count("deletion", await self._eraser.erase(_of_batch(job, batch)))
+        await self._recompute(job.org_id, batch["runs"])
         await invalidate_marks(self._hot, [job.org_id])
         failpoint("deletion_after_erase")
         await self._note(job, "erase", {"batch": None})
         return True
+
+    async def _recompute(self, org_id: OrgId, runs: Sequence[str]) -> None:
+        """Write anew the rows of runs that were sent again meanwhile: theirs may sum up spans that are gone."""
+        version = int((await self._engine.query(query("engine_clock"))).rows[0][0])
+        asked = {"traces": list(runs), "orgs": [str(org_id)], "apart": [], "version": version}
+        await self._engine.execute(query("recompute_runs"), asked)
 
     async def _next_batch(self, job: Job) -> dict[str, Any] | None:
         if job.kind == USER:
@@ -492,8 +499,9 @@ def _job(row: Row) -> Job:
     )
 
 
-def _of_batch(job: Job, batch: Mapping[str, Any], until_us: int | None = None) -> Which:
-    return erase.of_runs(job.org_id, ProjectId(UUID(batch["project"])), batch["runs"], until_us)
+def _of_batch(job: Job, batch: Mapping[str, Any]) -> Which:
+    """What the runs of a batch have from before the deletion was asked for; what came later was not asked for."""
+    return erase.of_runs(job.org_id, ProjectId(UUID(batch["project"])), batch["runs"], job.until_us)
 
 
 def _rows(tag: str) -> int:
