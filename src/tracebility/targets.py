@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +125,7 @@ async def _ingest_api(settings: "Settings", stop: asyncio.Event) -> None:
     from tracebility.ingest.service import open_services
 
     async with open_services(settings) as services:
-        await _serve_http(create_app(services, services.front), settings, stop)
+        await _serve_http(create_app(services), settings, stop)
 
 
 async def _api(settings: "Settings", stop: asyncio.Event) -> None:
@@ -136,28 +137,34 @@ async def _api(settings: "Settings", stop: asyncio.Event) -> None:
 
 
 async def _ingest_worker(settings: "Settings", stop: asyncio.Event) -> None:
-    from tracebility.health import create_app
+    from tracebility.health import create_app, needs_every_store
     from tracebility.worker.service import open_services
 
     async with open_services(settings) as services:
         draining = asyncio.create_task(services.drain(stop))
         draining.add_done_callback(lambda _: stop.set())
-        await _serve_http(create_app(services), settings, stop)
+        await _serve_http(
+            create_app(services.metrics.all, partial(needs_every_store, services.missing_stores)), settings, stop
+        )
         await draining
 
 
 async def _operator(settings: "Settings", stop: asyncio.Event) -> None:
-    from tracebility.health import create_app
+    from tracebility.health import create_app, needs_every_store
     from tracebility.operator.service import open_services
 
     async with open_services(settings) as services:
         leading = asyncio.create_task(services.lead(stop))
         leading.add_done_callback(lambda _: stop.set())
-        await _serve_http(create_app(services), settings, stop)
+        await _serve_http(
+            create_app(services.metrics.all, partial(needs_every_store, services.missing_stores)), settings, stop
+        )
         await leading
 
 
 async def _all(settings: "Settings", stop: asyncio.Event) -> None:
+    import msgspec
+
     from tracebility.api.app import create_app as create_api
     from tracebility.api.service import open_services as open_api
     from tracebility.ingest.app import create_app as create_edge
@@ -165,9 +172,11 @@ async def _all(settings: "Settings", stop: asyncio.Event) -> None:
     from tracebility.operator.service import run as run_operator
     from tracebility.worker.service import run as run_worker
 
+    # This process writes to ClickHouse as its owner anyway. A reader's URL still keeps reads of tenants apart.
+    reads = msgspec.structs.replace(settings, api_as_owner=True)
     # The edge ends first; what it accepted is drained as far as the time allows, the rest stays in the queue.
     edge_ended = asyncio.Event()
-    async with open_api(settings) as api, open_edge(settings) as edge:
+    async with open_api(reads) as api, open_edge(settings) as edge:
         worker = asyncio.create_task(run_worker(settings, edge_ended))
         operator = asyncio.create_task(run_operator(settings, stop))
         for inner in (worker, operator):

@@ -1,5 +1,5 @@
 """Processes of a whole installation killed at named points, under load. Each point of the worker and of the disk
-buffer has its own test beside the code (tests/integration/worker/test_crashes.py, tests/unit/ingest/test_spool.py).
+buffer has its own test beside the code (worker/test_crashes.py in tests/integration, ingest/test_disk_buffer.py in unit).
 """
 
 from pathlib import Path
@@ -14,8 +14,8 @@ from tests.harness.weather import Tenant, Weather, progress
 TwoOrgs = tuple[Tenant, Tenant]
 
 EDGE = ("edge_before_enqueue", "edge_after_enqueue_before_answer")
-REPLAY = ("spool_replay_after_append_before_delete",)
-SPOOL = ("spool_after_fsync_before_answer", *REPLAY)
+REPLAY = ("disk_buffer_replay_after_append_before_delete",)
+SPOOL = ("disk_buffer_after_fsync_before_answer", *REPLAY)
 WORKER = ("worker_after_meter_insert_before_ack",)
 
 

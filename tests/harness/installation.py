@@ -200,8 +200,9 @@ class Installation:
         if not self.ready["url"]:
             return True
         try:
-            with urlopen(f"{self.ready['url']}/readyz", timeout=2):
-                pass
+            with urlopen(f"{self.ready['url']}/readyz", timeout=2) as answer:
+                if json.load(answer)["missing"]:
+                    return False
             if self.ready.get("api_key"):
                 self.get("/v1/projects", timeout_s=2)
         except (URLError, OSError, ValueError):

@@ -66,7 +66,8 @@ class Stores:
             stores.redis_url = valkey.url
             keep("valkey", valkey.program, partial(probes.valkey, valkey.socket, valkey.password))
         if environment.get("TRACEBILITY_CLICKHOUSE_URL"):
-            stores.clickhouse_url = stores.clickhouse_reader_url = environment["TRACEBILITY_CLICKHOUSE_URL"]
+            stores.clickhouse_url = environment["TRACEBILITY_CLICKHOUSE_URL"]
+            stores.clickhouse_reader_url = environment.get("TRACEBILITY_CLICKHOUSE_READER_URL", stores.clickhouse_url)
         else:
             clickhouse = ClickHouse(data.path / "clickhouse", secrets)
             stores.clickhouse_url, stores.clickhouse_reader_url = clickhouse.url(), clickhouse.url(reader=True)
@@ -76,11 +77,14 @@ class Stores:
 
     def environment(self, *, reader: bool = False) -> dict[str, str]:
         """The DSN variables of a target. With ``reader`` it can only read the data plane."""
+        # An outside ClickHouse of which only the owner is known: `up` works all the same, and the api logs a warning.
+        as_owner = reader and self.clickhouse_reader_url == self.clickhouse_url
         own_queue = {STREAM_VARIABLE: self.redis_stream_url} if self.redis_stream_url else {}
         return own_queue | {
             "TRACEBILITY_PG_DSN": self.pg_dsn,
             "TRACEBILITY_REDIS_URL": self.redis_url,
             "TRACEBILITY_CLICKHOUSE_URL": self.clickhouse_reader_url if reader else self.clickhouse_url,
+            **({"TRACEBILITY_API_AS_OWNER": "true"} if as_owner else {}),
         }
 
 

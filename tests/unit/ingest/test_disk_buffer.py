@@ -16,11 +16,11 @@ import pytest
 
 from tracebility.errors import ConfigurationError, Overloaded, StoreUnavailable
 from tracebility.ids import OrgId, uuid7
-from tracebility.ingest.enqueue import Entry, Gate
+from tracebility.ingest.disk_buffer import buffer, replay, segments
+from tracebility.ingest.disk_buffer.buffer import DiskBuffer
+from tracebility.ingest.disk_buffer.replay import Replayer
+from tracebility.ingest.enqueue import CircuitBreaker, Entry
 from tracebility.ingest.metrics import IngestMetrics
-from tracebility.ingest.spool import buffer, replay, segments
-from tracebility.ingest.spool.buffer import Spool
-from tracebility.ingest.spool.replay import Replayer
 from tracebility.telemetry import Metrics
 from tracebility.tenant.quota import SLOT_US
 from tracebility.tenant.shard_router import shard_of, stream_of
@@ -74,18 +74,20 @@ def stamped(org: OrgId, slot: int) -> dict[str, bytes]:
 
 
 @asynccontextmanager
-async def opened(path: Path, cap: int = CAP) -> AsyncIterator[Spool]:
-    spool = await Spool.open(path, cap, IngestMetrics(Metrics()))
+async def opened(path: Path, cap: int = CAP) -> AsyncIterator[DiskBuffer]:
+    disk_buffer = await DiskBuffer.open(path, cap, IngestMetrics(Metrics()))
     try:
-        yield spool
+        yield disk_buffer
     finally:
-        await spool.close()
+        await disk_buffer.close()
 
 
 @asynccontextmanager
-async def replaying(spool: Spool, queue: Queue, gate: Gate | None = None) -> AsyncIterator[None]:
-    metrics = spool._metrics
-    task = asyncio.create_task(Replayer(spool, queue, gate or Gate(metrics), metrics).run())
+async def replaying(
+    disk_buffer: DiskBuffer, queue: Queue, breaker: CircuitBreaker | None = None
+) -> AsyncIterator[None]:
+    metrics = disk_buffer._metrics
+    task = asyncio.create_task(Replayer(disk_buffer, queue, breaker or CircuitBreaker(metrics), metrics).run())
     try:
         yield
     finally:
@@ -99,34 +101,34 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def emptied(spool: Spool) -> None:
-    await until(lambda: not spool.chains)
+async def emptied(disk_buffer: DiskBuffer) -> None:
+    await until(lambda: not disk_buffer.chains)
 
 
 def files(folder: Path, pattern: str = "*.spool") -> list[Path]:
     return sorted(folder.glob(pattern))
 
 
-async def fill(spool: Spool, org: OrgId, size: int, *, times: int = 1) -> None:
+async def fill(disk_buffer: DiskBuffer, org: OrgId, size: int, *, times: int = 1) -> None:
     for _ in range(times):
-        await write(spool, org, "flood", size=size)
+        await write(disk_buffer, org, "flood", size=size)
 
 
-async def write(spool: Spool, org: OrgId, *texts: str, size: int = 10) -> None:
-    await spool.write(shard_of(org), org, [entry(text, size) for text in texts])
+async def write(disk_buffer: DiskBuffer, org: OrgId, *texts: str, size: int = 10) -> None:
+    await disk_buffer.write(shard_of(org), org, [entry(text, size) for text in texts])
 
 
-def value(spool: Spool, name: str) -> float:
-    return spool._metrics.all.registry.get_sample_value(name) or 0.0
+def value(disk_buffer: DiskBuffer, name: str) -> float:
+    return disk_buffer._metrics.all.registry.get_sample_value(name) or 0.0
 
 
 async def test_what_was_written_is_replayed_in_order_to_its_shard(tmp_path: Path) -> None:
     queue = Queue()
-    async with opened(tmp_path) as spool:
-        await asyncio.gather(*(write(spool, org, f"{org} {number}") for number in range(50) for org in ORGS))
-        async with replaying(spool, queue):
-            await emptied(spool)
-        assert value(spool, "tracebility_spool_bytes") == 0
+    async with opened(tmp_path) as disk_buffer:
+        await asyncio.gather(*(write(disk_buffer, org, f"{org} {number}") for number in range(50) for org in ORGS))
+        async with replaying(disk_buffer, queue):
+            await emptied(disk_buffer)
+        assert value(disk_buffer, "tracebility_spool_bytes") == 0
     for org in ORGS:
         mine = [(stream, fields["h"].decode()) for stream, fields in queue.taken if str(org) in fields["h"].decode()]
         assert mine == [(stream_of(shard_of(org)), f"{org} {number}") for number in range(50)]
@@ -134,24 +136,24 @@ async def test_what_was_written_is_replayed_in_order_to_its_shard(tmp_path: Path
 
 
 async def test_file_names_carry_the_shard(tmp_path: Path) -> None:
-    async with opened(tmp_path) as spool:
+    async with opened(tmp_path) as disk_buffer:
         for org in ORGS:
-            await write(spool, org, "x")
+            await write(disk_buffer, org, "x")
         assert {int(path.name[1:3]) for path in files(tmp_path)} == {shard_of(org) for org in ORGS}
         assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in files(tmp_path, "*"))
 
 
 async def test_leftovers_of_a_dead_process_are_replayed_first(tmp_path: Path) -> None:
-    async with opened(tmp_path) as spool:
-        await write(spool, ORGS[0], "first")
-        held = spool._held
+    async with opened(tmp_path) as disk_buffer:
+        await write(disk_buffer, ORGS[0], "first")
+        held = disk_buffer._held
     queue = Queue()
-    async with opened(tmp_path) as spool:
-        assert spool._held == held
-        assert spool._by_org == {ORGS[0].bytes: held}
-        await write(spool, ORGS[0], "second")
-        async with replaying(spool, queue):
-            await emptied(spool)
+    async with opened(tmp_path) as disk_buffer:
+        assert disk_buffer._held == held
+        assert disk_buffer._by_org == {ORGS[0].bytes: held}
+        await write(disk_buffer, ORGS[0], "second")
+        async with replaying(disk_buffer, queue):
+            await emptied(disk_buffer)
     assert [fields["h"] for _, fields in queue.taken] == [b"first", b"second"]
 
 
@@ -161,13 +163,13 @@ async def test_what_several_dead_processes_left_is_replayed_in_the_order_of_its_
     monkeypatch.setattr(segments, "SEGMENT_BYTES", 100)
     texts = [f"{number}" for number in range(12)]
     for start in range(0, 12, 3):
-        async with opened(tmp_path) as spool:
+        async with opened(tmp_path) as disk_buffer:
             for text in texts[start : start + 3]:
-                await write(spool, ORGS[0], text, size=100)
+                await write(disk_buffer, ORGS[0], text, size=100)
     assert len(files(tmp_path)) == 12
     queue = Queue()
-    async with opened(tmp_path) as spool, replaying(spool, queue):
-        await emptied(spool)
+    async with opened(tmp_path) as disk_buffer, replaying(disk_buffer, queue):
+        await emptied(disk_buffer)
     assert [fields["h"].decode() for _, fields in queue.taken] == texts
 
 
@@ -176,11 +178,11 @@ async def test_a_file_of_many_batches_is_deleted_after_the_last(
 ) -> None:
     monkeypatch.setattr(replay, "BATCH_BYTES", 100)
     queue = Queue()
-    async with opened(tmp_path) as spool:
-        await write(spool, ORGS[0], *(f"{number}" for number in range(20)))
+    async with opened(tmp_path) as disk_buffer:
+        await write(disk_buffer, ORGS[0], *(f"{number}" for number in range(20)))
         assert len(files(tmp_path)) == 1
-        async with replaying(spool, queue):
-            await emptied(spool)
+        async with replaying(disk_buffer, queue):
+            await emptied(disk_buffer)
     assert [fields["h"].decode() for _, fields in queue.taken] == [f"{number}" for number in range(20)]
 
 
@@ -197,39 +199,39 @@ async def test_names_are_flushed_too_before_the_answer_and_after_the_end(
         real(fd)
 
     monkeypatch.setattr(segments.os, "fsync", flushed)
-    async with opened(tmp_path) as spool:
-        await write(spool, ORGS[0], "x")
+    async with opened(tmp_path) as disk_buffer:
+        await write(disk_buffer, ORGS[0], "x")
         [name] = [path.name for path in files(tmp_path)]
         assert seen == [{name}]
-        async with replaying(spool, Queue()):
-            await emptied(spool)
+        async with replaying(disk_buffer, Queue()):
+            await emptied(disk_buffer)
         assert seen == [{name}, set()]
 
 
 async def test_the_oldest_stamp_is_told_while_it_is_here_also_by_the_next_process(tmp_path: Path) -> None:
-    async with opened(tmp_path) as spool:
-        assert spool.oldest_us is None
+    async with opened(tmp_path) as disk_buffer:
+        assert disk_buffer.oldest_us is None
         for org, slot in zip(ORGS, (30, 20, 40), strict=False):
-            await spool.write(shard_of(org), org, [stamped(org, slot)])
-            await spool.write(shard_of(org), org, [stamped(org, slot + 1)])
-        assert spool.oldest_us == 20 * SLOT_US + 1
+            await disk_buffer.write(shard_of(org), org, [stamped(org, slot)])
+            await disk_buffer.write(shard_of(org), org, [stamped(org, slot + 1)])
+        assert disk_buffer.oldest_us == 20 * SLOT_US + 1
     queue = Queue()
-    async with opened(tmp_path) as spool:
-        assert spool.oldest_us == 20 * SLOT_US + 1
-        async with replaying(spool, queue):
-            await emptied(spool)
-        assert spool.oldest_us is None
+    async with opened(tmp_path) as disk_buffer:
+        assert disk_buffer.oldest_us == 20 * SLOT_US + 1
+        async with replaying(disk_buffer, queue):
+            await emptied(disk_buffer)
+        assert disk_buffer.oldest_us is None
 
 
 async def test_a_damaged_record_hides_no_stamp_but_its_own(tmp_path: Path) -> None:
-    async with opened(tmp_path) as spool:
+    async with opened(tmp_path) as disk_buffer:
         for slot in (20, 30):
-            await spool.write(3, ORGS[0], [stamped(ORGS[0], slot)])
+            await disk_buffer.write(3, ORGS[0], [stamped(ORGS[0], slot)])
     [path] = files(tmp_path)
     data = path.read_bytes()
     path.write_bytes(b"?" + data[1:])
-    async with opened(tmp_path) as spool:
-        assert spool.oldest_us == 30 * SLOT_US + 1
+    async with opened(tmp_path) as disk_buffer:
+        assert disk_buffer.oldest_us == 30 * SLOT_US + 1
 
 
 async def test_the_queue_is_told_how_late_something_comes_before_it_comes(tmp_path: Path) -> None:
@@ -241,28 +243,28 @@ async def test_the_queue_is_told_how_late_something_comes_before_it_comes(tmp_pa
         await noted_late(slot, until_ms)
 
     queue.note_late = note_late  # type: ignore[method-assign]
-    async with opened(tmp_path) as spool:
-        await spool.write(3, ORGS[0], [stamped(ORGS[0], 31), stamped(ORGS[0], 30)])
-        async with replaying(spool, queue):
-            await emptied(spool)
+    async with opened(tmp_path) as disk_buffer:
+        await disk_buffer.write(3, ORGS[0], [stamped(ORGS[0], 31), stamped(ORGS[0], 30)])
+        async with replaying(disk_buffer, queue):
+            await emptied(disk_buffer)
     assert (queue.late, len(queue.taken)) == ([30], 2)
 
 
 async def test_a_torn_tail_and_a_damaged_record_block_nothing(tmp_path: Path) -> None:
-    async with opened(tmp_path) as spool:
+    async with opened(tmp_path) as disk_buffer:
         for text in ("one", "two", "six"):
-            await write(spool, ORGS[0], text)
+            await write(disk_buffer, ORGS[0], text)
     [path] = files(tmp_path)
     data = path.read_bytes()
     place = data.index(b"two")
     path.write_bytes(data[:place] + b"?" + data[place + 1 :] + data[:20])
     queue = Queue()
-    async with opened(tmp_path) as spool:
-        async with replaying(spool, queue):
-            await emptied(spool)
-        assert value(spool, "tracebility_spool_damaged_bytes_total") == len(data) / 3
-        assert value(spool, "tracebility_spool_torn_bytes_total") == 20
-        assert spool._held == len(data) / 3
+    async with opened(tmp_path) as disk_buffer:
+        async with replaying(disk_buffer, queue):
+            await emptied(disk_buffer)
+        assert value(disk_buffer, "tracebility_spool_damaged_bytes_total") == len(data) / 3
+        assert value(disk_buffer, "tracebility_spool_torn_bytes_total") == 20
+        assert disk_buffer._held == len(data) / 3
     assert [fields["h"] for _, fields in queue.taken] == [b"one", b"six"]
     [aside] = files(tmp_path, "*.damaged")
     assert b"?wo" in aside.read_bytes()
@@ -271,43 +273,43 @@ async def test_a_torn_tail_and_a_damaged_record_block_nothing(tmp_path: Path) ->
 async def test_nothing_is_deleted_before_the_queue_has_it(tmp_path: Path) -> None:
     queue = Queue()
     queue.takes = False
-    async with opened(tmp_path) as spool:
-        await write(spool, ORGS[0], "kept")
-        gate = Gate(spool._metrics)
-        async with replaying(spool, queue, gate):
+    async with opened(tmp_path) as disk_buffer:
+        await write(disk_buffer, ORGS[0], "kept")
+        breaker = CircuitBreaker(disk_buffer._metrics)
+        async with replaying(disk_buffer, queue, breaker):
             await queue.changed.wait()
             assert files(tmp_path)
-            await write(spool, ORGS[0], "while it is away")
+            await write(disk_buffer, ORGS[0], "while it is away")
             queue.takes = True
-            await emptied(spool)
-            assert not gate.is_shut
+            await emptied(disk_buffer)
+            assert not breaker.is_open
     assert [fields["h"] for _, fields in queue.taken] == [b"kept", b"while it is away"]
 
 
 async def test_a_gate_that_is_shut_opens_when_an_idle_queue_is_back(tmp_path: Path) -> None:
-    async with opened(tmp_path) as spool:
-        gate = Gate(spool._metrics)
-        gate.shut("away")
-        async with replaying(spool, Queue(), gate):
-            await until(lambda: not gate.is_shut)
+    async with opened(tmp_path) as disk_buffer:
+        breaker = CircuitBreaker(disk_buffer._metrics)
+        breaker.trip("away")
+        async with replaying(disk_buffer, Queue(), breaker):
+            await until(lambda: not breaker.is_open)
 
 
 async def test_one_org_cannot_fill_the_buffer(tmp_path: Path) -> None:
-    async with opened(tmp_path, cap=1 << 20) as spool:
+    async with opened(tmp_path, cap=1 << 20) as disk_buffer:
         with pytest.raises(Overloaded, match="share"):
-            await fill(spool, ORGS[0], 100_000, times=10)
-        assert spool._by_org[ORGS[0].bytes] <= (1 << 20) * buffer.ORG_SHARE
+            await fill(disk_buffer, ORGS[0], 100_000, times=10)
+        assert disk_buffer._by_org[ORGS[0].bytes] <= (1 << 20) * buffer.ORG_SHARE
         for org in ORGS[1:4]:
-            await fill(spool, org, 200_000)
-        await fill(spool, ORGS[4], 200_000)
+            await fill(disk_buffer, org, 200_000)
+        await fill(disk_buffer, ORGS[4], 200_000)
         with pytest.raises(Overloaded, match="full"):
-            await fill(spool, ORGS[5], 200_000)
-        assert not spool.accepts
+            await fill(disk_buffer, ORGS[5], 200_000)
+        assert not disk_buffer.accepts
         assert sum(path.stat().st_size for path in files(tmp_path, "*")) <= 1 << 20
-        async with replaying(spool, Queue()):
-            await emptied(spool)
-        assert spool.accepts
-        await write(spool, ORGS[0], "again", size=100_000)
+        async with replaying(disk_buffer, Queue()):
+            await emptied(disk_buffer)
+        assert disk_buffer.accepts
+        await write(disk_buffer, ORGS[0], "again", size=100_000)
 
 
 async def test_an_org_that_holds_much_delays_the_others_by_one_batch(
@@ -323,12 +325,12 @@ async def test_an_org_that_holds_much_delays_the_others_by_one_batch(
         if shard_of(org) == shard_of(flooding)
     )
     queue = Queue()
-    async with opened(tmp_path) as spool:
+    async with opened(tmp_path) as disk_buffer:
         for number in range(100):
-            await write(spool, flooding, f"flood {number}", size=500)
-        await write(spool, victim, "victim")
-        async with replaying(spool, queue):
-            await emptied(spool)
+            await write(disk_buffer, flooding, f"flood {number}", size=500)
+        await write(disk_buffer, victim, "victim")
+        async with replaying(disk_buffer, queue):
+            await emptied(disk_buffer)
     order = [fields["h"].decode() for _, fields in queue.taken]
     assert order.index("victim") < 10
     assert [text for text in order if text != "victim"] == [f"flood {number}" for number in range(100)]
@@ -337,7 +339,7 @@ async def test_an_org_that_holds_much_delays_the_others_by_one_batch(
 async def test_a_folder_has_one_writer(tmp_path: Path) -> None:
     async with opened(tmp_path):
         with pytest.raises(ConfigurationError, match=str(os.getpid())):
-            await Spool.open(tmp_path, CAP, IngestMetrics(Metrics()))
+            await DiskBuffer.open(tmp_path, CAP, IngestMetrics(Metrics()))
     async with opened(tmp_path):
         pass
 
@@ -345,7 +347,7 @@ async def test_a_folder_has_one_writer(tmp_path: Path) -> None:
 async def test_a_folder_that_cannot_be_used_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="TRACEBILITY_SPOOL_DIR"):
-        await Spool.open(tmp_path / "file" / "folder", CAP, IngestMetrics(Metrics()))
+        await DiskBuffer.open(tmp_path / "file" / "folder", CAP, IngestMetrics(Metrics()))
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
@@ -364,20 +366,20 @@ async def test_a_failing_disk_refuses_and_is_never_asked_to_flush_again(
         return real(fd, *arguments)
 
     queue = Queue()
-    async with opened(tmp_path) as spool:
-        await write(spool, ORGS[0], "before")
+    async with opened(tmp_path) as disk_buffer:
+        await write(disk_buffer, ORGS[0], "before")
         [first] = files(tmp_path)
         size = first.stat().st_size
         monkeypatch.setattr(segments.os, call, failing)
         with pytest.raises(Overloaded):
-            await write(spool, ORGS[0], "refused")
+            await write(disk_buffer, ORGS[0], "refused")
         assert first.stat().st_size == size
-        await write(spool, ORGS[0], "after")
+        await write(disk_buffer, ORGS[0], "after")
         assert len(files(tmp_path)) == 2
-        assert value(spool, "tracebility_spool_write_errors_total") == 1
-        async with replaying(spool, queue):
-            await emptied(spool)
-        assert spool._held == 0
+        assert value(disk_buffer, "tracebility_spool_write_errors_total") == 1
+        async with replaying(disk_buffer, queue):
+            await emptied(disk_buffer)
+        assert disk_buffer._held == 0
     assert [fields["h"] for _, fields in queue.taken] == [b"before", b"after"]
 
 
@@ -391,42 +393,42 @@ async def test_a_full_disk_refuses_before_anything_was_promised(
             raise OSError(errno.ENOSPC, "full")
         return real(path, flags, *arguments, **named)
 
-    async with opened(tmp_path) as spool:
+    async with opened(tmp_path) as disk_buffer:
         monkeypatch.setattr(segments.os, "open", full)
         for _ in range(3):
             with pytest.raises(Overloaded) as refusal:
-                await write(spool, ORGS[0], "refused")
+                await write(disk_buffer, ORGS[0], "refused")
             assert refusal.value.retry_after_s
-        assert not spool.accepts
-        assert spool._held == 0
+        assert not disk_buffer.accepts
+        assert disk_buffer._held == 0
 
 
 async def test_a_flush_covers_all_who_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushes: list[int] = []
     real = os.fdatasync
     monkeypatch.setattr(segments.os, "fdatasync", lambda fd: (flushes.append(fd), real(fd)))
-    async with opened(tmp_path) as spool:
-        await asyncio.gather(*(write(spool, ORGS[0], f"{number}") for number in range(200)))
+    async with opened(tmp_path) as disk_buffer:
+        await asyncio.gather(*(write(disk_buffer, ORGS[0], f"{number}") for number in range(200)))
     assert len(flushes) < 20
 
 
 async def test_segments_end_and_are_deleted_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "SEGMENT_BYTES", 1000)
     queue = Queue()
-    async with opened(tmp_path) as spool:
+    async with opened(tmp_path) as disk_buffer:
         for number in range(50):
-            await write(spool, ORGS[0], f"{number}", size=300)
+            await write(disk_buffer, ORGS[0], f"{number}", size=300)
         assert len(files(tmp_path)) > 10
-        async with replaying(spool, queue):
-            await emptied(spool)
+        async with replaying(disk_buffer, queue):
+            await emptied(disk_buffer)
     assert [fields["h"].decode() for _, fields in queue.taken] == [f"{number}" for number in range(50)]
 
 
 async def test_a_file_that_cannot_be_read_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = Queue()
-    async with opened(tmp_path) as spool:
-        await write(spool, ORGS[0], "lost")
-        await write(spool, ORGS[1], "kept")
+    async with opened(tmp_path) as disk_buffer:
+        await write(disk_buffer, ORGS[0], "lost")
+        await write(disk_buffer, ORGS[1], "kept")
         real = os.pread
         [lost] = files(tmp_path, f"s{shard_of(ORGS[0]):02d}*")
 
@@ -436,8 +438,8 @@ async def test_a_file_that_cannot_be_read_is_set_aside(tmp_path: Path, monkeypat
             return real(fd, count, offset)
 
         monkeypatch.setattr(segments.os, "pread", failing)
-        async with replaying(spool, queue):
-            await emptied(spool)
+        async with replaying(disk_buffer, queue):
+            await emptied(disk_buffer)
     assert [fields["h"] for _, fields in queue.taken] == [b"kept"]
     assert lost.with_suffix(".damaged").exists()
 
@@ -446,9 +448,9 @@ async def test_a_file_that_cannot_be_opened_now_waits_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For want of descriptors, say: nothing is wrong with what is in it."""
-    async with opened(tmp_path) as spool:
-        await write(spool, ORGS[0], "waits")
-        await write(spool, ORGS[1], "goes on")
+    async with opened(tmp_path) as disk_buffer:
+        await write(disk_buffer, ORGS[0], "waits")
+        await write(disk_buffer, ORGS[1], "goes on")
     queue, real, tries = Queue(), os.open, []
     [stuck] = files(tmp_path, f"s{shard_of(ORGS[0]):02d}*")
     monkeypatch.setattr(replay, "QUEUE_RETRY_S", 0.01)
@@ -459,10 +461,10 @@ async def test_a_file_that_cannot_be_opened_now_waits_and_the_others_go_on(
             raise OSError(errno.EMFILE, "too many open files")
         return real(path, flags, *arguments, **named)
 
-    async with opened(tmp_path) as spool:
+    async with opened(tmp_path) as disk_buffer:
         monkeypatch.setattr(replay.os, "open", failing)
-        async with replaying(spool, queue):
-            await emptied(spool)
+        async with replaying(disk_buffer, queue):
+            await emptied(disk_buffer)
     assert [fields["h"] for _, fields in queue.taken] == [b"goes on", b"waits"]
     assert files(tmp_path, "*.damaged") == []
 
@@ -470,15 +472,15 @@ async def test_a_file_that_cannot_be_opened_now_waits_and_the_others_go_on(
 async def test_what_cannot_be_set_aside_is_not_sent_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(tmp_path) as spool:
-        await write(spool, ORGS[0], "one")
-        await write(spool, ORGS[0], "two")
+    async with opened(tmp_path) as disk_buffer:
+        await write(disk_buffer, ORGS[0], "one")
+        await write(disk_buffer, ORGS[0], "two")
     [path] = files(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"two", b"?wo"))
     queue, tries = Queue(), []
     monkeypatch.setattr(replay, "QUEUE_RETRY_S", 0.01)
-    async with opened(tmp_path) as spool:
-        real = spool.quarantine
+    async with opened(tmp_path) as disk_buffer:
+        real = disk_buffer.quarantine
 
         async def full(*arguments: Any) -> None:
             tries.append(arguments)
@@ -486,16 +488,16 @@ async def test_what_cannot_be_set_aside_is_not_sent_again_and_again(
                 raise OSError(errno.ENOSPC, "full")
             await real(*arguments)
 
-        monkeypatch.setattr(spool, "quarantine", full)
-        async with replaying(spool, queue):
-            await emptied(spool)
+        monkeypatch.setattr(disk_buffer, "quarantine", full)
+        async with replaying(disk_buffer, queue):
+            await emptied(disk_buffer)
     assert [fields["h"] for _, fields in queue.taken] == [b"one"]
     assert len(tries) == 3
 
 
 async def test_a_file_that_cannot_be_deleted_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = Queue()
-    async with opened(tmp_path) as spool:
+    async with opened(tmp_path) as disk_buffer:
         real = Path.unlink
 
         def failing(path: Path, missing_ok: bool = False) -> None:
@@ -504,12 +506,12 @@ async def test_a_file_that_cannot_be_deleted_stops_nothing(tmp_path: Path, monke
             real(path, missing_ok)
 
         monkeypatch.setattr(Path, "unlink", failing)
-        await write(spool, ORGS[0], "stuck")
-        await write(spool, ORGS[1], "next")
-        async with replaying(spool, queue):
-            await emptied(spool)
-            await write(spool, ORGS[2], "later")
-            await emptied(spool)
+        await write(disk_buffer, ORGS[0], "stuck")
+        await write(disk_buffer, ORGS[1], "next")
+        async with replaying(disk_buffer, queue):
+            await emptied(disk_buffer)
+            await write(disk_buffer, ORGS[2], "later")
+            await emptied(disk_buffer)
     assert [fields["h"] for _, fields in queue.taken] == [b"stuck", b"next", b"later"]
     assert len(files(tmp_path)) == 1
 
@@ -521,20 +523,20 @@ import asyncio, sys
 from pathlib import Path
 from uuid import UUID
 from tracebility.ingest.metrics import IngestMetrics
-from tracebility.ingest.spool.buffer import Spool
+from tracebility.ingest.disk_buffer.buffer import DiskBuffer
 from tracebility.telemetry import Metrics
 
 async def main():
-    spool = await Spool.open(Path(sys.argv[1]), 1 << 26, IngestMetrics(Metrics()))
+    disk_buffer = await DiskBuffer.open(Path(sys.argv[1]), 1 << 26, IngestMetrics(Metrics()))
     for number in range(5):
-        await spool.write(3, UUID(int=1), [{"h": b"%d" % number, "b": b"x" * 1000}])
+        await disk_buffer.write(3, UUID(int=1), [{"h": b"%d" % number, "b": b"x" * 1000}])
         print(number, flush=True)
 
 asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("point", ["spool_after_write_before_fsync", "spool_after_fsync_before_answer"])
+@pytest.mark.parametrize("point", ["disk_buffer_after_write_before_fsync", "disk_buffer_after_fsync_before_answer"])
 async def test_what_was_acknowledged_before_a_kill_is_replayed_once(tmp_path: Path, point: str) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -548,8 +550,8 @@ async def test_what_was_acknowledged_before_a_kill_is_replayed_once(tmp_path: Pa
     assert process.returncode == -9
     acknowledged = output.split()
     queue = Queue()
-    async with opened(tmp_path) as spool, replaying(spool, queue):
-        await emptied(spool)
+    async with opened(tmp_path) as disk_buffer, replaying(disk_buffer, queue):
+        await emptied(disk_buffer)
     stored = [fields["h"] for _, fields in queue.taken]
     assert stored[: len(acknowledged)] == acknowledged == [b"0", b"1"]
     assert len(stored) <= 3

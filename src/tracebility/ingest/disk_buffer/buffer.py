@@ -1,7 +1,7 @@
-"""The disk buffer: envelopes that the queue does not take are kept here, flushed before the answer, and replayed.
+"""The disk buffer: stores envelopes that the queue does not take, flushed before the answer, until they are replayed.
 
-Bounded as a whole and for each org, so that one org cannot fill it. Concurrent requests share a flush: while one is
-under way the next ones gather, which is a few milliseconds at most.
+Bounded in all and per org, so that one org cannot fill it. Concurrent requests share a flush: requests that come during
+one wait for the next, a few milliseconds at most.
 """
 
 import asyncio
@@ -14,33 +14,33 @@ from typing import TypeVar
 from tracebility.errors import Overloaded
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
+from tracebility.ingest.disk_buffer import records
+from tracebility.ingest.disk_buffer.segments import SEGMENT_BYTES, ChainKey, Committed, Directory, Job, Segment
 from tracebility.ingest.metrics import IngestMetrics
-from tracebility.ingest.spool import records
-from tracebility.ingest.spool.segments import SEGMENT_BYTES, ChainKey, Committed, Directory, Job, Segment
 
-# What one org may hold of the whole.
+# Part of the disk buffer that one org may fill.
 ORG_SHARE = 0.25
 
-# A request of ordinary size: with less room than this the buffer counts as full.
+# With less room than a request of ordinary size, the buffer counts as full.
 ROOM_BYTES = 256 << 10
 
-# What one flush writes at most: a second of a slow disk.
+# Most bytes of one flush: a second of a slow disk.
 FLUSH_BYTES = 32 << 20
 
-# After a failed write the disk is left alone for so long; meanwhile requests are refused at once.
+# After a failed write, requests are refused at once for this long, before the disk is tried again.
 REFUSE_S = 1.0
 
 T = TypeVar("T")
 
 
-class Spool:
-    """An opened disk buffer. One process at a time writes to its folder."""
+class DiskBuffer:
+    """An open disk buffer. One process at a time writes to its folder."""
 
     def __init__(self, directory: Directory, leftovers: list[Segment], most_bytes: int, metrics: IngestMetrics) -> None:
         self._directory = directory
         self._most_bytes = most_bytes
         self._metrics = metrics
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk-buffer")
         self._waiting: deque[tuple[Job, asyncio.Future[OSError | None]]] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._refuse_until = 0.0
@@ -55,8 +55,8 @@ class Spool:
         self._show()
 
     @classmethod
-    async def open(cls, path: Path, most_bytes: int, metrics: IngestMetrics) -> "Spool":
-        """The disk buffer in the folder ``path``, with what earlier processes left there.
+    async def open(cls, path: Path, most_bytes: int, metrics: IngestMetrics) -> "DiskBuffer":
+        """Open the disk buffer in the folder ``path``, with the segments that earlier processes left there.
 
         Raises:
             ConfigurationError: when the folder cannot be used, or another process uses it.
@@ -70,21 +70,21 @@ class Spool:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes on disk that are not in the queue yet, and those that are set aside."""
+        """Bytes on disk: not replayed yet, or set aside as damaged."""
         return self._held
 
     @property
     def oldest_us(self) -> int | None:
-        """When the oldest of what is not in the queue yet was accepted, but for the edge's deadlines; None for nothing.
+        """When the oldest envelope that is not replayed yet was accepted, within the edge's deadlines; None if empty.
 
-        A file counts until all of it is in the queue.
+        A segment counts until all of it is in the queue.
         """
         segments = (segment.first_us for chain in self.chains.values() for segment in chain)
         return min((first for first in segments if first is not None), default=None)
 
     @property
     def accepts(self) -> bool:
-        """Whether a request of ordinary size could be kept now."""
+        """Whether a request of ordinary size would be stored now."""
         return self._held + ROOM_BYTES <= self._most_bytes and not self._is_refusing()
 
     async def write(self, shard: int, org_id: OrgId, entries: Sequence[dict[str, bytes]]) -> None:
@@ -96,7 +96,7 @@ class Spool:
         size = sum(map(records.size_of, entries))
         self._check_room(org_id, size)
         org = org_id.bytes
-        # An org that holds much gets files of its own, so that the others' are not behind it when they are replayed.
+        # An org that holds much gets segments of its own, so that others do not wait for its replay.
         own_chain = self._by_org[org] > SEGMENT_BYTES
         header = records.header(entries[0])
         job = Job(shard, org_id, list(entries), own_chain, size, None if header is None else header.accepted_at_us)
@@ -108,11 +108,11 @@ class Spool:
             self._writing = asyncio.create_task(self._write_waiting())
         error = await asyncio.shield(done)
         if error is not None:
-            raise Overloaded("Neither the queue nor the disk buffer can keep this: the disk fails.") from error
-        failpoint("spool_after_fsync_before_answer")
+            raise Overloaded("Neither the queue nor the disk buffer can store this: the disk fails.") from error
+        failpoint("disk_buffer_after_fsync_before_answer")
 
     async def seal(self, segment: Segment) -> None:
-        """Let the next record begin another file."""
+        """End ``segment``: the next record begins another one."""
         await self._on_disk(self._directory.seal, segment)
 
     async def quarantine(self, segment: Segment, spans: list[tuple[int, int]]) -> None:
@@ -121,19 +121,19 @@ class Spool:
         self._held += sum(end - start for start, end in spans)
 
     async def delete(self, segment: Segment) -> None:
-        """Give up ``segment``, all of whose records are in the queue."""
+        """Delete ``segment``, all of whose records are in the queue."""
         try:
             await self._on_disk(self._directory.delete, segment)
         finally:
-            self._drop(segment)  # a file that stays is replayed by the next process: doubles, which do no harm
+            self._drop(segment)  # a file that stays is replayed again by the next process: harmless doubles
 
     async def set_aside(self, segment: Segment) -> None:
-        """Pass over ``segment``, which cannot be read; its file stays for a person to look at."""
+        """Set the unreadable ``segment`` aside. Its file stays for a person to look at."""
         await self._on_disk(self._directory.set_aside, segment)
         self._drop(segment)
 
     async def close(self) -> None:
-        """Return when everything is flushed and the folder is free."""
+        """Flush everything, then release the folder."""
         if self._writing is not None:
             await self._writing
         await self._on_disk(self._directory.close)
@@ -153,7 +153,7 @@ class Spool:
 
     def _check_room(self, org_id: OrgId, size: int) -> None:
         if self._is_refusing():
-            raise Overloaded("Neither the queue nor the disk buffer can keep this: the disk fails or is full.")
+            raise Overloaded("Neither the queue nor the disk buffer can store this: the disk fails or is full.")
         if self._held + size > self._most_bytes:
             raise Overloaded("The queue is away and the disk buffer is full.")
         if self._by_org[org_id.bytes] + size > self._most_bytes * ORG_SHARE:
@@ -182,7 +182,7 @@ class Spool:
         for segment in committed.begun:
             self._add(segment)
         if committed.failed:
-            self._metrics.spool_errors.inc()
+            self._metrics.disk_buffer_errors.inc()
             self._refuse_until = asyncio.get_running_loop().time() + REFUSE_S
         for index, (job, done) in enumerate(batch):
             error = committed.failed.get(index)
@@ -206,5 +206,5 @@ class Spool:
         return await asyncio.get_running_loop().run_in_executor(self._disk, work, *arguments)
 
     def _show(self) -> None:
-        self._metrics.spool_bytes.set(self._held)
-        self._metrics.spool_segments.set(sum(map(len, self.chains.values())))
+        self._metrics.disk_buffer_bytes.set(self._held)
+        self._metrics.disk_buffer_segments.set(sum(map(len, self.chains.values())))

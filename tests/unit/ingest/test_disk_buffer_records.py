@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracebility.ingest.spool import records
-from tracebility.ingest.spool.records import HEAD_BYTES, MAGIC, encode, read, size_of
+from tracebility.ingest.disk_buffer import records
+from tracebility.ingest.disk_buffer.records import HEAD_BYTES, MAGIC, encode, read, size_of
 
 NONCE = 0x5EED
 

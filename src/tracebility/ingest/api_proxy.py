@@ -1,6 +1,6 @@
-"""Every route that is not the edge's own, streamed through to the api target on its unix socket.
+"""Stream every route that is not an ingest route through to the api target, on its unix socket or by URL.
 
-So one port serves all, and an api target that is down takes down its own routes only.
+One port serves everything, and an api target that is down takes down its own routes only.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ SILENCE_TIMEOUT_S = 120.0
 CONNECTIONS = 256
 CHUNK_BYTES = 64 << 10
 
-# RFC 9110, section 7.6.1: what speaks of one connection is not handed on.
+# RFC 9110, section 7.6.1: headers about one connection are not passed on.
 _HOP_BY_HOP = frozenset(
     [
         *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection"),
@@ -34,10 +34,11 @@ _HOP_BY_HOP = frozenset(
 
 
 class ApiProxy:
-    """An ASGI application that is another one, reached through ``socket``."""
+    """An ASGI application that passes requests on to the api target, at ``socket`` or else at ``url``."""
 
-    def __init__(self, socket: str) -> None:
+    def __init__(self, *, socket: str = "", url: str = "") -> None:
         self._socket = socket
+        self._base = url.rstrip("/") or "http://api"
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -46,29 +47,29 @@ class ApiProxy:
             await self._session.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand one request on, and its answer back, both as they come."""
+        """Pass one request on, and its answer back, both as they come."""
         if scope["type"] != "http":
             return
         request = _Request(scope, receive, send)
-        handing_on = asyncio.create_task(self._handed_on(request))
+        passing = asyncio.create_task(self._pass_on(request))
         leaving = asyncio.create_task(request.client_gone())
         try:
-            await asyncio.wait({handing_on, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if handing_on.done():
-                await handing_on
+            await asyncio.wait({passing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if passing.done():
+                await passing
         except (aiohttp.ClientError, TimeoutError, OSError):
             if request.answering:
                 raise  # the server cuts the connection, so that half an answer is not taken for a whole one
             await _unavailable(scope, send)
         finally:
-            for task in (handing_on, leaving):
+            for task in (passing, leaving):
                 task.cancel()
-            await asyncio.gather(handing_on, leaving, return_exceptions=True)
+            await asyncio.gather(passing, leaving, return_exceptions=True)
 
-    async def _handed_on(self, request: "_Request") -> None:
+    async def _pass_on(self, request: "_Request") -> None:
         async with self._opened().request(
             request.scope["method"],
-            request.url(),
+            URL(self._base + request.target(), encoded=True),
             headers=request.headers(),
             data=request.body() if request.has_body else None,
             allow_redirects=False,
@@ -88,7 +89,11 @@ class ApiProxy:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(self._socket, limit=CONNECTIONS),
+                connector=(
+                    aiohttp.UnixConnector(self._socket, limit=CONNECTIONS)
+                    if self._socket
+                    else aiohttp.TCPConnector(limit=CONNECTIONS)
+                ),
                 timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_TIMEOUT_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
@@ -98,7 +103,7 @@ class ApiProxy:
 
 
 class _Request:
-    """One request on its way through."""
+    """One request that is passed on."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -111,11 +116,11 @@ class _Request:
         if not self.has_body:
             self._sent_whole.set()
 
-    def url(self) -> URL:
-        target = self.scope.get("raw_path") or self.scope["path"].encode()
-        query = self.scope.get("query_string", b"")
-        text = (target + b"?" + query if query else target).decode("latin-1")
-        return URL(f"http://api{text}", encoded=True)
+    def target(self) -> str:
+        """Path and query as the client sent them."""
+        target: bytes = self.scope.get("raw_path") or self.scope["path"].encode()
+        query: bytes = self.scope.get("query_string", b"")
+        return (target + b"?" + query if query else target).decode("latin-1")
 
     def headers(self) -> list[tuple[str, str]]:
         headers = [
@@ -146,7 +151,7 @@ class _Request:
 
 
 def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Without what speaks of one connection only, by rule or because ``connection`` names it."""
+    """``headers`` without those about one connection, by rule or because ``connection`` names them."""
     headers = list(headers)
     named = {
         token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")
@@ -155,7 +160,7 @@ def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byt
 
 
 async def _unavailable(scope: Scope, send: Send) -> None:
-    problem = Overloaded("The api is not running; ingest is not affected.")
+    problem = Overloaded("The api target does not answer; ingest is not affected.")
     data = msgspec.json.encode(problem.body(scope["path"]))
     headers = problem.headers() | {"content-length": str(len(data))}
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]

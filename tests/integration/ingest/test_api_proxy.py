@@ -10,14 +10,16 @@ import uvicorn
 
 
 class Api:
-    """An application on a unix socket that shows what reached it."""
+    """An application on a unix socket, or a port, that shows what reached it."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path | None) -> None:
         self.socket = socket
         self.seen: dict[str, Any] = {}
         self.left = asyncio.Event()
         self._server = uvicorn.Server(
-            uvicorn.Config(self._app, uds=str(socket), interface="asgi3", lifespan="off", log_config=None)
+            uvicorn.Config(
+                self._app, uds=socket and str(socket), port=0, interface="asgi3", lifespan="off", log_config=None
+            )
         )
 
     async def __aenter__(self) -> "Api":
@@ -30,7 +32,14 @@ class Api:
     async def __aexit__(self, *_: object) -> None:
         self._server.should_exit = True
         await self._task
-        self.socket.unlink(missing_ok=True)
+        if self.socket is not None:
+            self.socket.unlink(missing_ok=True)
+
+    @property
+    def url(self) -> str:
+        """Where it listens on a port."""
+        host, port = self._server.servers[0].sockets[0].getsockname()
+        return f"http://{host}:{port}"
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         self.seen = dict(scope)
@@ -63,8 +72,15 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
         yield running
 
 
-async def test_requests_and_answers_pass_unchanged(run_edge: Any, api: Api) -> None:
-    async with run_edge(api_socket=str(api.socket)) as edge:
+@pytest.mark.parametrize("way", ["socket", "url"])
+async def test_requests_and_answers_pass_unchanged(run_edge: Any, tmp_path: Path, way: str) -> None:
+    async with Api(tmp_path / "api.sock" if way == "socket" else None) as api:
+        settings = {"api_socket": str(api.socket)} if way == "socket" else {"api_url": f"{api.url}/"}
+        await passes_unchanged(run_edge(**settings), api)
+
+
+async def passes_unchanged(running: Any, api: Api) -> None:
+    async with running as edge:
 
         async def chunks() -> AsyncIterator[bytes]:
             for _ in range(30):
@@ -106,6 +122,13 @@ async def test_a_dead_api_takes_down_its_own_routes_only(run_edge: Any, tmp_path
             assert (await edge.client.get("/v1/projects")).text == "GET "
 
 
+async def test_an_api_by_url_that_is_down_takes_down_its_own_routes_only(run_edge: Any, tenant: Any) -> None:
+    async with run_edge(api_url="http://127.0.0.1:9") as edge:
+        answer = await edge.client.get("/v1/projects")
+        assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+        assert (await edge.runs(tenant, b'{"runs":[]}')).status_code == 202
+
+
 async def test_without_an_api_other_routes_do_not_exist(edge: Any) -> None:
     answer = await edge.client.get("/v1/projects")
     assert (answer.status_code, answer.json()["status"]) == (404, 404)
@@ -124,7 +147,7 @@ async def test_an_application_in_the_same_process_may_stand_behind(run_edge: Any
 async def test_operators_see_health_readiness_and_metrics(edge: Any) -> None:
     assert (await edge.client.get("/healthz")).json() == {"status": "ok"}
     ready = await edge.client.get("/readyz")
-    assert (ready.status_code, ready.json()) == (200, {"ready": True, "accepting": True, "missing": {}})
+    assert (ready.status_code, ready.json()) == (200, {"status": "ok", "missing": {}})
     metrics = await edge.client.get("/metrics")
     assert metrics.headers["content-type"].startswith("text/plain")
     assert "tracebility_ingest_items_total" in metrics.text

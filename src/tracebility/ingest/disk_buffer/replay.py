@@ -1,7 +1,7 @@
-"""From the disk buffer back to the queue: oldest first, every chain in its turn, never faster than its budget.
+"""Replay the disk buffer into the queue: oldest first, one batch of each chain in turn, at a bounded rate.
 
-The replay is also what finds out that the queue is back: it tries the oldest records every half second, and its success
-opens the gate for new requests.
+The replay also finds out that the queue is back: it tries the oldest records every half second, and a success
+closes the circuit for new requests.
 """
 
 import asyncio
@@ -15,41 +15,43 @@ import structlog
 
 from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
-from tracebility.ingest.enqueue import Gate, Streams
+from tracebility.ingest.disk_buffer import records as disk_records
+from tracebility.ingest.disk_buffer.buffer import DiskBuffer
+from tracebility.ingest.disk_buffer.segments import ChainKey, Segment
+from tracebility.ingest.enqueue import CircuitBreaker, Streams
 from tracebility.ingest.metrics import IngestMetrics
-from tracebility.ingest.spool import records as spooled
-from tracebility.ingest.spool.buffer import Spool
-from tracebility.ingest.spool.segments import ChainKey, Segment
 from tracebility.retry import QUEUE_RETRY_S
 from tracebility.stores.queue.entries import AGAIN
 from tracebility.tenant.ledger import book_of
 from tracebility.tenant.quota import SLOT_US
 from tracebility.tenant.shard_router import stream_of
 
-# New requests share the queue and the disk with the replay: this leaves them most of either.
+# Leaves new requests most of the queue and of the disk.
 REPLAY_BYTES_PER_S = 64 << 20
 BATCH_BYTES = 2 << 20
 
-# A queue that is back is found within 2 s: every half second it is asked, and has one to answer. What is then sent may
-# take longer, on a slow disk.
+# A queue that is back is found within 2 s: a ping every half second, with a second to answer. An append may take longer
+# than a ping, on a slow disk.
 PING_S = 1.0
 APPEND_S = 5.0
-# What is sent now has entered by then, by the queue's own clock: above the deadline, and how far clocks are apart.
+# A batch that is sent now is in the queue by then, by the queue's clock: the deadline, and the skew of clocks.
 ENTERED_MS = 10_000
 
 _log = structlog.get_logger()
 
 
 class Replayer:
-    """Empties a spool whenever there is something in it and the queue takes it."""
+    """Empties the disk buffer whenever it holds something and the queue takes it."""
 
-    def __init__(self, spool: Spool, queue: "ProbedStreams", gate: Gate, metrics: IngestMetrics) -> None:
-        self._spool = spool
+    def __init__(
+        self, disk_buffer: DiskBuffer, queue: "ProbedStreams", breaker: CircuitBreaker, metrics: IngestMetrics
+    ) -> None:
+        self._disk_buffer = disk_buffer
         self._queue = queue
-        self._gate = gate
+        self._breaker = breaker
         self._metrics = metrics
         self._offsets: dict[Segment, int] = {}
-        self._quarantined: dict[Segment, int] = {}  # up to where damaged bytes are set aside
+        self._quarantined: dict[Segment, int] = {}  # up to this offset, damaged bytes are set aside
         self._not_before = 0.0
 
     async def run(self) -> None:
@@ -57,48 +59,48 @@ class Replayer:
         while True:
             try:
                 await self._step()
-            except Exception:  # noqa: BLE001  (what is on disk must go on, whatever one file or one moment holds)
-                _log.exception("the replay of the disk buffer failed and goes on")
+            except Exception:  # noqa: BLE001  (no error of one file may end the replay of the others)
+                _log.exception("the replay of the disk buffer failed; trying again")
                 await asyncio.sleep(QUEUE_RETRY_S)
 
     async def _step(self) -> None:
-        if self._spool.chains:
+        if self._disk_buffer.chains:
             await self._round()
-        elif self._gate.is_shut:
+        elif self._breaker.is_open:
             await self._knock()
         else:
-            waiting = asyncio.ensure_future(self._spool.filled.wait())
+            waiting = asyncio.ensure_future(self._disk_buffer.filled.wait())
             await asyncio.wait([waiting], timeout=QUEUE_RETRY_S)
             waiting.cancel()
 
     async def _round(self) -> None:
-        """One batch of each chain: an org that holds much has a chain of its own, and delays the others by a batch."""
+        """Send one batch of each chain. An org that holds much has its own chain, so it delays others by one batch."""
         failed = False
-        for key in list(self._spool.chains):
+        for key in list(self._disk_buffer.chains):
             began = time.monotonic()
             try:
-                if self._gate.is_shut:
+                if self._breaker.is_open:
                     await self._ping()
                 sent = await self._turn(key)
             except (StoreUnavailable, TimeoutError) as error:
-                self._gate.shut(str(error) or "no answer in time")
+                self._breaker.trip(str(error) or "no answer in time")
                 await asyncio.sleep(QUEUE_RETRY_S)
                 return
-            except OSError as error:  # such as for want of descriptors, or of room: it stays, the others go on
-                _log.error("a file of the disk buffer cannot be replayed now", at=key, error=str(error))
+            except OSError as error:  # no descriptors or no room, for example: this file waits, the others go on
+                _log.error("a file of the disk buffer cannot be replayed now; trying again", at=key, error=str(error))
                 failed = True
                 continue
-            self._gate.open()
+            self._breaker.close()
             self._not_before = max(self._not_before, began) + sent / REPLAY_BYTES_PER_S
             await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
         if failed:
             await asyncio.sleep(QUEUE_RETRY_S)
 
     async def _turn(self, key: ChainKey) -> int:
-        """Send one batch of the chain's oldest segment; how many bytes that was."""
-        segment = self._spool.chains[key][0]
+        """Send one batch of the chain's oldest segment; returns its bytes."""
+        segment = self._disk_buffer.chains[key][0]
         if segment.fd is not None:
-            await self._spool.seal(segment)
+            await self._disk_buffer.seal(segment)
         offset = self._offsets.get(segment, 0)
         try:
             found = await asyncio.to_thread(_read, segment, offset)
@@ -106,32 +108,32 @@ class Replayer:
             if error.errno != errno.EIO:
                 raise
             _log.error("an unreadable file of the disk buffer is set aside", file=segment.path.name, error=str(error))
-            await self._spool.set_aside(segment)
+            await self._disk_buffer.set_aside(segment)
             return 0
         damaged = [span for span in found.damaged if span[0] >= self._quarantined.get(segment, 0)]
-        if damaged:  # before anything is sent, which would be sent again each time that this fails
-            await self._spool.quarantine(segment, damaged)
+        if damaged:  # before the batch is sent: it would be sent again each time that this fails
+            await self._disk_buffer.quarantine(segment, damaged)
             self._quarantined[segment] = damaged[-1][1]
-            self._metrics.spool_damaged.inc(sum(end - start for start, end in damaged))
-            _log.error("the disk buffer held unreadable records", file=segment.path.name, at=damaged[:10])
+            self._metrics.disk_buffer_damaged.inc(sum(end - start for start, end in damaged))
+            _log.error("unreadable records of the disk buffer are set aside", file=segment.path.name, at=damaged[:10])
         await self._append(stream_of(segment.shard), [record.fields for record in found.records])
-        self._metrics.spool_torn.inc(found.torn_bytes)
-        self._metrics.spool_replayed.inc(len(found.records))
+        self._metrics.disk_buffer_torn.inc(found.torn_bytes)
+        self._metrics.disk_buffer_replayed.inc(len(found.records))
         self._offsets[segment] = found.next_offset
         if found.next_offset >= segment.size:
-            failpoint("spool_replay_after_append_before_delete")
+            failpoint("disk_buffer_replay_after_append_before_delete")
             del self._offsets[segment]
             self._quarantined.pop(segment, None)
-            await self._spool.delete(segment)
+            await self._disk_buffer.delete(segment)
         return found.next_offset - offset
 
     async def _append(self, stream: str, records: Sequence[dict[str, bytes]]) -> None:
-        """Any of them may be in the queue already: the answer to the first try may have been lost."""
-        headers = [header for record in records if (header := spooled.header(record)) is not None]
+        """Append ``records``. The queue may have some of them: the answer to the first try may have been lost."""
+        headers = [header for record in records if (header := disk_records.header(record)) is not None]
         books = [book_of(stream, header) for header in headers]
         async with asyncio.timeout(APPEND_S):
             if headers:
-                # Its place in the queue will tell nothing of when it was accepted.
+                # The entry id will not tell when the envelope was accepted, so note the slot of the oldest one.
                 slot = min(header.accepted_at_us for header in headers) // SLOT_US
                 await self._queue.note_late(slot, time.time_ns() // 1_000_000 + ENTERED_MS)
             results = await self._queue.append_groups([[(stream, {**one, AGAIN: b"1"})] for one in records], books)
@@ -144,17 +146,17 @@ class Replayer:
             await self._queue.ping()
 
     async def _knock(self) -> None:
-        """With nothing to replay, a plain question finds out whether the queue is back."""
+        """With nothing to replay, ping the queue to find out whether it is back."""
         try:
             await self._ping()
         except (StoreUnavailable, TimeoutError):
             await asyncio.sleep(QUEUE_RETRY_S)
         else:
-            self._gate.open()
+            self._breaker.close()
 
 
 class ProbedStreams(Streams, Protocol):
-    """The queue, as far as a replay needs it."""
+    """What the replay needs of the queue."""
 
     async def ping(self) -> None:
         """Return when it answers.
@@ -164,16 +166,16 @@ class ProbedStreams(Streams, Protocol):
         """
 
     async def note_late(self, slot: int, until_ms: int) -> None:
-        """Say that what enters up to ``until_ms`` may have been accepted in ``slot``.
+        """Note that entries added up to ``until_ms`` may have been accepted as early as ``slot``.
 
         Raises:
-            StoreUnavailable: when it is unknown whether that was said.
+            StoreUnavailable: when it is unknown whether it was noted.
         """
 
 
-def _read(segment: Segment, offset: int) -> spooled.Read:
+def _read(segment: Segment, offset: int) -> disk_records.Read:
     fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return spooled.read(fd, segment.size, segment.nonce, offset, BATCH_BYTES)
+        return disk_records.read(fd, segment.size, segment.nonce, offset, BATCH_BYTES)
     finally:
         os.close(fd)

@@ -1,6 +1,6 @@
-"""The disk buffer's files: append-only segments whose names carry the shard, in a directory with one writer.
+"""The files of the disk buffer: append-only segments, named by shard, in a directory with one writer.
 
-Everything here blocks, and runs on the buffer's own thread.
+Every function here blocks, and runs on the disk buffer's own thread.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ from pathlib import Path
 from tracebility.errors import ConfigurationError
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
-from tracebility.ingest.spool import records
+from tracebility.ingest.disk_buffer import records
 
-# Deleted as a whole, so this is also what a crash in the middle of a replay sends again at most.
+# A segment is deleted as a whole, so a crash in the middle of its replay sends at most this much again.
 SEGMENT_BYTES = 16 << 20
 
 _NAME = re.compile(r"s(\d\d)(?:-([0-9a-f]{32}))?-(\d{12})-([0-9a-f]{8})\.spool")
@@ -29,7 +29,7 @@ ChainKey = tuple[int, str]  # the shard, and the org in hex when the chain is on
 
 @dataclass(eq=False, slots=True)
 class Segment:
-    """One file. ``size`` is how much of it is on disk; what may stand behind that was never acknowledged."""
+    """One file. ``size`` is its flushed length; bytes behind it were never acknowledged."""
 
     path: Path
     key: ChainKey
@@ -37,7 +37,7 @@ class Segment:
     nonce: int
     size: int = 0
     by_org: Counter[bytes] = field(default_factory=Counter)
-    first_us: int | None = None  # when its first record was accepted, if anyone can tell
+    first_us: int | None = None  # when its first record was accepted; None if unreadable
     fd: int | None = None  # while it is written to
 
     @property
@@ -47,7 +47,7 @@ class Segment:
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """Envelopes of one request, kept all or none."""
+    """The envelopes of one request, written all or none."""
 
     shard: int
     org_id: OrgId
@@ -63,7 +63,7 @@ class Job:
 
 @dataclass(slots=True)
 class Committed:
-    """What became of a batch of jobs: segments that were begun, and the error of each job that is not on disk."""
+    """The result of a batch of jobs: new segments, and the error of each job that is not on disk."""
 
     begun: list[Segment] = field(default_factory=list)
     failed: dict[int, OSError] = field(default_factory=dict)
@@ -118,11 +118,11 @@ class Directory:
         return found
 
     def quarantined_bytes(self) -> int:
-        """Bytes of what was set aside and waits for a person."""
+        """Bytes that are set aside as damaged, for a person to look at."""
         return sum(entry.stat().st_size for entry in self._path.iterdir() if entry.suffix == _QUARANTINE_SUFFIX)
 
     def commit(self, jobs: list[Job]) -> Committed:
-        """Write ``jobs`` and flush them: one fdatasync for each chain among them, however many jobs."""
+        """Write and flush ``jobs``: one fdatasync per chain, however many jobs."""
         done = Committed()
         chains: dict[ChainKey, list[int]] = {}
         for index, job in enumerate(jobs):
@@ -143,7 +143,7 @@ class Directory:
             segment.fd = None
 
     def delete(self, segment: Segment) -> None:
-        """Forget ``segment``, durably."""
+        """Delete ``segment`` durably."""
         self.seal(segment)
         segment.path.unlink(missing_ok=True)
         os.fsync(self._fd)
@@ -192,7 +192,7 @@ class Directory:
         parts = [records.encode(segment.nonce, 0, job.org_id.bytes, entry) for job in jobs for entry in job.entries]
         try:
             _write_all(segment.fd, parts)
-            failpoint("spool_after_write_before_fsync")
+            failpoint("disk_buffer_after_write_before_fsync")
             os.fdatasync(segment.fd)
         except OSError:
             self._abandon(segment)
@@ -222,12 +222,12 @@ class Directory:
         return segment
 
     def _abandon(self, segment: Segment) -> None:
-        """End the file where the last good flush left it, and begin another with the next record.
+        """Cut ``segment`` at its last good flush, and let the next record begin another one.
 
-        After a failed flush nothing tells what is on disk, and a second one would claim that all is.
+        After a failed flush it is unknown which bytes are on disk, and a second flush would report success.
         """
         assert segment.fd is not None
-        with contextlib.suppress(OSError):  # what stands behind ``size`` was not acknowledged, and is not read
+        with contextlib.suppress(OSError):  # bytes behind ``size`` were not acknowledged, and are not read
             os.ftruncate(segment.fd, segment.size)
         self.seal(segment)
 
@@ -238,7 +238,7 @@ def _write_all(fd: int, parts: list[bytes]) -> None:
         written = os.writev(fd, some)
         rest = sum(map(len, some)) - written
         if rest:
-            # A short write is the disk filling up, or a signal: the rest tells which.
+            # A short write: the disk is filling up, or a signal came. Writing the rest finds out.
             tail = memoryview(b"".join(some))[written:]
             while tail:
                 tail = tail[os.write(fd, tail) :]

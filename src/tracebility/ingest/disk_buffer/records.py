@@ -1,7 +1,7 @@
-"""The disk buffer's records: written so that a crash at any byte, or a damaged one, costs that record and no other.
+"""The records of the disk buffer: a crash at any byte, or a damaged byte, loses that record and no other.
 
-``magic | length | crc32 | epoch | org | payload``. The checksum begins with a number of the segment's name, which no
-client knows: nothing that a client sends can pass for a record when a damaged one is searched past.
+``magic | length | crc32 | epoch | org | payload``. The checksum starts from a nonce in the segment's name, which no
+client knows: no bytes that a client sends can pass for a record when the reader searches for the next good one.
 """
 
 import os
@@ -18,13 +18,13 @@ _CHECKED = struct.Struct("<IQ16s")
 _LENGTH = struct.Struct("<I")
 HEAD_BYTES = _HEAD.size
 
-# An envelope is 1 MiB, or one item of 10 MiB with what surrounds it.
+# An envelope is 1 MiB, or one item of 10 MiB with its resource and scope.
 PAYLOAD_BYTES = 128 << 20
 _SEARCH_BYTES = 1 << 20
 
 
 class Record(NamedTuple):
-    """One kept envelope: its org and its stream fields."""
+    """One stored envelope: its org and its stream fields."""
 
     epoch: int
     org: bytes
@@ -34,7 +34,7 @@ class Record(NamedTuple):
 
 @dataclass(slots=True)
 class Read:
-    """Records of a segment from an offset on, and where the next ones begin."""
+    """Records of a segment from an offset on, and the offset of the next ones."""
 
     next_offset: int
     records: list[Record] = field(default_factory=list)
@@ -55,9 +55,9 @@ def size_of(fields: dict[str, bytes]) -> int:
 
 
 def read(fd: int, size: int, nonce: int, offset: int, most_bytes: int) -> Read:
-    """Records of the first ``size`` bytes of ``fd`` from ``offset`` on: about ``most_bytes``, and one at least.
+    """Records of the first ``size`` bytes of ``fd`` from ``offset`` on: about ``most_bytes``, at least one.
 
-    What is damaged is passed over up to the next good record; what is cut off at the end is torn.
+    Damaged bytes are skipped up to the next good record; a record cut off at the end is torn.
     """
     found = Read(offset)
     while found.next_offset < size and found.next_offset - offset < most_bytes:
@@ -76,7 +76,7 @@ def read(fd: int, size: int, nonce: int, offset: int, most_bytes: int) -> Read:
 
 
 def header(fields: dict[str, bytes]) -> Header | None:
-    """What a record says of itself; None when nobody can read it."""
+    """The envelope header of a record; None when it is unreadable."""
     try:
         return header_of(fields["h"])
     except (KeyError, MalformedEnvelope):
@@ -84,7 +84,7 @@ def header(fields: dict[str, bytes]) -> Header | None:
 
 
 def first_stamp(fd: int, size: int, nonce: int) -> int | None:
-    """When the first good record of a segment was accepted; None when there is none, or nobody can read it.
+    """When the first good record of a segment was accepted; None without one, or when its header is unreadable.
 
     Records are written in the order of their stamps, but for the edge's deadlines.
     """
@@ -99,7 +99,7 @@ def first_stamp(fd: int, size: int, nonce: int) -> int | None:
 
 
 def owners(fd: int, size: int) -> dict[bytes, int]:
-    """Bytes of each org in a segment, by its heads alone, as far as they follow one another."""
+    """Bytes per org in a segment, read from the record heads alone, up to the first damaged one."""
     held: dict[bytes, int] = {}
     offset = 0
     while offset + HEAD_BYTES <= size:
@@ -125,7 +125,7 @@ def _record_at(fd: int, size: int, nonce: int, offset: int) -> Record | None:
 
 
 def _is_whole(fd: int, size: int, offset: int) -> bool:
-    """Whether a head stands at ``offset`` whose record ends within the segment."""
+    """Whether there is a head at ``offset`` whose record ends within the segment."""
     if offset + HEAD_BYTES > size:
         return False
     head = os.pread(fd, HEAD_BYTES, offset)
@@ -136,7 +136,7 @@ def _is_whole(fd: int, size: int, offset: int) -> bool:
 
 
 def _search(fd: int, size: int, nonce: int, offset: int) -> int:
-    """Where the next good record begins; ``size`` when there is none."""
+    """The offset of the next good record; ``size`` when there is none."""
     while offset < size:
         window = os.pread(fd, min(_SEARCH_BYTES, size - offset), offset)
         if len(window) < len(MAGIC):
