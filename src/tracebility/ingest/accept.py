@@ -28,9 +28,9 @@ from tracebility.wire.rejection import Rejection
 LANES = ((limits.ENVELOPE_BYTES, 4), (8 << 20, 4), (limits.INFLATED_BYTES, 1))
 
 # What is read on the event loop, for a thread costs as much as reading 50 spans: a body of up to so many bytes, of not
-# more than so many times what was sent (real ones grow 5 to 40 times), and of which a glance tells all.
-GLANCE_BYTES = 256 << 10
-GLANCE_GROWTH = 64
+# more than so many times what was sent (real ones grow 5 to 40 times), and that `inspect_inline` finishes.
+INLINE_BYTES = 256 << 10
+INLINE_GROWTH = 64
 
 Inspect = Callable[[bytes, str], Inspection]
 
@@ -76,7 +76,7 @@ class Intake:
         """
         self._metrics.received_bytes.inc(len(sent.body))
         try:
-            size, inspection = _glance(sent)
+            size, inspection = _inspect_inline(sent)
             if inspection is None:
                 size, inspection = await self._read_beside(sent)
         except (BadRequest, PayloadTooLarge):
@@ -123,17 +123,17 @@ class Intake:
         return admitted
 
 
-def _glance(sent: Sent) -> tuple[int, Inspection | None]:
+def _inspect_inline(sent: Sent) -> tuple[int, Inspection | None]:
     """How large the body is and what is in it; None when that takes longer than others should wait."""
-    if len(sent.body) > GLANCE_BYTES:
+    if len(sent.body) > INLINE_BYTES:
         return 0, None
     try:
-        body = decompress(sent.body, sent.content_encoding, GLANCE_BYTES)
+        body = decompress(sent.body, sent.content_encoding, INLINE_BYTES)
     except PayloadTooLarge:
         return 0, None
-    if len(body) > GLANCE_GROWTH * len(sent.body):
+    if len(body) > INLINE_GROWTH * len(sent.body):
         return len(body), None
-    return len(body), _GLANCE[sent.source](body, sent.content_type)
+    return len(body), _INSPECT_INLINE[sent.source](body, sent.content_type)
 
 
 def _read(sent: Sent, most_bytes: int) -> tuple[int, Inspection]:
@@ -238,5 +238,8 @@ def _native_answer(_: Sent, inspection: Inspection) -> Answer:
 
 
 _INSPECT: dict[str, Inspect] = {"otlp": otlp.inspect, "native": native.inspect}
-_GLANCE: dict[str, Callable[[bytes, str], Inspection | None]] = {"otlp": otlp.glance, "native": native.glance}
+_INSPECT_INLINE: dict[str, Callable[[bytes, str], Inspection | None]] = {
+    "otlp": otlp.inspect_inline,
+    "native": native.inspect_inline,
+}
 _ANSWER: dict[str, Callable[[Sent, Inspection], Answer]] = {"otlp": _otlp_answer, "native": _native_answer}

@@ -137,7 +137,7 @@ def inspect(body: bytes, _: str = "json") -> Inspection:
     return Inspection(len(sent) - len(refused), refused, tuple(parts))
 
 
-def glance(body: bytes, _: str = "json") -> Inspection | None:
+def inspect_inline(body: bytes, _: str = "json") -> Inspection | None:
     """What `inspect` says of a body of one envelope; None as soon as that turns out to take long.
 
     Raises:

@@ -23,7 +23,7 @@ from tracebility.tenant.quota import METERED, metered_member
 from tracebility.tenant.scripts import NOTE, HotStore
 from tracebility.tenant.shard_router import LEGACY_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS, SHARDS
 from tracebility.wire.envelope import Envelope, MalformedEnvelope, from_fields
-from tracebility.worker import rows
+from tracebility.worker import mapping
 from tracebility.worker.backoff import Stopped, pause
 from tracebility.worker.legacy import Legacy
 from tracebility.worker.metrics import WorkerMetrics
@@ -223,7 +223,7 @@ class Drain:
             return
         try:
             with self._metrics.stage_seconds.labels("map").time():
-                rows.add(self._work.batch, envelope)
+                mapping.add(self._work.batch, envelope)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever reading it raises is why it cannot be stored

@@ -16,14 +16,15 @@ from tracebility.stores.redis import Entry
 from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Envelope
 from tracebility.wire.pricing import PriceTable
-from tracebility.worker import rows
+from tracebility.worker import mapping
 from tracebility.worker.backoff import Patience, brief
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import Block, meter_block, span_block
+from tracebility.worker.mapping import map_pending
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.outcomes import Outcome, known_before, outcome_block
-from tracebility.worker.plain_columns import map_waiting
 from tracebility.worker.runs import Runs
+from tracebility.worker.span_reader import AttributeNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +75,19 @@ class Writer:
         self._patience = Patience(metrics, stop)
         self._runs = Runs(engine, metrics, self._patience)
         self._spans_turn, self._runs_turn = asyncio.Lock(), asyncio.Lock()
-        self._table = RuleTable()
+        self._names = AttributeNames(RuleTable())
         self._prices = PriceTable()
 
     def new_work(self) -> Work:
         """An empty batch."""
-        return Work(Batch(self._table, self._prices))
+        return Work(Batch(self._names, self._prices))
 
     def seal(self, work: Work) -> None:
         """Turn the rows into blocks. They are dropped then: in bad weather the blocks may have to wait for long."""
         batch = work.batch
         if work.sealed is None and len(batch):
             with self._metrics.stage_seconds.labels("map").time():
-                map_waiting(batch)
+                map_pending(batch)
             work.refused += batch.refused
             if len(batch):
                 with self._metrics.stage_seconds.labels("encode").time():
@@ -159,7 +160,7 @@ class Writer:
         for half in (held[:middle], held[middle:]):
             work = self.new_work()
             for one in half:
-                rows.add(work.batch, one.envelope)
+                mapping.add(work.batch, one.envelope)
                 work.held.append(one)
             refusals += await self.write(work)
         return refusals
