@@ -15,7 +15,7 @@ from tracebility.errors import TracebilityError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tracebility.stores.redis import Queue
+    from tracebility.stores.queue import Queue
     from tracebility.worker.dead_letters import DeadLetter
 
 # Of a body, shown by `dlq show`: enough to see what it is.
@@ -204,11 +204,11 @@ async def _found(queue: "Queue", letter_id: str) -> "DeadLetter":
 
 def _with_queue(data_dir: "Path | None", act: "Callable[[Queue], Awaitable[T]]") -> T:
     from tracebility.embedded.installation import locate
-    from tracebility.stores import redis
+    from tracebility.stores.queue import connect_queue
 
     async def run() -> T:
         found = locate(data_dir)
-        queue = await redis.connect(found.queue_url, variable=found.queue_variable, wait_s=0)
+        queue = await connect_queue(found.queue_url, variable=found.queue_variable, wait_s=0)
         try:
             return await act(queue)
         finally:

@@ -138,13 +138,14 @@ async def _reconcile(data_dir: "Path | None") -> "Tick":
 
     from tracebility.embedded.installation import locate
     from tracebility.quota.reconciler import QuotaReconciler
-    from tracebility.stores import clickhouse, postgres, redis, redis_control
+    from tracebility.stores import clickhouse, postgres, redis_control
+    from tracebility.stores.queue import connect_queue
 
     found = locate(data_dir)
     async with AsyncExitStack() as stack:
         control = await postgres.connect(found.pg_dsn, wait_s=0)
         stack.push_async_callback(control.close)
-        queue = await redis.connect(found.queue_url, variable=found.queue_variable, wait_s=0)
+        queue = await connect_queue(found.queue_url, variable=found.queue_variable, wait_s=0)
         stack.push_async_callback(queue.close)
         control_role = await redis_control.connect(found.redis_url, wait_s=0)
         stack.push_async_callback(control_role.close)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tracebility.audit.events import Actor
     from tracebility.shards.shard_map import ShardMoved, ShardPlan, ShardStatus
     from tracebility.stores.postgres import Postgres, Transaction
-    from tracebility.stores.redis import Queue
+    from tracebility.stores.queue import Queue
 
 T = TypeVar("T")
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what it would do to the skew, and change nothing.")]
@@ -222,13 +222,14 @@ def _looking(data_dir: "Path | None", look: "Callable[[Postgres, Queue], Awaitab
         from contextlib import AsyncExitStack
 
         from tracebility.embedded.installation import locate
-        from tracebility.stores import postgres, redis
+        from tracebility.stores import postgres
+        from tracebility.stores.queue import connect_queue
 
         found = locate(data_dir)
         async with AsyncExitStack() as stack:
             control = await postgres.connect(found.pg_dsn, wait_s=0)
             stack.push_async_callback(control.close)
-            queue = await redis.connect(found.queue_url, variable=found.queue_variable, wait_s=0)
+            queue = await connect_queue(found.queue_url, variable=found.queue_variable, wait_s=0)
             stack.push_async_callback(queue.close)
             return await look(control, queue)
 

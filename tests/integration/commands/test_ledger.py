@@ -18,7 +18,7 @@ from tracebility.embedded.installation import STREAM_VARIABLE
 from tracebility.ids import OrgId, ProjectId
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
-from tracebility.stores.redis import Queue
+from tracebility.stores.queue import Queue
 from tracebility.stores.redis_control import Hot
 from tracebility.telemetry import Metrics
 from tracebility.tenant.ledger import accepted_key

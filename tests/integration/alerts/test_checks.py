@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from aiohttp import web
+from tests.harness import streams as raw_streams
 
 from tracebility.alerts.checks import Alert, Alerts
 from tracebility.alerts.metrics import AlertMetrics
@@ -18,8 +19,10 @@ from tracebility.audit.events import AuditWriter, Event
 from tracebility.audit.verify import Problem
 from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId
-from tracebility.stores import postgres, redis, redis_control
+from tracebility.stores import postgres, redis_control
 from tracebility.stores.clickhouse import Engine
+from tracebility.stores.queue import Queue
+from tracebility.stores.queue.entries import DEAD_BYTES
 from tracebility.telemetry import Metrics
 from tracebility.tenant.dead_letters import flag_key
 from tracebility.tenant.ledger import Book, accepted_key
@@ -28,7 +31,7 @@ from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, overflow_of, str
 
 
 @pytest.fixture
-def queue(empty_queue: redis.Queue) -> redis.Queue:
+def queue(empty_queue: Queue) -> Queue:
     return empty_queue
 
 
@@ -44,7 +47,7 @@ def tampered() -> list[Problem]:
 
 @pytest.fixture
 def alerts(
-    control: postgres.Postgres, engine: Engine, queue: redis.Queue, store: redis_control.Hot, due: set[UUID],
+    control: postgres.Postgres, engine: Engine, queue: Queue, store: redis_control.Hot, due: set[UUID],
     tampered: list[Problem],
 ) -> Alerts:  # fmt: skip
     return Alerts(control, engine, queue, store, AlertMetrics(Metrics()), due, lambda: tampered)
@@ -59,7 +62,7 @@ async def test_nothing_is_told_where_nothing_is_wrong(alerts: Alerts) -> None:
     assert await standing(alerts) == {}
 
 
-async def test_an_envelope_that_its_stream_lost_is_named(alerts: Alerts, queue: redis.Queue) -> None:
+async def test_an_envelope_that_its_stream_lost_is_named(alerts: Alerts, queue: Queue) -> None:
     book = Book(stream_of(4), uuid4(), uuid4(), 500_000, 7)
     await queue.append_groups([], [book])
     found = (await standing(alerts))["books"]
@@ -69,21 +72,21 @@ async def test_an_envelope_that_its_stream_lost_is_named(alerts: Alerts, queue: 
 
 
 async def test_what_waits_for_long_and_a_shard_that_grows_alone_are_told(
-    alerts: Alerts, queue: redis.Queue, store: redis_control.Hot
+    alerts: Alerts, queue: Queue, store: redis_control.Hot
 ) -> None:
     old = f"{int(time.time() * 1000) - 90_000}-1"
     await store.command("XADD", stream_of(2), old, "h", "")
     assert (await standing(alerts)).keys() == {"queue_lag"}
-    await queue.append([(stream_of(2), {"h": b""})] * 1_000)
-    await queue.append([(stream_of(3), {"h": b""})] * 100)
+    await raw_streams.append(queue, [(stream_of(2), {"h": b""})] * 1_000)
+    await raw_streams.append(queue, [(stream_of(3), {"h": b""})] * 100)
     found = await standing(alerts)
     assert found.keys() == {"queue_lag", "shard_skew"}
     assert found["shard_skew"].details["stream"] == stream_of(2)
 
 
-async def test_what_waits_beside_a_shard_is_of_it(alerts: Alerts, queue: redis.Queue) -> None:
-    await queue.append([(stream_of(2), {"h": b""})] * 200)
-    await queue.append([(overflow_of(2), {"h": b""})] * 900)
+async def test_what_waits_beside_a_shard_is_of_it(alerts: Alerts, queue: Queue) -> None:
+    await raw_streams.append(queue, [(stream_of(2), {"h": b""})] * 200)
+    await raw_streams.append(queue, [(overflow_of(2), {"h": b""})] * 900)
     found = (await standing(alerts))["shard_skew"]
     assert (found.details["stream"], found.details["entries"]) == (stream_of(2), 1_100)
 
@@ -130,24 +133,24 @@ async def test_with_one_store_away_the_others_are_looked_at(
         await store.command("CONFIG", "SET", "appendfsync", "always")
 
 
-async def test_only_new_dead_letters_are_told(alerts: Alerts, queue: redis.Queue) -> None:
-    await queue.append([(DEAD_LETTER_STREAM, {"h": b""})])
+async def test_only_new_dead_letters_are_told(alerts: Alerts, queue: Queue) -> None:
+    await raw_streams.append(queue, [(DEAD_LETTER_STREAM, {"h": b""})])
     assert await standing(alerts) == {}
-    await queue.append([(DEAD_LETTER_STREAM, {"h": b""})])
+    await raw_streams.append(queue, [(DEAD_LETTER_STREAM, {"h": b""})])
     assert (await standing(alerts))["dead_letters"].details == {"dead_letters": 2}
     assert await standing(alerts) == {}
 
 
 async def test_an_org_that_has_more_dead_letters_than_its_share_is_told_and_stays_refused(
-    alerts: Alerts, queue: redis.Queue, store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
+    alerts: Alerts, queue: Queue, store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tracebility.tenant.dead_letters.MOST_BYTES", 1_000)
     over, within = OrgId(uuid4()), OrgId(uuid4())
     for org_id, size in ((over, 1_001), (within, 1_000)):
-        await store.command("HSET", redis.DEAD_BYTES, str(org_id), size)
+        await store.command("HSET", DEAD_BYTES, str(org_id), size)
     assert (await standing(alerts))["dead_letters"].details == {"dead_letters": 0, "refused": [str(over)]}
     assert [await store.command("EXISTS", flag_key(org_id)) for org_id in (over, within)] == [1, 0]
-    await store.command("DEL", redis.DEAD_BYTES)
+    await store.command("DEL", DEAD_BYTES)
     assert await standing(alerts) == {}
 
 
@@ -172,7 +175,7 @@ async def test_a_disk_buffer_that_holds_something_is_told_and_whether_anyone_wil
 
 
 async def test_an_alert_is_told_when_it_begins_and_when_it_is_over(
-    alerts: Alerts, queue: redis.Queue, control: postgres.Postgres
+    alerts: Alerts, queue: Queue, control: postgres.Postgres
 ) -> None:
     book = Book(stream_of(4), uuid4(), uuid4(), 500_000, 7)
     name = f"{book.org_id}/{book.envelope_id}"
