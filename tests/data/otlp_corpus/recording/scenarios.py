@@ -1,11 +1,11 @@
 """Drives one client: ``python scenarios.py DIALECT URL``. Every dialect is a function, which imports what it needs."""
 
 import asyncio
-import contextlib
 import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from conversations import CONVERSATIONS, DOCUMENTS, SYSTEM, Conversation, find_orders, make_refund
@@ -106,11 +106,13 @@ def _by_hand(url: str, *, with_events: bool) -> None:
 
 
 def openinference_langchain(url: str) -> None:
-    """LangChain under OpenInference."""
+    """LangChain under OpenInference: once with the application's context attributes, once without."""
+    from openinference.instrumentation import using_attributes
     from openinference.instrumentation.langchain import LangChainInstrumentor
 
     provider = _provider(url)
     LangChainInstrumentor().instrument(tracer_provider=provider)
+    _langchain(url, around=lambda one: using_attributes(user_id=one.user_id, tags=one.tags))
     _langchain(url)
     provider.shutdown()
 
@@ -118,11 +120,16 @@ def openinference_langchain(url: str) -> None:
 def openllmetry_langchain(url: str) -> None:
     """LangChain under OpenLLMetry."""
     traceloop = _traceloop(url)
-    _langchain(url, around=lambda one: traceloop.set_association_properties(_association(one)))
+
+    def around(one: Conversation) -> AbstractContextManager[None]:
+        traceloop.set_association_properties(_association(one))
+        return nullcontext()
+
+    _langchain(url, around)
     _flush()
 
 
-def _langchain(url: str, around: Callable[[Conversation], None] = lambda one: None) -> None:
+def _langchain(url: str, around: Callable[[Conversation], AbstractContextManager[Any]] = nullcontext) -> None:
     from langchain.agents import create_agent
     from langchain_core.documents import Document
     from langchain_core.output_parsers import StrOutputParser
@@ -149,14 +156,11 @@ def _langchain(url: str, around: Callable[[Conversation], None] = lambda one: No
         | StrOutputParser()
     )
     for one in CONVERSATIONS:
-        around(one)
         metadata = {"session_id": one.session_id, "user_id": one.user_id, **one.metadata}
         config: Any = {"tags": one.tags, "metadata": metadata, "run_name": "support"}
-        try:
+        with suppress(PermissionError), around(one):
             agent.invoke({"messages": [("user", one.question)]}, config)
             chain.invoke({"question": one.question}, config)
-        except PermissionError:
-            pass
 
 
 def openinference_openai_agents(url: str) -> None:
@@ -226,7 +230,7 @@ def openllmetry_openai(url: str) -> None:
 
     for one in CONVERSATIONS * 2:
         traceloop.set_association_properties(_association(one))
-        with contextlib.suppress(PermissionError):
+        with suppress(PermissionError):
             support(one.question)
     _flush()
 
@@ -305,9 +309,11 @@ def pydantic_ai(url: str) -> None:
     agent = _pydantic_agent(url)
     for one in CONVERSATIONS * 2:
         attributes = {"session.id": one.session_id, "user.id": one.user_id, "tag.tags": one.tags}
-        with tracer.start_as_current_span("POST /support", attributes=attributes, record_exception=False):  # type: ignore[arg-type]
-            with contextlib.suppress(PermissionError):
-                agent.run_sync(one.question, metadata=dict(one.metadata))
+        with (
+            suppress(PermissionError),
+            tracer.start_as_current_span("POST /support", attributes=attributes),  # type: ignore[arg-type]
+        ):
+            agent.run_sync(one.question, metadata=dict(one.metadata))
     provider.shutdown()
 
 
