@@ -1,6 +1,5 @@
 """``make bench``: every figure, or those whose letters are named, on an installation of its own."""
 
-import argparse
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import uvloop
 from harness.installation import Installation
 
-from . import edge, end_to_end, loads, reads
+from . import edge, end_to_end, loads, reads, report
 
 POOL = 192  # different requests: at 100 KB each they do not fit into a compression window
 
@@ -31,7 +30,7 @@ async def bench(letters: str, load: str, seconds: float, scale: int, folder: Pat
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = report.parser("benchmarks", __doc__)
     parser.add_argument("--only", default="abcde", help="letters of what to measure (default: all)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of load for (a) and (c)")
     parser.add_argument("--load", default=loads.MIX, choices=loads.LOADS, help="what is sent (default: mix)")

@@ -1,12 +1,11 @@
 """What each dialect costs end to end: the mix, each recorded dialect alone, and the plain payload.
 
-    python -m benchmarks.dialects [--seconds N] [--loads mix,plain,...]
+    .venv/bin/python -m benchmarks.dialects [--seconds N] [--loads mix,plain,...]
 
 Each load gets an installation of its own. Ratios compare a load with the raw insert of the columns that it stored, in
 the same run.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def text(found: list[tuple[str, float, Figures]]) -> str:
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
+    parser = report.parser(MODULE, __doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="of full and of half load, each (default: 10)")
     parser.add_argument("--loads", default=",".join(loads.LOADS), help="which, with commas between (default: all)")
     arguments = parser.parse_args()

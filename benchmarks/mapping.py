@@ -1,11 +1,10 @@
 """What mapping costs, by dialect: CPU microseconds a span to map and encode a batch, without stores.
 
-    python -m benchmarks.mapping [--spans N] [--rounds N] [--loads mix,plain,...]
+    .venv/bin/python -m benchmarks.mapping [--spans N] [--rounds N] [--loads mix,plain,...]
 
 Beside it stands what protobuf's own parser (upb) takes for the same bodies. Of the rounds, the cheapest counts.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from typing import Any
@@ -110,7 +109,7 @@ def _cpu_us(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
+    parser = report.parser(MODULE, __doc__)
     parser.add_argument("--spans", type=int, default=10_000, help="of a batch (default: 10000)")
     parser.add_argument("--rounds", type=int, default=5, help="batches of each load (default: 5)")
     parser.add_argument("--loads", default=",".join(loads.LOADS), help="which, with commas between (default: all)")

@@ -1,6 +1,6 @@
 """What a span costs the worker, stage by stage: CPU microseconds of its own process, and of the engine where one runs.
 
-    python -m benchmarks.worker_stages [--data-dir DIR] [--load NAME] [--batches N] [--orgs N]
+    .venv/bin/python -m benchmarks.worker_stages [--data-dir DIR] [--load NAME] [--batches N] [--orgs N]
 
 Without ``--data-dir`` only the worker's own stages are measured: mapping and encoding. With the data
 directory of a running ``tracebility up --only-stores``, batches also go into its engine, stage by stage, and the table

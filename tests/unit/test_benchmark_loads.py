@@ -43,7 +43,7 @@ def test_texts_are_new_in_each_copy_and_names_are_the_recorded_ones() -> None:
     assert {_names(span) for span in made} <= {_names(span) for span in recorded}
     said = [one.value.string_value for span in made for one in span.attributes if one.key == "input.value"]
     assert not set(said) & {one.value.string_value for span in recorded for one in span.attributes}
-    assert len(set(said)) > 0.7 * len(said)  # an agent and its first model call say the same
+    assert len(set(said)) > 0.5 * len(said)  # within a trace, spans hand texts on to each other
     failed = sum(span.status.code == Status.STATUS_CODE_ERROR for span in made) / len(made)
     assert 0 < failed < 3 * loads.FAILED_SHARE
 
