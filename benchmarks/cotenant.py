@@ -20,7 +20,7 @@ from harness.installation import Installation
 from harness.load import Load
 
 from tracebility.ids import OrgId
-from tracebility.tenant.shards import shard_of
+from tracebility.tenant.shard_router import shard_of
 
 from . import loads, report
 from .end_to_end import CONNECTIONS, time_to_queryable

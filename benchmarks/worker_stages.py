@@ -23,7 +23,7 @@ from tracebility.stores.queries import query
 from tracebility.wire.envelope import Envelope
 from tracebility.worker import memory
 from tracebility.worker.batch import Batch
-from tracebility.worker.consume import BATCH_ROWS
+from tracebility.worker.consumer import BATCH_ROWS
 from tracebility.worker.runs import TRACES_A_STATEMENT
 
 from . import loads

@@ -15,7 +15,7 @@ from tracebility.errors import TracebilityError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tracebility.stores.redis import Queue
+    from tracebility.stores.queue import Queue
     from tracebility.worker.dead_letters import DeadLetter
 
 # Of a body, shown by `dlq show`: enough to see what it is.
@@ -173,12 +173,12 @@ def _mean(meant: _Meant, letter: "DeadLetter") -> None:
 
 async def _write_down(data_dir: "Path | None", event_type: str, meant: _Meant) -> None:
     """What is about to be done is in the trail of whom it concerns first."""
+    from tracebility.audit.events import AuditWriter, Event, EventType
     from tracebility.commands.changes import actor
     from tracebility.embedded.installation import locate
     from tracebility.ids import OrgId
     from tracebility.stores import postgres
-    from tracebility.tenant.audit import AuditWriter, Event, EventType
-    from tracebility.tenant.shards import DEAD_LETTER_STREAM
+    from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
 
     control = await postgres.connect(locate(data_dir).pg_dsn, wait_s=0)
     try:
@@ -204,11 +204,11 @@ async def _found(queue: "Queue", letter_id: str) -> "DeadLetter":
 
 def _with_queue(data_dir: "Path | None", act: "Callable[[Queue], Awaitable[T]]") -> T:
     from tracebility.embedded.installation import locate
-    from tracebility.stores import redis
+    from tracebility.stores.queue import connect_queue
 
     async def run() -> T:
         found = locate(data_dir)
-        queue = await redis.connect(found.queue_url, variable=found.queue_variable, wait_s=0)
+        queue = await connect_queue(found.queue_url, variable=found.queue_variable, wait_s=0)
         try:
             return await act(queue)
         finally:

@@ -17,7 +17,7 @@ from tracebility.commands.options import AsJson, DataDir, tell
 if TYPE_CHECKING:
     from tracebility.commands.reach import Reached
     from tracebility.embedded.installation import Located
-    from tracebility.stores.redis import Queue
+    from tracebility.stores.queue import Queue
 
 OLDEST_POSTGRES = 14
 OLDEST_REDIS = (7, 0)
@@ -190,7 +190,7 @@ async def _servers(store: str, queue: "Queue", settings: Callable[[Mapping[str, 
 
 
 async def _queue(reached: "Reached") -> list[Finding]:
-    from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM
+    from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM
 
     if reached.queue is None:
         return []
@@ -213,7 +213,7 @@ async def _queue(reached: "Reached") -> list[Finding]:
 
 def _queue_settings(server: Mapping[str, str]) -> list[Finding]:
     """Whether what the queue acknowledged survives: it is on disk, and nothing drops it to make room."""
-    from tracebility.stores.redis import is_durable
+    from tracebility.stores.queue.inspection import is_durable
 
     fsync = server.get("appendfsync")
     appending = server.get("aof_enabled") == "1"

@@ -83,15 +83,16 @@ async def _read(data_dir: "Path | None", org_id: "OrgId | None") -> "list[tuple[
     from contextlib import AsyncExitStack
 
     from tracebility.embedded.installation import locate
-    from tracebility.stores import clickhouse, redis
+    from tracebility.stores import clickhouse
     from tracebility.stores.ledger import OrgQueue, RawRows
     from tracebility.stores.ledger import ledger as read
+    from tracebility.stores.queue import connect_queue
 
     found = locate(data_dir)
     orgs = await _orgs(found.pg_dsn) if org_id is None else [org_id]
     turns = asyncio.Semaphore(AT_ONCE)
     async with AsyncExitStack() as stack:
-        queue = await redis.connect(found.queue_url, variable=found.queue_variable, wait_s=0)
+        queue = await connect_queue(found.queue_url, variable=found.queue_variable, wait_s=0)
         stack.push_async_callback(queue.close)
         engine = await clickhouse.connect(found.clickhouse_url, wait_s=0)
         stack.push_async_callback(engine.close)
@@ -106,7 +107,7 @@ async def _read(data_dir: "Path | None", org_id: "OrgId | None") -> "list[tuple[
 
 async def _orgs(pg_dsn: str) -> "list[OrgId]":
     """Every org but those that are deleted, whose books are closed."""
-    from tracebility.control.orgs import every_org
+    from tracebility.orgs.orgs import every_org
     from tracebility.stores import postgres
 
     control = await postgres.connect(pg_dsn, wait_s=0)

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from tracebility.embedded.installation import Located
 from tracebility.errors import ConfigurationError, StoreUnavailable, TracebilityError
-from tracebility.stores import clickhouse, postgres, redis
+from tracebility.stores import clickhouse, postgres
+from tracebility.stores.queue import Queue, connect_queue
 
 REACH_WAIT_S = 1.0  # people wait for this; a store that is starting is told as such
 _Client = TypeVar("_Client")
@@ -18,9 +19,9 @@ class Reached:
     """The clients of the stores that answer, and why the others do not."""
 
     control: postgres.Postgres | None = None
-    queue: redis.Queue | None = None
+    queue: Queue | None = None
     queue_store: str = "redis"  # what its server is called here
-    control_role: redis.Queue | None = None  # Redis's other server, where the queue has its own
+    control_role: Queue | None = None  # Redis's other server, where the queue has its own
     engine: clickhouse.Engine | None = None
     away: dict[str, str] = field(default_factory=dict)
 
@@ -45,10 +46,10 @@ async def reaching(found: Located) -> AsyncIterator[Reached]:
         if found.redis_stream_url:
             reached.queue_store = "redis stream"
             # The client of a queue, of which only the server is asked.
-            reached.control_role = await reach("redis", lambda: redis.connect(found.redis_url, wait_s=REACH_WAIT_S))
+            reached.control_role = await reach("redis", lambda: connect_queue(found.redis_url, wait_s=REACH_WAIT_S))
         reached.queue = await reach(
             reached.queue_store,
-            lambda: redis.connect(found.queue_url, variable=found.queue_variable, wait_s=REACH_WAIT_S),
+            lambda: connect_queue(found.queue_url, variable=found.queue_variable, wait_s=REACH_WAIT_S),
         )
         reached.engine = await reach(
             "clickhouse", lambda: clickhouse.connect(found.clickhouse_url, wait_s=REACH_WAIT_S)

@@ -11,15 +11,16 @@ import structlog
 from tracebility.config import Settings
 from tracebility.errors import StoreUnavailable
 from tracebility.health import unanswered
-from tracebility.stores import clickhouse, hot, redis
-from tracebility.stores.owners import LazyOwners
+from tracebility.retry import pause
+from tracebility.stores import clickhouse, redis_control
+from tracebility.stores.project_owners import LazyOwners
+from tracebility.stores.queue import Queue, connect_queue
 from tracebility.telemetry import Metrics
-from tracebility.tenant.shards import SHARD_STREAMS
+from tracebility.tenant.shard_router import SHARD_STREAMS
 from tracebility.worker import memory
-from tracebility.worker.consume import Drain
+from tracebility.worker.consumer import Drain
 from tracebility.worker.legacy import Legacy, Owners
 from tracebility.worker.metrics import WorkerMetrics
-from tracebility.worker.patience import pause
 from tracebility.worker.write import Writer
 
 WATCH_S = 2.0
@@ -31,9 +32,9 @@ log = structlog.get_logger()
 class WorkerServices:
     """Everything the worker holds while it runs."""
 
-    queue: redis.Queue
+    queue: Queue
     engine: clickhouse.Engine
-    hot: hot.Hot
+    hot: redis_control.Hot
     metrics: WorkerMetrics
     owners: Owners | None = None  # where envelopes from before the shards find whose they are; None: nobody reads them
 
@@ -78,9 +79,9 @@ async def open_services(settings: Settings) -> AsyncIterator[WorkerServices]:
         ConfigurationError: when a DSN is missing, malformed or refused, or nothing answers there.
     """
     async with AsyncExitStack() as stack:
-        queue = await redis.connect(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
+        queue = await connect_queue(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
         stack.push_async_callback(queue.close)
-        control_role = await hot.connect(settings.dsn("TRACEBILITY_REDIS_URL"))
+        control_role = await redis_control.connect(settings.dsn("TRACEBILITY_REDIS_URL"))
         stack.push_async_callback(control_role.close)
         engine = await clickhouse.connect(settings.dsn("TRACEBILITY_CLICKHOUSE_URL"))
         stack.push_async_callback(engine.close)

@@ -16,8 +16,9 @@ from redis.exceptions import RedisError
 from tracebility.embedded.binaries import valkey_server
 from tracebility.embedded.installation import free_port
 from tracebility.embedded.valkey import Valkey
-from tracebility.stores import hot, redis
-from tracebility.stores.servers import SLOTS
+from tracebility.stores import redis_control
+from tracebility.stores.queue import Queue, connect_queue
+from tracebility.stores.redis_transport import SLOTS
 
 PASSWORD = "secret"
 NODES = 3
@@ -126,16 +127,16 @@ async def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture
-async def queue(cluster: Cluster) -> AsyncIterator[redis.Queue]:
+async def queue(cluster: Cluster) -> AsyncIterator[Queue]:
     """The queue, on the cluster."""
-    opened = await redis.connect(cluster.url)
+    opened = await connect_queue(cluster.url)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-async def hot_store(cluster: Cluster) -> AsyncIterator[hot.Hot]:
+async def hot_store(cluster: Cluster) -> AsyncIterator[redis_control.Hot]:
     """The control role, on the cluster."""
-    opened = await hot.connect(cluster.url)
+    opened = await redis_control.connect(cluster.url)
     yield opened
     await opened.close()

@@ -5,11 +5,12 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from tests.harness import streams as raw_streams
 
 from tracebility.ids import uuid7
 from tracebility.stores.postgres import Postgres
-from tracebility.stores.redis import Queue
-from tracebility.tenant.shards import DEAD_LETTER_STREAM, stream_of
+from tracebility.stores.queue import Queue
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, stream_of
 from tracebility.wire.envelope import Envelope, Header
 
 
@@ -28,7 +29,7 @@ async def letters(queue: Queue, two_orgs: Any) -> list[tuple[str, UUID | None]]:
             )  # fmt: skip
             fields = Envelope(header, b"x").fields()
         origin = {"reason": b"cannot be read", "stream": stream_of(3).encode(), "entry_id": b"1-1"}
-        [entry_id] = await queue.append([(DEAD_LETTER_STREAM, fields | origin)])
+        [entry_id] = await raw_streams.append(queue, [(DEAD_LETTER_STREAM, fields | origin)])
         assert isinstance(entry_id, bytes)
         made.append((entry_id.decode(), whose))
     return made
