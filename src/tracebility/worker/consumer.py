@@ -43,11 +43,7 @@ from tracebility.worker.reclaim import (
 )
 from tracebility.worker.write import Held, Work, Writer
 
-# A batch is closed by whichever comes first. An insert costs the engine 13 ms whatever its size, a microsecond a span
-# at this one; three batches are in memory, with the envelopes they came in.
-BATCH_ROWS = 20_000
-BATCH_BYTES = 40 << 20
-LINGER_S = 0.5
+LINGER_S = 0.5  # a batch is closed after this, if it is not full before; see `batch_bounds`
 # One whose spans are inserted, and one whose runs are computed meanwhile.
 BATCHES_BEING_WRITTEN = 2
 
@@ -221,6 +217,7 @@ class Drain:
             self._work.dropped.append(Outcome(stream, entry, header, DROPPED, "quota exceeded"))
             self._metrics.dropped.inc()
             return
+        began = time.monotonic()
         try:
             with self._metrics.stage_seconds.labels("map").time():
                 mapping.add(self._work.batch, envelope)
@@ -231,7 +228,8 @@ class Drain:
             return
         self._opened()
         self._work.held.append(Held(stream, entry, envelope))
-        if len(self._work.batch) >= BATCH_ROWS or self._work.batch.bytes >= BATCH_BYTES:
+        self._work.mapping_s += time.monotonic() - began
+        if self._writer.is_full(self._work):
             await self._hand_over()
         await asyncio.sleep(0)  # a heartbeat, or the body of an insert, may be waiting for the loop
 

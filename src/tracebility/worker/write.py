@@ -18,6 +18,7 @@ from tracebility.wire.envelope import Envelope
 from tracebility.wire.pricing import PriceTable
 from tracebility.worker import mapping
 from tracebility.worker.batch import Batch
+from tracebility.worker.batch_bounds import BatchBounds
 from tracebility.worker.columns import Block, meter_block, span_block
 from tracebility.worker.engine_retry import EngineRetry, brief
 from tracebility.worker.mapping import map_pending
@@ -54,6 +55,7 @@ class Work:
     opened_at: float = field(default_factory=time.monotonic)
     refused: list[tuple[UUID, Exception]] = field(default_factory=list)  # envelopes that cannot be read
     sealed: "Sealed | None" = None
+    mapping_s: float = 0.0  # that mapping its rows took
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Sealed:
     """A batch as it goes to the engine."""
 
     spans: Block | None
+    rows: int
     meter: Block
     traces: list[str]
     orgs: list[str]
@@ -77,6 +80,11 @@ class Writer:
         self._spans_turn, self._runs_turn = asyncio.Lock(), asyncio.Lock()
         self._names = AttributeNames(RuleTable())
         self._prices = PriceTable()
+        self._bounds = BatchBounds()
+
+    def is_full(self, work: Work) -> bool:
+        """Whether ``work`` is to be written before anything is added to it."""
+        return self._bounds.is_full(len(work.batch), work.batch.bytes, work.mapping_s)
 
     def new_work(self) -> Work:
         """An empty batch."""
@@ -85,13 +93,14 @@ class Writer:
     def seal(self, work: Work) -> None:
         """Turn the rows into blocks. They are dropped then: in bad weather the blocks may have to wait for long."""
         batch = work.batch
-        if work.sealed is None and len(batch):
+        if work.sealed is None and (len(batch) or batch.refused):
             with self._metrics.stage_seconds.labels("map").time():
                 map_pending(batch)
             work.refused += batch.refused
             if len(batch):
                 with self._metrics.stage_seconds.labels("encode").time():
-                    work.sealed = Sealed(span_block(batch), meter_block(batch), batch.traces(), batch.orgs())
+                    spans = span_block(batch)
+                    work.sealed = Sealed(spans, spans.rows, meter_block(batch), batch.traces(), batch.orgs())
             work.batch = self.new_work().batch
 
     async def write(self, work: Work) -> list[Refusal]:
@@ -108,7 +117,9 @@ class Writer:
         work.sealed = None
         try:
             async with self._spans_turn:
+                began = time.monotonic()
                 await self._insert("spans", sealed.spans)
+                self._bounds.inserted(sealed.rows, time.monotonic() - began)
             failpoint("worker_after_span_insert")
             sealed = replace(sealed, spans=None)  # the largest of what is held, not needed again
             async with self._runs_turn:
