@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
-from harness.payload import SPAN_BYTES, SPANS_A_REQUEST, Prose, Request, requests
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from tests.harness.payload import SPAN_BYTES, SPANS_A_REQUEST, Prose, Request, requests
 
 from . import ROOT
 

@@ -19,7 +19,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from tracebility.errors import BadRequest
 from tracebility.wire import jsontext, limits
-from tracebility.wire.otlp.json_structs import AnyValue, Attributes, Request, ResourceSpans, Span, read_request
+from tracebility.wire.otlp.json_structs import AnyValue, Attributes, Request, ResourceSpans, Span, read_request, repair
 from tracebility.wire.otlp.split import ResourceScope, Slice, not_a_request, too_many_groups, too_many_spans
 
 
@@ -34,7 +34,7 @@ def decode(body: bytes) -> ExportTraceServiceRequest:
         BadRequest: when it is not an OTLP request.
     """
     try:
-        request = jsontext.decode(jsontext.repair(body), read_request)
+        request = jsontext.decode(repair(body), read_request)
         message = ExportTraceServiceRequest()
         for sent in request.resource_spans or ():
             fill_group(message, sent)
@@ -266,8 +266,12 @@ def _base64(text: str) -> bytes:
         raise Unfit("bytesValue must be base64") from None
 
 
-def _uint32(value: int | None) -> int:
-    return min(max(value or 0, 0), (1 << 32) - 1)
+def _uint32(value: int | float | str | None) -> int:
+    """A number that nothing depends on: what cannot be read is 0, and rejects no span."""
+    try:
+        return min(max(int(value or 0), 0), (1 << 32) - 1)
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _enum(field: str, enum: Any, value: int | str | None) -> Any:

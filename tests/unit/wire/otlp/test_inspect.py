@@ -380,3 +380,22 @@ def test_doubles_keep_their_bits() -> None:
     value = struct.unpack("<d", b"\x01\x00\x00\x00\x00\x00\xf0\x7f")[0]
     body = request([good(1, attributes=[KeyValue(key="nan", value=AnyValue(double_value=value))])]).SerializeToString()
     assert otlp.inspect(body, "protobuf").items == 1
+
+
+@pytest.mark.parametrize("content_type", ["protobuf", "json"])
+@pytest.mark.parametrize("size", [10, 1_200_000], ids=["whole", "in parts"])
+def test_a_start_before_1973_is_warned_of(content_type: str, size: int) -> None:
+    now = 1_769_860_800_000_000_000
+    for start, early in ((now // 1_000_000, 2), (now // 1_000, 2), (0, 2), (now, 0)):
+        made = request(
+            [good(number, start_time_unix_nano=start) for number in (1, 2)],
+            [good(3, start_time_unix_nano=start, trace_id=b"bad")],
+        )
+        if content_type == "protobuf":
+            made.resource_spans[1].scope_spans[0].spans[0].attributes.add(key="x").value.string_value = "x" * size
+            body = made.SerializeToString()
+        else:
+            body = as_json(made) + b" " * size
+        found = otlp.inspect(body, content_type)
+        assert (found.items, bool(found.parts)) == (2, size > 10)
+        assert [one.warning[:7] for one in found.warnings] == ([f"{early} spans"] if early else [])
