@@ -1,4 +1,4 @@
-"""Times on the wire: RFC 3339 in, RFC 3339 in UTC out, nanoseconds since 1970 between."""
+"""Conversion between RFC 3339 texts and nanoseconds since 1970."""
 
 import re
 from datetime import UTC, datetime
