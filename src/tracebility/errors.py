@@ -4,6 +4,7 @@ HTTP bodies are RFC 9457 problem JSON: ``type`` (a stable code), ``title``, ``st
 ``hint`` (what to do). ``docs/errors.md`` has every code.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -162,7 +163,16 @@ class MovedLately(Problem):
 
 
 class MethodNotAllowed(Problem):
+    """The path exists, but has no route for the method. ``Allow`` names the methods that it has."""
+
     status, code, title = 405, "method-not-allowed", "Method not allowed"
+
+    def __init__(self, path: str, methods: Iterable[str]) -> None:
+        self._allowed = ", ".join(sorted(methods))
+        super().__init__(f"{path} accepts {self._allowed}.", hint=f"Use {self._allowed}.")
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"allow": self._allowed}
 
 
 class RequestTimeout(Problem):

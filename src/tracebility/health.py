@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -38,9 +38,20 @@ async def _failure(ping: Ping) -> str:
     return ""
 
 
-def create_app(
-    metrics: Metrics, missing: Callable[[], Awaitable[Mapping[str, str]]], otherwise: App | None = None
-) -> App:
+class Readiness(msgspec.Struct, frozen=True):
+    """The body of ``/readyz``. ``missing`` has each store that does not answer, and why."""
+
+    status: Literal["ok", "degraded", "unavailable"]
+    missing: Mapping[str, str]
+
+
+async def needs_every_store(missing: Callable[[], Awaitable[Mapping[str, str]]]) -> Readiness:
+    """The readiness of a target that can do nothing without one of its stores."""
+    stores = await missing()
+    return Readiness("unavailable" if stores else "ok", stores)
+
+
+def create_app(metrics: Metrics, readiness: Callable[[], Awaitable[Readiness]], otherwise: App | None = None) -> App:
     """An app that answers `PATHS`. ``otherwise`` answers every other path; without it they are 404."""
     other = otherwise or _not_found
 
@@ -48,25 +59,22 @@ def create_app(
         if scope["type"] != "http" or scope["path"] not in PATHS:
             await other(scope, receive, send)
         elif scope["method"] not in ("GET", "HEAD"):
-            problem = MethodNotAllowed(f"{scope['method']} is not allowed here.", hint="Use GET.")
-            await _refuse(problem, scope, send, {"allow": "GET, HEAD"})
+            problem = MethodNotAllowed(scope["path"], ("GET", "HEAD"))
+            await _refuse(problem, scope, send)
         else:
-            status, content_type, body = await _answer(scope["path"], metrics, missing)
+            status, content_type, body = await _answer(scope["path"], metrics, readiness)
             await _respond(send, status, {"content-type": content_type}, body)
 
     return app if otherwise else RequestIds(app)
 
 
-async def _answer(
-    path: str, metrics: Metrics, missing: Callable[[], Awaitable[Mapping[str, str]]]
-) -> tuple[int, str, bytes]:
+async def _answer(path: str, metrics: Metrics, readiness: Callable[[], Awaitable[Readiness]]) -> tuple[int, str, bytes]:
     if path == "/healthz":
         return 200, _JSON, b'{"status":"ok"}'
     if path == "/metrics":
         return 200, METRICS_CONTENT_TYPE, metrics.exposition()
-    stores = await missing()
-    body = {"status": "unavailable" if stores else "ok", "missing": stores}
-    return 503 if stores else 200, _JSON, msgspec.json.encode(body)
+    found = await readiness()
+    return 503 if found.status == "unavailable" else 200, _JSON, msgspec.json.encode(found)
 
 
 async def _not_found(scope: Scope, _: Receive, send: Send) -> None:
@@ -74,9 +82,9 @@ async def _not_found(scope: Scope, _: Receive, send: Send) -> None:
         await _refuse(NotFound(), scope, send)
 
 
-async def _refuse(problem: Problem, scope: Scope, send: Send, headers: Mapping[str, str] | None = None) -> None:
+async def _refuse(problem: Problem, scope: Scope, send: Send) -> None:
     body = msgspec.json.encode(problem.body(scope["path"]))
-    await _respond(send, problem.status, problem.headers() | dict(headers or {}), body)
+    await _respond(send, problem.status, problem.headers(), body)
 
 
 async def _respond(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:

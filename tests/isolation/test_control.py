@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from fastapi.routing import APIRoute
-from harness.trail import refusals_written
+from tests.harness.trail import refusals_written
 
 from tracebility.api.app import routes
 from tracebility.api.service import ApiServices

@@ -11,8 +11,8 @@ import typer
 
 from tracebility.audit.events import EventType
 from tracebility.config import Settings
-from tracebility.embedded.clickhouse.settings import VARIABLES
 from tracebility.errors import Problem
+from tracebility_engine.settings import VARIABLES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

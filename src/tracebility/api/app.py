@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ def create_app(services: ApiServices) -> App:
     """The app that answers with ``services``."""
     app = _app(web=services.web)
     app.state.services = services
-    watched = health.create_app(services.metrics, services.missing_stores, app)
+    watched = health.create_app(services.metrics, partial(health.needs_every_store, services.missing_stores), app)
     return RequestIds(_Observed(watched, RequestMetrics(services.metrics, "api")))
 
 

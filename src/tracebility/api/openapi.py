@@ -8,7 +8,7 @@ from starlette.routing import BaseRoute
 
 from tracebility import __version__, health
 from tracebility.api import schemas
-from tracebility.wire import openapi as ingest
+from tracebility.wire.protocols import OPENAPI_PATHS, OPENAPI_SCHEMAS
 
 
 def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
         title="tracebility", version=__version__, routes=routes, openapi_version="3.1.0"
     )
     components = described.setdefault("components", {})
-    components["schemas"] = schemas.components() | ingest.SCHEMAS
+    components["schemas"] = schemas.components() | OPENAPI_SCHEMAS
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, tb_..."},
         "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -25,7 +25,7 @@ def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     components["responses"] = {"Problem": _PROBLEM}
     described["paths"] = {
         path: {method: _operation(path, operation) for method, operation in operations.items()}
-        for path, operations in (ingest.PATHS | described["paths"] | health.DESCRIPTION).items()
+        for path, operations in (OPENAPI_PATHS | described["paths"] | health.DESCRIPTION).items()
     }
     return described
 

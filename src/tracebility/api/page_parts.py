@@ -6,11 +6,11 @@ from uuid import UUID
 
 import msgspec
 
+from tracebility import times
 from tracebility.api import tree
 from tracebility.api.html import Html, fill, join
 from tracebility.api.routers.projects import Project
 from tracebility.api.routers.runs import Run, RunDetail, Span
-from tracebility.api.times import nanoseconds
 
 SPANS_SHOWN = 1000  # browsers get slow with more; the API returns all
 TEXT_SHOWN = 4000
@@ -46,7 +46,7 @@ def runs_table(runs: Sequence[Run], project_id: UUID, now_ns: int, *, older: str
 def run_detail(run: RunDetail, project_id: UUID, now_ns: int) -> Html:
     """A run: its facts, and its spans with their position in time."""
     spans = tree.flatten(run.spans)
-    starts = [nanoseconds(span.start_time) for span in spans]
+    starts = [times.parse(span.start_time) for span in spans]
     first_ns = min(starts, default=0)
     lengths = [start - first_ns + int((span.latency_ms or 0) * 1e6) for start, span in zip(starts, spans, strict=True)]
     whole_ns = max(max(lengths, default=0), 1)
@@ -55,7 +55,7 @@ def run_detail(run: RunDetail, project_id: UUID, now_ns: int) -> Html:
         for span, start in zip(spans[:SPANS_SHOWN], starts, strict=False)
     ]
     facts = [
-        ("Started", ago(nanoseconds(run.start_time), now_ns)),
+        ("Started", ago(times.parse(run.start_time), now_ns)),
         ("Latency", duration(run.latency_ms)),
         ("Tokens", f"{run.input_tokens:,} in, {run.output_tokens:,} out" if run.total_tokens else "none"),
         ("Cost", money(run.cost)),
@@ -125,7 +125,7 @@ def _run_row(run: Run, project_id: UUID, now_ns: int) -> Html:
         preview=failure(run) or run.output_preview or run.input_preview,
         status=_status(run.status),
         started=run.start_time,
-        ago=ago(nanoseconds(run.start_time), now_ns),
+        ago=ago(times.parse(run.start_time), now_ns),
         latency=duration(run.latency_ms),
         tokens=f"{run.total_tokens:,}" if run.total_tokens else "-",
         cost=money(run.cost),

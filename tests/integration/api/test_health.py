@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 import pytest
 import structlog
+from tests.harness.address import connected as connected_to
+from tests.harness.address import led_through
 
 from tracebility.api.app import create_app
 from tracebility.api.service import open_services
@@ -99,7 +100,6 @@ async def test_the_api_does_not_start_as_the_owner_of_the_data(stores: Any) -> N
 @asynccontextmanager
 async def wire(url: str) -> AsyncIterator[tuple[str, Any]]:
     """A way to the store at ``url`` that can be cut: connections break, new ones are refused."""
-    parts = urlsplit(url)
     open_writers: set[asyncio.StreamWriter] = set()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -110,7 +110,7 @@ async def wire(url: str) -> AsyncIterator[tuple[str, Any]]:
         writer.close()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_store, from_store = await asyncio.open_connection(parts.hostname, parts.port)
+        to_store, from_store = await connected_to(url)
         open_writers.update((writer, from_store))
         await asyncio.gather(carry(reader, from_store), carry(to_store, writer))
 
@@ -123,6 +123,6 @@ async def wire(url: str) -> AsyncIterator[tuple[str, Any]]:
             writer.transport.abort()
 
     try:
-        yield parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}").geturl(), cut
+        yield led_through(url, port), cut
     finally:
         await cut()

@@ -13,10 +13,10 @@ from tracebility.api.pagination import Asked, Order, Page, PageQuery, read_page
 from tracebility.api.schemas import answers
 from tracebility.api.scope import NamedOrg
 from tracebility.api.service import ApiServices
-from tracebility.api.times import rfc3339
 from tracebility.ids import OrgId
 from tracebility.stores.postgres import Row
 from tracebility.tenant.context import Scope, TenantContext
+from tracebility.times import rfc3339
 
 router = routing.router("projects")
 

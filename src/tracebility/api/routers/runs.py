@@ -16,9 +16,10 @@ from tracebility.api.pagination import Asked, Page
 from tracebility.api.run_reads import Row, Window, newest_runs, one_run
 from tracebility.api.schemas import answers
 from tracebility.api.scope import TenantRows
-from tracebility.api.times import EARLIEST_NS, LATEST_NS, instant, rfc3339
+from tracebility.api.times import instant
 from tracebility.errors import BadRequest, Unprocessable
 from tracebility.stores.scoped import Columns, TenantScope
+from tracebility.times import EARLIEST_NS, LATEST_NS, rfc3339
 from tracebility.wire.jsontext import is_deeper
 
 router = routing.router("runs")
