@@ -13,15 +13,15 @@ from pathlib import Path
 import uvloop
 from harness.installation import Installation
 
+from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
+from tracebility.audit.metrics import AuditMetrics
+from tracebility.audit.reconciler import AuditReconciler
+from tracebility.audit.relay import AuditRelay
+from tracebility.audit.verify import Verification
 from tracebility.ids import OrgId, uuid7
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.reconcile import AuditReconciler
-from tracebility.operator.relay import AuditRelay
-from tracebility.operator.verify import Verification
 from tracebility.stores import clickhouse, postgres
 from tracebility.stores.postgres import Postgres
 from tracebility.telemetry import Metrics
-from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
 
 from . import report
 
@@ -49,7 +49,7 @@ async def main() -> None:
         async with Installation(Path(folder), "--only-stores") as installation:
             control = await postgres.connect(installation.ready["pg_dsn"])
             engine = await clickhouse.connect(installation.ready["clickhouse_url"])
-            metrics = OperatorMetrics(Metrics())
+            metrics = AuditMetrics(Metrics())
             orgs, there = SMALLEST, 0
             while orgs <= arguments.largest:
                 await write(control, orgs - there)

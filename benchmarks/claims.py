@@ -17,8 +17,8 @@ from harness.installation import Installation
 
 from tracebility.stores import redis
 from tracebility.telemetry import Metrics
-from tracebility.worker.claims import claim, left_behind
 from tracebility.worker.metrics import WorkerMetrics
+from tracebility.worker.reclaim import claim, left_behind
 
 from . import report
 

@@ -22,7 +22,7 @@ from harness.load import Load
 from harness.payload import requests
 
 from tracebility.ids import OrgId
-from tracebility.tenant.shards import shard_of
+from tracebility.tenant.shard_router import shard_of
 
 from . import report
 from .end_to_end import CONNECTIONS, time_to_queryable

@@ -31,7 +31,7 @@ from tracebility.wire.pricing import PriceTable
 from tracebility.worker import memory, rows
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import meter_block, span_block
-from tracebility.worker.consume import BATCH_ROWS
+from tracebility.worker.consumer import BATCH_ROWS
 from tracebility.worker.plain_columns import map_waiting
 from tracebility.worker.runs import TRACES_A_STATEMENT
 

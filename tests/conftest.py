@@ -21,7 +21,7 @@ from tracebility.config import Settings
 from tracebility.embedded.installation import free_port
 from tracebility.embedded.valkey import Valkey
 from tracebility.ids import OrgId, ProjectId, WorkspaceId, uuid7
-from tracebility.stores import clickhouse, hot, postgres, redis
+from tracebility.stores import clickhouse, postgres, redis, redis_control
 from tracebility.tenant import keys
 from tracebility.tenant.context import Scope, TenantContext, sealed_context
 
@@ -82,9 +82,9 @@ async def queue(stores: StoresUnderTest) -> AsyncIterator[redis.Queue]:
 
 
 @pytest.fixture(scope="session")
-async def hot_store(stores: StoresUnderTest) -> AsyncIterator[hot.Hot]:
+async def hot_store(stores: StoresUnderTest) -> AsyncIterator[redis_control.Hot]:
     """The shared queue's server in its control role."""
-    opened = await hot.connect(stores.redis_url)
+    opened = await redis_control.connect(stores.redis_url)
     yield opened
     await opened.close()
 
@@ -155,7 +155,7 @@ def _spare_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 async def empty_redis_url(_spare_redis_url: str) -> str:
     """A server of the same kind in which nothing is, for a test that looks at all that is."""
-    opened = await hot.connect(_spare_redis_url)
+    opened = await redis_control.connect(_spare_redis_url)
     await opened.command("FLUSHALL")
     await opened.close()
     return _spare_redis_url
@@ -170,9 +170,9 @@ async def empty_queue(empty_redis_url: str) -> AsyncIterator[redis.Queue]:
 
 
 @pytest.fixture
-async def empty_hot_store(empty_redis_url: str) -> AsyncIterator[hot.Hot]:
+async def empty_hot_store(empty_redis_url: str) -> AsyncIterator[redis_control.Hot]:
     """The control role there."""
-    opened = await hot.connect(empty_redis_url)
+    opened = await redis_control.connect(empty_redis_url)
     yield opened
     await opened.close()
 

@@ -16,7 +16,7 @@ from harness.installation import Installation
 from harness.load import Load
 from harness.payload import requests
 
-from tracebility.tenant.shards import LEGACY_STREAM
+from tracebility.tenant.shard_router import LEGACY_STREAM
 
 SWITCH = "TRACEBILITY_INGEST_DUAL_READ_LEGACY"
 TENANT = "the first tenant"

@@ -16,8 +16,8 @@ from harness.trail import refusals_written
 
 from tracebility.api.app import routes
 from tracebility.api.service import ApiServices
+from tracebility.audit.events import AuditWriter
 from tracebility.tenant import keys
-from tracebility.tenant.audit import AuditWriter
 
 OPERATORS_ONLY = {
     ("GET", "/v1/admin/orgs"),

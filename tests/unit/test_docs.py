@@ -9,10 +9,10 @@ import msgspec
 import pytest
 import typer
 
+from tracebility.audit.events import EventType
 from tracebility.config import Settings
 from tracebility.embedded.clickhouse.settings import VARIABLES
 from tracebility.errors import Problem
-from tracebility.tenant.audit import EventType
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

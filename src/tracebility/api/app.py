@@ -29,15 +29,15 @@ from tracebility.api.routers import (
     workspaces,
 )
 from tracebility.api.service import ApiServices
-from tracebility.control.deletions import Deletion, UserDeletion
-from tracebility.control.keys import MadeKey, NewKey, RotatedKey, Rotation
-from tracebility.control.orgs import MadeOrg, NewOrg, Org, OrgChanges
-from tracebility.control.places import ChangedProject, MadeProject, MadeWorkspace, NewPlace, ProjectChanges
-from tracebility.control.plans import Plan, PlanPage
-from tracebility.control.quotas import Quotas
-from tracebility.control.shards import ShardMove, ShardMoved, ShardPlan, ShardStatus
-from tracebility.control.usage import UsageByHour
+from tracebility.deletion.jobs import Deletion, UserDeletion
 from tracebility.errors import NOT_FOR_OTHERS
+from tracebility.orgs.keys import MadeKey, NewKey, RotatedKey, Rotation
+from tracebility.orgs.orgs import MadeOrg, NewOrg, Org, OrgChanges
+from tracebility.orgs.plans import Plan, PlanPage
+from tracebility.orgs.projects import ChangedProject, MadeProject, MadeWorkspace, NewPlace, ProjectChanges
+from tracebility.quota.quotas import Quotas
+from tracebility.quota.usage import UsageByHour
+from tracebility.shards.shard_map import ShardMove, ShardMoved, ShardPlan, ShardStatus
 from tracebility.stores.ledger import Ledger
 from tracebility.telemetry import RequestMetrics
 from tracebility.tenant.limits import Limits

@@ -6,9 +6,9 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Request
 
 from tracebility.api.service import ApiServices
+from tracebility.audit.events import Actor, actor_of
 from tracebility.errors import Forbidden, Suspended
 from tracebility.ids import OrgId
-from tracebility.tenant.audit import Actor, actor_of
 from tracebility.tenant.context import Scope, TenantContext
 
 

@@ -9,8 +9,8 @@ import msgspec
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from tracebility.control.documents import read
 from tracebility.errors import BadRequest, PayloadTooLarge, UnsupportedMedia
+from tracebility.validation import read
 
 LARGEST_BYTES = 64 << 10  # a plan, the largest of these documents, has some 300
 

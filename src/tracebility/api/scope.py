@@ -13,9 +13,10 @@ from fastapi import Depends, Request
 
 from tracebility.api.auth import Administrator, Operator, Reader, Services, require
 from tracebility.api.service import ApiServices
-from tracebility.control.places import ProjectPlace, WorkspacePlace
+from tracebility.audit.events import Actor, actor_of
 from tracebility.errors import NotFound
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
+from tracebility.orgs.projects import ProjectPlace, WorkspacePlace
 from tracebility.stores.ledger import OrgQueue
 from tracebility.stores.postgres import Row
 from tracebility.stores.scoped import (
@@ -27,7 +28,6 @@ from tracebility.stores.scoped import (
     sealed_org_scope,
     sealed_scope,
 )
-from tracebility.tenant.audit import Actor, actor_of
 from tracebility.tenant.context import Scope, TenantContext
 from tracebility.tenant.keys import is_public_id
 

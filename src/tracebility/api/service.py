@@ -7,13 +7,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from tracebility.audit.access_log import AccessTrail
+from tracebility.audit.events import AuditWriter, Event
 from tracebility.config import Settings
 from tracebility.health import Ping, unanswered
-from tracebility.stores import hot, postgres, scoped
+from tracebility.stores import postgres, redis_control, scoped
 from tracebility.stores.changes import announcer, resolving
 from tracebility.telemetry import Metrics
-from tracebility.tenant.access import AccessTrail
-from tracebility.tenant.audit import AuditWriter, Event
 from tracebility.tenant.resolver import Resolver
 
 STORES = ("postgres", "redis", "clickhouse")
@@ -64,7 +64,7 @@ async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
         engine = await scoped.connect(settings.dsn("TRACEBILITY_CLICKHOUSE_URL"))
         stack.push_async_callback(engine.close)
         redis_url = settings.dsn("TRACEBILITY_REDIS_URL")
-        control_role = await hot.connect(redis_url)
+        control_role = await redis_control.connect(redis_url)
         stack.push_async_callback(control_role.close)
         resolver = await stack.enter_async_context(resolving(control, control_role, redis_url))
         variable = settings.stream_variable

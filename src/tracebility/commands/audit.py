@@ -14,7 +14,7 @@ from tracebility.errors import TracebilityError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tracebility.operator.verify import Problem
+    from tracebility.audit.verify import Problem
     from tracebility.stores.clickhouse import Engine
     from tracebility.stores.postgres import Postgres
 
@@ -60,15 +60,15 @@ def list_events(
 
       tracebility audit list --type plan.changed
     """
+    from tracebility.audit import audit_log
     from tracebility.ids import SENTINEL, OrgId
-    from tracebility.stores import trail
 
-    filters = trail.Filters(actor, target, event_type, _utc(since), _utc(until))
+    filters = audit_log.Filters(actor, target, event_type, _utc(since), _utc(until))
 
     async def read(control: "Postgres", engine: "Engine") -> list[dict[str, Any]]:
-        rows = trail.raw(engine)
+        rows = audit_log.raw(engine)
         return await _pages(
-            limit, lambda at, most: trail.events(control, rows, OrgId(org or SENTINEL), filters, at, most)
+            limit, lambda at, most: audit_log.events(control, rows, OrgId(org or SENTINEL), filters, at, most)
         )
 
     items = _with_stores(data_dir, read)
@@ -88,12 +88,12 @@ def list_gaps(org: OrgArgument, limit: Limit = 100, data_dir: DataDir = None, as
 
       tracebility audit gaps 0192f0c1-5a5e-7cc1-8f5e-0d6a4c0c9a11
     """
+    from tracebility.audit import audit_log
     from tracebility.ids import OrgId
-    from tracebility.stores import trail
 
     async def read(control: "Postgres", engine: "Engine") -> list[dict[str, Any]]:
-        rows = trail.raw(engine)
-        return await _pages(limit, lambda at, most: trail.gaps(rows, OrgId(org), at, most))
+        rows = audit_log.raw(engine)
+        return await _pages(limit, lambda at, most: audit_log.gaps(rows, OrgId(org), at, most))
 
     items = _with_stores(data_dir, read)
     lines = [
@@ -116,13 +116,13 @@ def reconcile(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """
 
     async def run(control: "Postgres", engine: "Engine") -> dict[str, Any]:
+        from tracebility.audit.metrics import AuditMetrics
+        from tracebility.audit.reconciler import Reconciliation
         from tracebility.operator.loops import run_once
-        from tracebility.operator.metrics import OperatorMetrics
-        from tracebility.operator.reconcile import Reconciliation
         from tracebility.operator.service import audit_reconcile
         from tracebility.telemetry import Metrics
 
-        done = await run_once(audit_reconcile(control, engine, OperatorMetrics(Metrics())), control)
+        done = await run_once(audit_reconcile(control, engine, AuditMetrics(Metrics())), control)
         assert isinstance(done, Reconciliation)
         return done.document()
 
@@ -149,7 +149,7 @@ def verify(
     """
 
     async def run(control: "Postgres", engine: "Engine") -> "list[Problem]":
-        from tracebility.operator.verify import problems
+        from tracebility.audit.verify import problems
 
         found = [problem async for problem in problems(control, engine, org)]
         if org is not None and not found and not await _is_known(control, engine, org):
@@ -172,17 +172,17 @@ def verify(
 
 async def _is_known(control: "Postgres", engine: "Engine", org: UUID) -> bool:
     """Whether there is such an org, or either store has something of its trail, as of one that is gone."""
+    from tracebility.audit import audit_log
     from tracebility.ids import SENTINEL, OrgId
-    from tracebility.stores import trail
 
     if org == SENTINEL or await control.fetchrow("read_org", org) is not None:
         return True
-    page = await trail.events(control, trail.raw(engine), OrgId(org), limit=1)
+    page = await audit_log.events(control, audit_log.raw(engine), OrgId(org), limit=1)
     return bool(page.items)
 
 
 async def _pages(limit: int, page: Callable[[Any, int], Awaitable[Any]]) -> list[dict[str, Any]]:
-    from tracebility.stores.trail import MOST_ITEMS
+    from tracebility.audit.audit_log import MOST_ITEMS
 
     items: list[dict[str, Any]] = []
     at = None

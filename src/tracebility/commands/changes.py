@@ -15,9 +15,9 @@ import typer
 from tracebility.errors import TracebilityError
 
 if TYPE_CHECKING:
-    from tracebility.control.places import ProjectPlace
+    from tracebility.audit.events import Actor
+    from tracebility.orgs.projects import ProjectPlace
     from tracebility.stores.postgres import Postgres, Statements, Transaction
-    from tracebility.tenant.audit import Actor
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ async def place_of(control: "Statements", project_id: object) -> "ProjectPlace":
     Raises:
         TracebilityError: when there is none.
     """
-    from tracebility.control.places import ProjectPlace
+    from tracebility.orgs.projects import ProjectPlace
 
     row = await control.fetchrow("named_project", project_id, None)
     if row is None:
@@ -78,7 +78,7 @@ def changing(data_dir: Path | None, change: "Callable[[Transaction, Actor], Awai
 
 def actor() -> "Actor":
     """Who runs this command: whoever may read the installation's secrets is its operator."""
-    from tracebility.tenant.audit import Actor
+    from tracebility.audit.events import Actor
 
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
@@ -101,11 +101,11 @@ def document(content: Any) -> Any:
 
 async def _tell_processes(data_dir: Path | None) -> None:
     from tracebility.embedded.installation import locate
-    from tracebility.stores import hot
+    from tracebility.stores import redis_control
     from tracebility.stores.changes import nudge
 
     with suppress(TracebilityError):  # it is committed; a store that is away only makes them hear of it later
-        control_role = await hot.connect(locate(data_dir).redis_url, wait_s=0)
+        control_role = await redis_control.connect(locate(data_dir).redis_url, wait_s=0)
         try:
             await nudge(control_role)
         finally:

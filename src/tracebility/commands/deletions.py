@@ -9,7 +9,7 @@ from tracebility.commands.changes import OrgArgument, document, id_of, reading
 from tracebility.commands.options import AsJson, DataDir, tell
 
 if TYPE_CHECKING:
-    from tracebility.control.deletions import Deletion
+    from tracebility.deletion.jobs import Deletion
     from tracebility.stores.postgres import Postgres
 
 JobArgument = Annotated[UUID, typer.Argument(help="The deletion's id.", metavar="JOB", parser=id_of)]
@@ -39,7 +39,7 @@ def list_deletions(
     async def read(control: "Postgres") -> "list[Deletion]":
         from datetime import UTC, datetime
 
-        from tracebility.control.deletions import shape_deletion
+        from tracebility.deletion.jobs import shape_deletion
 
         last = datetime(9000, 1, 1, tzinfo=UTC)
         rows = await control.fetch("read_deletions_of_org", org_id, last, UUID(int=0), limit)
@@ -60,7 +60,7 @@ def show_deletion(job_id: JobArgument, data_dir: DataDir = None, as_json: AsJson
     """
 
     async def read(control: "Postgres") -> "Deletion":
-        from tracebility.control.deletions import read_deletion
+        from tracebility.deletion.jobs import read_deletion
 
         return await read_deletion(control, job_id)
 

@@ -173,12 +173,12 @@ def _mean(meant: _Meant, letter: "DeadLetter") -> None:
 
 async def _write_down(data_dir: "Path | None", event_type: str, meant: _Meant) -> None:
     """What is about to be done is in the trail of whom it concerns first."""
+    from tracebility.audit.events import AuditWriter, Event, EventType
     from tracebility.commands.changes import actor
     from tracebility.embedded.installation import locate
     from tracebility.ids import OrgId
     from tracebility.stores import postgres
-    from tracebility.tenant.audit import AuditWriter, Event, EventType
-    from tracebility.tenant.shards import DEAD_LETTER_STREAM
+    from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
 
     control = await postgres.connect(locate(data_dir).pg_dsn, wait_s=0)
     try:

@@ -190,7 +190,7 @@ async def _servers(store: str, queue: "Queue", settings: Callable[[Mapping[str, 
 
 
 async def _queue(reached: "Reached") -> list[Finding]:
-    from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM
+    from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM
 
     if reached.queue is None:
         return []

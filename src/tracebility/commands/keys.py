@@ -10,10 +10,10 @@ from tracebility.commands.options import AsJson, DataDir, tell
 from tracebility.errors import TracebilityError
 
 if TYPE_CHECKING:
-    from tracebility.control.keys import MadeKey, RotatedKey, ShownKey
+    from tracebility.audit.events import Actor
     from tracebility.ids import PublicKeyId
+    from tracebility.orgs.keys import MadeKey, RotatedKey, ShownKey
     from tracebility.stores.postgres import Postgres, Transaction
-    from tracebility.tenant.audit import Actor
 
 PublicId = Annotated[
     str, typer.Argument(help="The key's public id: what stands between tb_ and the secret.", metavar="PUBLIC_ID")
@@ -54,7 +54,7 @@ def list_keys(
     async def read(control: "Postgres") -> "list[ShownKey]":
         from datetime import UTC, datetime
 
-        from tracebility.control.keys import shape_key
+        from tracebility.orgs.keys import shape_key
 
         if project_id is None:
             return [shape_key(row) for row in await control.fetch("read_keys_of_operators", limit)]
@@ -107,8 +107,8 @@ def create_key(
     rate = None if requests_per_s is None else {"requests_per_s": requests_per_s, "burst": burst}
 
     async def make(transaction: "Transaction", actor: "Actor") -> "MadeKey":
-        from tracebility.control import keys
-        from tracebility.control.documents import checked
+        from tracebility.orgs import keys
+        from tracebility.validation import checked
 
         if project_id is None:
             operators = checked(keys.NewOperatorKey, {"name": name, "expires_at": expires_at})
@@ -139,8 +139,8 @@ def rotate_key(
     """
 
     async def rotate(transaction: "Transaction", actor: "Actor") -> "RotatedKey":
-        from tracebility.control import keys
-        from tracebility.control.documents import checked
+        from tracebility.orgs import keys
+        from tracebility.validation import checked
 
         rotation = checked(keys.Rotation, {"overlap_s": overlap_s})
         return await keys.rotate_key(transaction, actor, _known_form(public_id), rotation)
@@ -160,7 +160,7 @@ def revoke_key(public_id: PublicId, data_dir: DataDir = None, as_json: AsJson = 
     """
 
     async def revoke(transaction: "Transaction", actor: "Actor") -> bool:
-        from tracebility.control import keys
+        from tracebility.orgs import keys
 
         known = _known_form(public_id)
         if await transaction.fetchrow("lock_key", known) is None:

@@ -106,7 +106,7 @@ async def _read(data_dir: "Path | None", org_id: "OrgId | None") -> "list[tuple[
 
 async def _orgs(pg_dsn: str) -> "list[OrgId]":
     """Every org but those that are deleted, whose books are closed."""
-    from tracebility.control.orgs import every_org
+    from tracebility.orgs.orgs import every_org
     from tracebility.stores import postgres
 
     control = await postgres.connect(pg_dsn, wait_s=0)

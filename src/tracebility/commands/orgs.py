@@ -9,10 +9,10 @@ from tracebility.commands.options import AsJson, DataDir, days_of, tell
 from tracebility.errors import TracebilityError
 
 if TYPE_CHECKING:
-    from tracebility.control.deletions import Deletion
-    from tracebility.control.orgs import MadeOrg, Org
+    from tracebility.audit.events import Actor
+    from tracebility.deletion.jobs import Deletion
+    from tracebility.orgs.orgs import MadeOrg, Org
     from tracebility.stores.postgres import Postgres, Transaction
-    from tracebility.tenant.audit import Actor
 
 # The word that gives an org its plan's retention back.
 AS_THE_PLAN = "plan"
@@ -44,7 +44,7 @@ def list_orgs(
         from datetime import UTC, datetime
         from uuid import UUID
 
-        from tracebility.control.orgs import shape_org
+        from tracebility.orgs.orgs import shape_org
 
         first = datetime(1970, 1, 1, tzinfo=UTC)
         return [shape_org(row) for row in await control.fetch("read_orgs", first, UUID(int=0), limit)]
@@ -64,8 +64,8 @@ def show_org(org_id: OrgArgument, data_dir: DataDir = None, as_json: AsJson = Fa
     """
 
     async def read(control: "Postgres") -> "Org":
-        from tracebility.control.orgs import read_org
         from tracebility.ids import OrgId
+        from tracebility.orgs.orgs import read_org
 
         return await read_org(control, OrgId(org_id))
 
@@ -88,8 +88,8 @@ def create_org(
     """
 
     async def make(transaction: "Transaction", actor: "Actor") -> "MadeOrg":
-        from tracebility.control import orgs
-        from tracebility.control.documents import checked
+        from tracebility.orgs import orgs
+        from tracebility.validation import checked
 
         return await orgs.create_org(transaction, actor, checked(orgs.NewOrg, {"name": name, "plan": plan}), now())
 
@@ -135,9 +135,9 @@ def set_org(
         raise TracebilityError("Name what to change: --plan, --suspend, --resume or --retention-days.")
 
     async def change(transaction: "Transaction", actor: "Actor") -> "Org":
-        from tracebility.control import orgs
-        from tracebility.control.documents import checked
         from tracebility.ids import OrgId
+        from tracebility.orgs import orgs
+        from tracebility.validation import checked
 
         return await orgs.change_org(transaction, actor, OrgId(org_id), checked(orgs.OrgChanges, named), now())
 
@@ -164,16 +164,16 @@ def delete_org(
     """
 
     async def name_of(control: "Postgres") -> str:
-        from tracebility.control.orgs import read_org
         from tracebility.ids import OrgId
+        from tracebility.orgs.orgs import read_org
 
         return (await read_org(control, OrgId(org_id))).name
 
     async def delete(transaction: "Transaction", actor: "Actor") -> "Deletion":
-        from tracebility.control import deletions
+        from tracebility.deletion import jobs
         from tracebility.ids import OrgId
 
-        return await deletions.delete_org(transaction, actor, OrgId(org_id), now())
+        return await jobs.delete_org(transaction, actor, OrgId(org_id), now())
 
     name = reading(data_dir, name_of)
     if not yes:

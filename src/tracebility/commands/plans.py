@@ -9,9 +9,9 @@ from tracebility.commands.changes import changing, document, reading
 from tracebility.commands.options import AsJson, DataDir, tell
 
 if TYPE_CHECKING:
-    from tracebility.control.plans import Plan
+    from tracebility.audit.events import Actor
+    from tracebility.orgs.plans import Plan
     from tracebility.stores.postgres import Transaction
-    from tracebility.tenant.audit import Actor
 
 group = typer.Typer(no_args_is_help=True, help="List plans, make or replace one.")
 
@@ -31,7 +31,7 @@ def list_plans(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
       tracebility plans list --json
     """
-    from tracebility.control.plans import every_plan
+    from tracebility.orgs.plans import every_plan
 
     plans = reading(data_dir, every_plan)
     tell("\n".join(_line(plan) for plan in plans.items), document(plans), as_json=as_json)
@@ -56,9 +56,9 @@ def set_plan(
     """
 
     async def put(transaction: "Transaction", actor: "Actor") -> "Plan":
-        from tracebility.control import plans
-        from tracebility.control.documents import read
+        from tracebility.orgs import plans
         from tracebility.tenant.limits import Limits
+        from tracebility.validation import read
 
         return await plans.put_plan(transaction, actor, name, read(limits.read(), Limits))
 

@@ -12,10 +12,10 @@ from tracebility.errors import TracebilityError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tracebility.control.quotas import MeterUsage, Quotas
-    from tracebility.control.usage import UsageByHour
     from tracebility.ids import OrgId
-    from tracebility.operator.quota import Tick
+    from tracebility.quota.quotas import MeterUsage, Quotas
+    from tracebility.quota.reconciler import Tick
+    from tracebility.quota.usage import UsageByHour
     from tracebility.stores.postgres import Postgres
 
 group = typer.Typer(no_args_is_help=True, help="Show what an organisation has used of its plan, and settle it.")
@@ -36,8 +36,8 @@ def show_quota(org_id: OrgArgument, data_dir: DataDir = None, as_json: AsJson = 
     """
 
     async def read(control: "Postgres") -> "Quotas":
-        from tracebility.control.quotas import read_quotas
         from tracebility.ids import OrgId
+        from tracebility.quota.quotas import read_quotas
 
         return await read_quotas(control, OrgId(org_id), now())
 
@@ -63,8 +63,8 @@ def show_usage(
 
       tracebility quota usage 0192f0c1-... --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z --csv > november.csv
     """
-    from tracebility.control import usage
     from tracebility.ids import OrgId
+    from tracebility.quota import usage
 
     if as_csv and as_json:
         raise TracebilityError("--csv or --json, not both.")
@@ -82,12 +82,12 @@ def show_usage(
 async def _usage(data_dir: "Path | None", org_id: "OrgId", since: str, until: str, *, exported: bool) -> "UsageByHour":
     from contextlib import AsyncExitStack
 
-    from tracebility.control.orgs import read_org
-    from tracebility.control.usage import read_usage
+    from tracebility.audit.events import AuditWriter, Event, EventType
     from tracebility.embedded.installation import locate
+    from tracebility.orgs.orgs import read_org
+    from tracebility.quota.usage import read_usage
     from tracebility.stores import clickhouse, postgres
     from tracebility.stores.ledger import RawRows
-    from tracebility.tenant.audit import AuditWriter, Event, EventType
 
     found = locate(data_dir)
     from_ns, to_ns = (_nanoseconds(name, text) for name, text in (("--from", since), ("--to", until)))
@@ -137,8 +137,8 @@ async def _reconcile(data_dir: "Path | None") -> "Tick":
     from contextlib import AsyncExitStack
 
     from tracebility.embedded.installation import locate
-    from tracebility.operator.quota import QuotaReconciler
-    from tracebility.stores import clickhouse, hot, postgres, redis
+    from tracebility.quota.reconciler import QuotaReconciler
+    from tracebility.stores import clickhouse, postgres, redis, redis_control
 
     found = locate(data_dir)
     async with AsyncExitStack() as stack:
@@ -146,7 +146,7 @@ async def _reconcile(data_dir: "Path | None") -> "Tick":
         stack.push_async_callback(control.close)
         queue = await redis.connect(found.queue_url, variable=found.queue_variable, wait_s=0)
         stack.push_async_callback(queue.close)
-        control_role = await hot.connect(found.redis_url, wait_s=0)
+        control_role = await redis_control.connect(found.redis_url, wait_s=0)
         stack.push_async_callback(control_role.close)
         engine = await clickhouse.connect(found.clickhouse_url, wait_s=0)
         stack.push_async_callback(engine.close)

@@ -11,10 +11,10 @@ from tracebility.commands.options import AsJson, DataDir, days_of, log_to_stderr
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tracebility.control.places import ChangedProject
-    from tracebility.operator.retention import Aged
+    from tracebility.audit.events import Actor
+    from tracebility.deletion.retention import Aged
+    from tracebility.orgs.projects import ChangedProject
     from tracebility.stores.postgres import Transaction
-    from tracebility.tenant.audit import Actor
 
 # The word that gives a project its org's retention back.
 AS_THE_ORG = "org"
@@ -45,11 +45,11 @@ def set_retention(
     wanted = days_of("DAYS", days, AS_THE_ORG)
 
     async def change(transaction: "Transaction", actor: "Actor") -> "ChangedProject":
-        from tracebility.control import places
-        from tracebility.control.documents import checked
+        from tracebility.orgs import projects
+        from tracebility.validation import checked
 
-        changes = checked(places.ProjectChanges, {"retention_days": wanted})
-        return await places.change_project(transaction, actor, await place_of(transaction, project_id), changes)
+        changes = checked(projects.ProjectChanges, {"retention_days": wanted})
+        return await projects.change_project(transaction, actor, await place_of(transaction, project_id), changes)
 
     changed = changing(data_dir, change)
     kept = "as long as its org" if changed.retention_days is None else f"{changed.retention_days} days"
@@ -77,9 +77,9 @@ def apply(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 async def _apply(data_dir: "Path | None") -> "Aged":
     from contextlib import AsyncExitStack
 
+    from tracebility.deletion.metrics import DeletionMetrics
+    from tracebility.deletion.retention import Retention
     from tracebility.embedded.installation import locate
-    from tracebility.operator.metrics import OperatorMetrics
-    from tracebility.operator.retention import Retention
     from tracebility.stores import clickhouse, postgres
     from tracebility.telemetry import Metrics
 
@@ -89,4 +89,4 @@ async def _apply(data_dir: "Path | None") -> "Aged":
         stack.push_async_callback(control.close)
         engine = await clickhouse.connect(found.clickhouse_url, wait_s=0)
         stack.push_async_callback(engine.close)
-        return await Retention(control, engine, OperatorMetrics(Metrics())).tick()
+        return await Retention(control, engine, DeletionMetrics(Metrics())).tick()

@@ -14,10 +14,10 @@ from tracebility.errors import NotFound, TracebilityError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tracebility.control.shards import ShardMoved, ShardPlan, ShardStatus
+    from tracebility.audit.events import Actor
+    from tracebility.shards.shard_map import ShardMoved, ShardPlan, ShardStatus
     from tracebility.stores.postgres import Postgres, Transaction
     from tracebility.stores.redis import Queue
-    from tracebility.tenant.audit import Actor
 
 T = TypeVar("T")
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what it would do to the skew, and change nothing.")]
@@ -44,7 +44,7 @@ def show_status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """
 
     async def read(control: "Postgres", queue: "Queue") -> "ShardStatus":
-        from tracebility.control.shards import look
+        from tracebility.shards.shard_map import look
 
         return await look(control, queue, now())
 
@@ -73,7 +73,7 @@ def show_plan(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """
 
     async def read(control: "Postgres", queue: "Queue") -> "ShardPlan":
-        from tracebility.control.shards import plan
+        from tracebility.shards.shard_map import plan
 
         return await plan(control, queue, now())
 
@@ -105,8 +105,8 @@ def move_org(
 
       tracebility shards move 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a 7 --reason "noisy neighbour"
     """
-    from tracebility.control.documents import checked
-    from tracebility.control.shards import ShardTarget
+    from tracebility.shards.shard_map import ShardTarget
+    from tracebility.validation import checked
 
     to = [checked(ShardTarget, {"shard": shard}).shard]
     _tell_moved(_moved(data_dir, org_id, to, dry_run=dry_run, force=force, reason=reason), as_json=as_json)
@@ -130,9 +130,9 @@ def split_org(
 
       tracebility shards split 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a 4
     """
-    from tracebility.control.documents import checked
-    from tracebility.control.shards import ShardSplit, coolest_for
     from tracebility.ids import OrgId
+    from tracebility.shards.shard_map import ShardSplit, coolest_for
+    from tracebility.validation import checked
 
     pieces = checked(ShardSplit, {"n": n}).n
     to = _looking(data_dir, lambda control, queue: coolest_for(control, queue, OrgId(org_id), pieces, now()))
@@ -158,8 +158,8 @@ def undo_move(
     org_id = None if org is None else _id(org)
 
     async def change(transaction: "Transaction", actor: "Actor") -> "ShardMoved":
-        from tracebility.control.shards import undo
         from tracebility.ids import OrgId
+        from tracebility.shards.shard_map import undo
 
         return await undo(transaction, actor, None if org_id is None else OrgId(org_id), now())
 
@@ -170,14 +170,14 @@ def _moved(
     data_dir: "Path | None", org_id: UUID, to: list[int], *, dry_run: bool, force: bool, reason: str
 ) -> "ShardMoved":
     async def change(transaction: "Transaction", actor: "Actor") -> "ShardMoved":
-        from tracebility.control.documents import checked
-        from tracebility.control.shards import ShardMove, move
+        from tracebility.shards.shard_map import ShardMove, move
+        from tracebility.validation import checked
 
         named = {"org_id": str(org_id), "shards": to, "dry_run": dry_run, "force": force, "reason": reason}
         return await move(transaction, actor, checked(ShardMove, named), now())
 
     async def foresee(control: "Postgres", queue: "Queue") -> "ShardMoved":
-        from tracebility.control.shards import foreseen
+        from tracebility.shards.shard_map import foreseen
 
         return await foreseen(control, queue, moved, now())
 

@@ -240,7 +240,7 @@ def _exists(pid: int) -> bool:
 
 async def _look_at_queue(reached: "Reached", seen: Status) -> None:
     from tracebility.commands.reach import tried
-    from tracebility.tenant.shards import (
+    from tracebility.tenant.shard_router import (
         ALL_STREAMS,
         DEAD_LETTER_STREAM,
         LEGACY_STREAM,

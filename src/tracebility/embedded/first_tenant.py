@@ -8,7 +8,7 @@ from typing import Any
 
 from tracebility.embedded.installation import write_private
 from tracebility.errors import ConfigurationError
-from tracebility.stores.bootstrap import ensure_first_tenant
+from tracebility.orgs.bootstrap import ensure_first_tenant
 from tracebility.stores.postgres import Postgres, Transaction
 from tracebility.tenant import keys
 from tracebility.tenant.context import Scope

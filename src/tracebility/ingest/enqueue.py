@@ -17,8 +17,8 @@ from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
 from tracebility.ingest.metrics import IngestMetrics
 from tracebility.stores.redis import AGAIN
-from tracebility.tenant.books import Book, book_of
-from tracebility.tenant.shards import ShardRouter, overflow_of, stream_of
+from tracebility.tenant.ledger import Book, book_of
+from tracebility.tenant.shard_router import ShardRouter, overflow_of, stream_of
 from tracebility.wire.envelope import Envelope
 
 Entry = tuple[str, dict[str, bytes]]

@@ -20,10 +20,10 @@ from tracebility.ingest.front import ApiProxy
 from tracebility.ingest.metrics import IngestMetrics
 from tracebility.ingest.spool.buffer import Spool
 from tracebility.ingest.spool.replay import Replayer
-from tracebility.stores import hot, postgres, redis
+from tracebility.quota.settled import PostgresUsage
+from tracebility.shards.routing import routing
+from tracebility.stores import postgres, redis, redis_control
 from tracebility.stores.changes import resolving
-from tracebility.stores.shards import routing
-from tracebility.stores.usage import PostgresUsage
 from tracebility.telemetry import Metrics
 from tracebility.tenant.admission import Admission
 from tracebility.tenant.resolver import Resolver
@@ -66,7 +66,7 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
         stack.push_async_callback(control.close)
         queue = await redis.connect(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
         stack.push_async_callback(queue.close)
-        control_role = await hot.connect(redis_url)
+        control_role = await redis_control.connect(redis_url)
         stack.push_async_callback(control_role.close)
         beat = Beat(control_role, f"{socket.gethostname()}:{settings.spool_dir.absolute()}", spool)
         admission = Admission(control_role, PostgresUsage(control), lambda: beat.processes)

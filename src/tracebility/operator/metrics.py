@@ -1,10 +1,14 @@
-"""What the operator counts. Labels name loops and kinds, never tenants."""
+"""Metrics of the operator's loops, and of the domains it schedules. Labels name loops and kinds, never tenants."""
 
+from tracebility.alerts.metrics import AlertMetrics
+from tracebility.audit.metrics import AuditMetrics
+from tracebility.deletion.metrics import DeletionMetrics
+from tracebility.shards.metrics import ShardMetrics
 from tracebility.telemetry import Metrics
 
 
 class OperatorMetrics:
-    """The metrics of one operator."""
+    """The metrics of one operator process."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.all = metrics
@@ -25,30 +29,7 @@ class OperatorMetrics:
         self.failures = metrics.counter(
             "tracebility_operator_loop_failures", "Ticks of each loop that failed; they are tried again.", ("loop",)
         )
-        self.alerts = metrics.gauge("tracebility_alert", "1 while an alert of this kind stands.", ("kind",))
-        self.missing = metrics.gauge(
-            "tracebility_books_missing_envelopes",
-            "Envelopes that are in flight by the books and in no stream any more. Anything but 0 is data loss.",
-        )
-        self.relayed = metrics.counter("tracebility_audit_relayed_events", "Audit events written to the data plane.")
-        self.gaps = metrics.counter(
-            "tracebility_audit_gaps",
-            "Audit events that a reconciliation found wrong in the data plane, by kind.",
-            ("kind",),
-        )
-        self.shard_skew = metrics.gauge(
-            "tracebility_shard_skew", "Items of the last hours on the hottest shard over the mean; 1 is even."
-        )
-        self.shard_items = metrics.gauge(
-            "tracebility_shard_items", "Items of the last hours, each on the shard where its org is now.", ("shard",)
-        )
-        self.shard_epoch = metrics.gauge("tracebility_shard_map_epoch", "Number of the latest change of the shard map.")
-        self.shard_placed = metrics.gauge(
-            "tracebility_shard_placed_orgs", "Orgs that are not on the shard of their hash alone."
-        )
-        self.shard_moves = metrics.counter("tracebility_shard_moves", "Orgs that the operator moved by itself.")
-        self.erased = metrics.counter(
-            "tracebility_erased_rows", "Rows removed from the data plane: retention, deletion, or late ones.", ("why",)
-        )
-        self.deletions = metrics.counter("tracebility_deletions", "Deletions that are certified, by kind.", ("kind",))
-        self.deletions_waiting = metrics.gauge("tracebility_deletions_waiting", "Deletions that are not done yet.")
+        self.audit = AuditMetrics(metrics)
+        self.alerts = AlertMetrics(metrics)
+        self.shards = ShardMetrics(metrics)
+        self.deletion = DeletionMetrics(metrics)

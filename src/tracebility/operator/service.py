@@ -9,33 +9,28 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from tracebility.alerts import checks, webhook
+from tracebility.audit import reconciler as audit_reconciler
+from tracebility.audit import relay, verify
+from tracebility.audit.metrics import AuditMetrics
+from tracebility.audit.reconciler import AuditReconciler
+from tracebility.audit.relay import AuditRelay
+from tracebility.audit.verify import Verification
 from tracebility.config import Settings
+from tracebility.deletion import retention, runner
+from tracebility.deletion.retention import Retention
+from tracebility.deletion.runner import Deleter
 from tracebility.errors import StoreUnavailable
 from tracebility.health import unanswered
-from tracebility.operator import (
-    alerts,
-    deletion,
-    loops,
-    notify,
-    prune,
-    quota,
-    reconcile,
-    relay,
-    retention,
-    shards,
-    verify,
-)
-from tracebility.operator.deletion import Deleter
+from tracebility.operator import loops, prune
 from tracebility.operator.loops import Loop
 from tracebility.operator.metrics import OperatorMetrics
 from tracebility.operator.prune import prune_tenant_changes
-from tracebility.operator.quota import QuotaReconciler
-from tracebility.operator.reconcile import AuditReconciler
-from tracebility.operator.relay import AuditRelay
-from tracebility.operator.retention import Retention
-from tracebility.operator.shards import ShardBalance
-from tracebility.operator.verify import Verification
-from tracebility.stores import clickhouse, hot, leader, postgres, redis
+from tracebility.quota import reconciler as quota_reconciler
+from tracebility.quota.reconciler import QuotaReconciler
+from tracebility.shards import balance
+from tracebility.shards.balance import ShardBalance
+from tracebility.stores import clickhouse, leader, postgres, redis, redis_control
 from tracebility.telemetry import Metrics
 
 RETRY_S = 1.0
@@ -51,7 +46,7 @@ class OperatorServices:
     control: postgres.Postgres
     engine: clickhouse.Engine
     queue: redis.Queue
-    hot: hot.Hot
+    hot: redis_control.Hot
     metrics: OperatorMetrics
     pg_dsn: str
     webhook_url: str = ""
@@ -63,27 +58,38 @@ class OperatorServices:
         """All there are."""
         quotas = QuotaReconciler(self.control, self.engine, self.queue, self.hot)
         verification = Verification(self.control, self.engine)
-        looking = alerts.Alerts(
-            self.control, self.engine, self.queue, self.hot, self.metrics, quotas.looked_at, lambda: verification.found
+        alerts = checks.Alerts(
+            self.control,
+            self.engine,
+            self.queue,
+            self.hot,
+            self.metrics.alerts,
+            quotas.looked_at,
+            lambda: verification.found,
         )
-        notifier = notify.Notifier(self.control, self.webhook_url, self.webhook_secret)
-        relayed = AuditRelay(self.control, self.engine, self.metrics)
-        balance = ShardBalance(self.control, self.queue, self.hot, self.metrics, auto=self.shards_auto)
+        notifier = webhook.Notifier(self.control, self.webhook_url, self.webhook_secret)
+        audit_relay = AuditRelay(self.control, self.engine, self.metrics.audit)
+        shard_balance = ShardBalance(self.control, self.queue, self.hot, self.metrics.shards, auto=self.shards_auto)
         deleter = Deleter(
-            self.control, self.engine, self.queue, self.hot, self.metrics, waits_for_legacy=self.dual_read_legacy
+            self.control,
+            self.engine,
+            self.queue,
+            self.hot,
+            self.metrics.deletion,
+            waits_for_legacy=self.dual_read_legacy,
         )
-        retained = Retention(self.control, self.engine, self.metrics)
+        expiry = Retention(self.control, self.engine, self.metrics.deletion)
         return (
-            Loop("quota-reconcile", quota.PERIOD_S, lambda fence: quotas.tick()),
-            Loop("audit-relay", relay.PERIOD_S, lambda fence: relayed.tick()),
-            Loop(AUDIT_RECONCILE, reconcile.PERIOD_S, lambda fence: self._reconcile_audit()),
+            Loop("quota-reconcile", quota_reconciler.PERIOD_S, lambda fence: quotas.tick()),
+            Loop("audit-relay", relay.PERIOD_S, lambda fence: audit_relay.tick()),
+            Loop(AUDIT_RECONCILE, audit_reconciler.PERIOD_S, lambda fence: self._reconcile_audit()),
             Loop("audit-verify", verify.PERIOD_S, lambda fence: verification.tick()),
-            Loop("alerts", alerts.PERIOD_S, lambda fence: looking.tick()),
-            Loop("notify", notify.PERIOD_S, lambda fence: notifier.tick()),
-            Loop("shards", shards.PERIOD_S, lambda fence: balance.tick()),
-            Loop("deletion", deletion.PERIOD_S, lambda fence: deleter.tick()),
-            Loop("deletion-sweep", deletion.SWEEP_PERIOD_S, lambda fence: deleter.sweep()),
-            Loop("retention", retention.PERIOD_S, lambda fence: retained.tick()),
+            Loop("alerts", checks.PERIOD_S, lambda fence: alerts.tick()),
+            Loop("notify", webhook.PERIOD_S, lambda fence: notifier.tick()),
+            Loop("shards", balance.PERIOD_S, lambda fence: shard_balance.tick()),
+            Loop("deletion", runner.PERIOD_S, lambda fence: deleter.tick()),
+            Loop("deletion-sweep", runner.SWEEP_PERIOD_S, lambda fence: deleter.sweep()),
+            Loop("retention", retention.PERIOD_S, lambda fence: expiry.tick()),
             Loop("prune", prune.PERIOD_S, lambda fence: prune_tenant_changes(self.control)),
         )
 
@@ -103,7 +109,7 @@ class OperatorServices:
         return await unanswered(("postgres", self.control.ping), *redis_pings, ("clickhouse", self.engine.ping))
 
     async def _reconcile_audit(self) -> None:
-        run = await AuditReconciler(self.control, self.engine, self.metrics).tick()
+        run = await AuditReconciler(self.control, self.engine, self.metrics.audit).tick()
         if run.gaps:
             log.error("the audit trail had gaps", **run.document())
 
@@ -123,9 +129,11 @@ class OperatorServices:
             await asyncio.sleep(RETRY_S)
 
 
-def audit_reconcile(control: postgres.Postgres, engine: clickhouse.Engine, metrics: OperatorMetrics) -> Loop:
+def audit_reconcile(control: postgres.Postgres, engine: clickhouse.Engine, metrics: AuditMetrics) -> Loop:
     """The audit reconciler for the command that runs it now, and tells what it found."""
-    return Loop(AUDIT_RECONCILE, reconcile.PERIOD_S, lambda fence: AuditReconciler(control, engine, metrics).tick())
+    return Loop(
+        AUDIT_RECONCILE, audit_reconciler.PERIOD_S, lambda fence: AuditReconciler(control, engine, metrics).tick()
+    )
 
 
 @asynccontextmanager
@@ -141,7 +149,7 @@ async def open_services(settings: Settings) -> AsyncIterator[OperatorServices]:
         stack.push_async_callback(control.close)
         queue = await redis.connect(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
         stack.push_async_callback(queue.close)
-        control_role = await hot.connect(redis_url)
+        control_role = await redis_control.connect(redis_url)
         stack.push_async_callback(control_role.close)
         engine = await clickhouse.connect(settings.dsn("TRACEBILITY_CLICKHOUSE_URL"))
         stack.push_async_callback(engine.close)

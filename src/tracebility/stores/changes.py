@@ -14,11 +14,11 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from tracebility.errors import StoreUnavailable
-from tracebility.stores.hot import Hot
-from tracebility.stores.key_use import write_uses_down
+from tracebility.stores.key_last_used import write_uses_down
 from tracebility.stores.keys import CachedKeys, PostgresKeys
 from tracebility.stores.postgres import Postgres
-from tracebility.stores.servers import open_pool
+from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_transport import open_pool
 from tracebility.tenant.redis_keys import shared_key
 from tracebility.tenant.resolver import Change, Resolver
 

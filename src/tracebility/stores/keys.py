@@ -6,8 +6,8 @@ import msgspec
 
 from tracebility.errors import StoreUnavailable
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
-from tracebility.stores.hot import Hot
 from tracebility.stores.postgres import Postgres, Row
+from tracebility.stores.redis_control import Hot
 from tracebility.tenant.context import Allowance, MeterLimit, Rate, Scope
 from tracebility.tenant.redis_keys import shared_key
 from tracebility.tenant.resolver import KeyRecord, KeyStore

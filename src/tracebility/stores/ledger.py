@@ -11,8 +11,8 @@ from tracebility.ids import OrgId
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.queries import query
 from tracebility.stores.redis import Queue
-from tracebility.tenant.books import DEAD, DROPPED, STORED
-from tracebility.tenant.shards import ALL_STREAMS
+from tracebility.tenant.ledger import DEAD, DROPPED, STORED
+from tracebility.tenant.shard_router import ALL_STREAMS
 
 # In flight envelopes that are asked for at once: an id is 36 characters of a request.
 IDS_A_QUESTION = 5_000

@@ -1,8 +1,10 @@
-"""Finds the SQL that a name stands for: ``stores/sql/*.sql``, each query under a line ``-- name: the_name``."""
+"""Named SQL: each query of ``<package>/sql/*.sql`` stands under a line ``-- name: the_name``; names are unique."""
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
@@ -19,12 +21,18 @@ def query(name_or_text: str) -> str:
 @cache
 def _queries() -> dict[str, str]:
     found: dict[str, str] = {}
-    for file in sorted(files("tracebility.stores").joinpath("sql").iterdir(), key=lambda entry: entry.name):
-        if not file.name.endswith(".sql"):
-            continue
+    for file in _sql_files():
         parts = _NAME.split(file.read_text("utf-8"))[1:]
         for name, text in zip(parts[::2], parts[1::2], strict=True):
             if name in found:
                 raise ValueError(f"two queries are named {name}; the second is in {file.name}")
             found[name] = text.strip()
     return found
+
+
+def _sql_files() -> Iterator[Traversable]:
+    """The SQL files of every domain, and of the stores themselves."""
+    for package in sorted(files("tracebility").iterdir(), key=lambda entry: entry.name):
+        folder = package.joinpath("sql")
+        if package.is_dir() and folder.is_dir():
+            yield from sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name)

@@ -20,12 +20,12 @@ from redis import exceptions
 from tracebility.config import redact
 from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
-from tracebility.stores.servers import VARIABLE, Command, Servers, checked, refusal
+from tracebility.stores.redis_transport import VARIABLE, Command, Servers, checked, refusal
 from tracebility.stores.start import START_WAIT_S, until_reachable
-from tracebility.tenant.books import Book, accepted_key, counts_key, in_flight_key, in_flight_keys, org_of
+from tracebility.tenant.ledger import Book, accepted_key, counts_key, in_flight_key, in_flight_keys, org_of
 from tracebility.tenant.redis_keys import shared_key, stream_key
 from tracebility.tenant.scripts import BURY, COUNT, ENTER, LEAVE, UNBURY, Script
-from tracebility.tenant.shards import DEAD_LETTER_STREAM, beside
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, beside
 from tracebility.wire.envelope import MalformedEnvelope, from_fields
 
 GROUP = "ingest-worker"

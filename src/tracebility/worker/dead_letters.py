@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracebility.stores.redis import Entry, Queue
-from tracebility.tenant.shards import DEAD_LETTER_STREAM
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
 from tracebility.wire.envelope import Header, MalformedEnvelope, from_fields
 
 PAGE = 20  # envelopes are up to 1 MiB

@@ -12,7 +12,7 @@ from tracebility.stores.clickhouse import Engine
 from tracebility.stores.native_format import Column
 from tracebility.stores.queries import query
 from tracebility.stores.redis import AGAIN, COUNTS_LEFT_MS, Entry
-from tracebility.tenant.books import Book, book_of
+from tracebility.tenant.ledger import Book, book_of
 from tracebility.wire.envelope import Header
 from tracebility.worker.columns import Block
 

@@ -13,9 +13,9 @@ import structlog
 from tracebility.errors import StoreUnavailable
 from tracebility.stores.clickhouse import BAD_DATA, LONGEST_TIMEOUT_S, Engine, EngineRejected
 from tracebility.stores.queries import query
+from tracebility.worker.backoff import Patience, Stopped, brief, pause
 from tracebility.worker.large_runs import LEAST_SPANS, MOST_LARGE_RUNS, LargeRun, LargeRuns, RunKey, too_large
 from tracebility.worker.metrics import WorkerMetrics
-from tracebility.worker.patience import Patience, Stopped, brief, pause
 
 # An id is about 45 bytes of a request, and servers take 1 MiB of what is no data.
 TRACES_A_STATEMENT = 5_000

@@ -11,15 +11,15 @@ import structlog
 from tracebility.config import Settings
 from tracebility.errors import StoreUnavailable
 from tracebility.health import unanswered
-from tracebility.stores import clickhouse, hot, redis
-from tracebility.stores.owners import LazyOwners
+from tracebility.stores import clickhouse, redis, redis_control
+from tracebility.stores.project_owners import LazyOwners
 from tracebility.telemetry import Metrics
-from tracebility.tenant.shards import SHARD_STREAMS
+from tracebility.tenant.shard_router import SHARD_STREAMS
 from tracebility.worker import memory
-from tracebility.worker.consume import Drain
+from tracebility.worker.backoff import pause
+from tracebility.worker.consumer import Drain
 from tracebility.worker.legacy import Legacy, Owners
 from tracebility.worker.metrics import WorkerMetrics
-from tracebility.worker.patience import pause
 from tracebility.worker.write import Writer
 
 WATCH_S = 2.0
@@ -33,7 +33,7 @@ class WorkerServices:
 
     queue: redis.Queue
     engine: clickhouse.Engine
-    hot: hot.Hot
+    hot: redis_control.Hot
     metrics: WorkerMetrics
     owners: Owners | None = None  # where envelopes from before the shards find whose they are; None: nobody reads them
 
@@ -80,7 +80,7 @@ async def open_services(settings: Settings) -> AsyncIterator[WorkerServices]:
     async with AsyncExitStack() as stack:
         queue = await redis.connect(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
         stack.push_async_callback(queue.close)
-        control_role = await hot.connect(settings.dsn("TRACEBILITY_REDIS_URL"))
+        control_role = await redis_control.connect(settings.dsn("TRACEBILITY_REDIS_URL"))
         stack.push_async_callback(control_role.close)
         engine = await clickhouse.connect(settings.dsn("TRACEBILITY_CLICKHOUSE_URL"))
         stack.push_async_callback(engine.close)

@@ -17,11 +17,11 @@ from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Envelope
 from tracebility.wire.pricing import PriceTable
 from tracebility.worker import rows
+from tracebility.worker.backoff import Patience, brief
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import Block, meter_block, span_block
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.outcomes import Outcome, known_before, outcome_block
-from tracebility.worker.patience import Patience, brief
 from tracebility.worker.plain_columns import map_waiting
 from tracebility.worker.runs import Runs
 

@@ -18,7 +18,7 @@ import redis
 from clickhouse_connect.driver.client import Client
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tracebility.tenant.shards import DEAD_LETTER_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS
 from tracebility.wire.envelope import from_fields
 
 from .load import Ledger, Outcome

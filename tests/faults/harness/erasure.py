@@ -10,17 +10,17 @@ from uuid import uuid4
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from tracebility.control import deletions
-from tracebility.control.deletions import Deletion
-from tracebility.control.places import ProjectPlace
+from tracebility.audit.events import Actor
+from tracebility.deletion import jobs
+from tracebility.deletion.erase import CONTENT_TABLES
+from tracebility.deletion.jobs import Deletion
+from tracebility.deletion.runner import REFUSED_S, Deleter
 from tracebility.ids import SENTINEL, OrgId, ProjectId, uuid7
-from tracebility.operator.deletion import REFUSED_S, Deleter
-from tracebility.stores import clickhouse, hot, postgres, redis
-from tracebility.stores.erase import CONTENT_TABLES
+from tracebility.orgs.projects import ProjectPlace
+from tracebility.stores import clickhouse, postgres, redis, redis_control
 from tracebility.telemetry import Metrics
-from tracebility.tenant.audit import Actor
-from tracebility.tenant.books import book_of
-from tracebility.tenant.shards import shard_of, stream_of
+from tracebility.tenant.ledger import book_of
+from tracebility.tenant.shard_router import shard_of, stream_of
 from tracebility.wire.envelope import Envelope, Header
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.service import WorkerServices
@@ -104,7 +104,7 @@ class Work:
         return job
 
     async def job(self, job: Deletion) -> Deletion:
-        return await deletions.read_deletion(self.control, job.id)
+        return await jobs.read_deletion(self.control, job.id)
 
     async def done(self, job: Deletion) -> Deletion:
         await self.deleter.tick()
@@ -159,7 +159,7 @@ async def enter(queue: redis.Queue, *envelopes: Envelope) -> None:
         await queue.append_groups([[(stream, envelope.fields())]], [book_of(stream, envelope.header)])
 
 
-async def drain(queue: redis.Queue, engine: clickhouse.Engine, store: hot.Hot, org_id: OrgId) -> None:
+async def drain(queue: redis.Queue, engine: clickhouse.Engine, store: redis_control.Hot, org_id: OrgId) -> None:
     """Have a worker settle what is in the queue of an org."""
     stop = asyncio.Event()
     services = WorkerServices(queue, engine, store, WorkerMetrics(Metrics()))

@@ -23,8 +23,8 @@ from urllib.request import Request, urlopen
 
 import asyncpg
 
-from tracebility.operator.quota import QuotaReconciler
-from tracebility.stores import clickhouse, hot, postgres, redis
+from tracebility.quota.reconciler import QuotaReconciler
+from tracebility.stores import clickhouse, postgres, redis, redis_control
 
 from .auditor import Auditor
 from .installation import STORES, TARGETS, Installation
@@ -261,7 +261,7 @@ class Soak:
         """Tick as the operator does, until what was accepted before ``end``, in seconds since 1970, is settled."""
         ready = self._stores.ready
         control, engine = await postgres.connect(ready["pg_dsn"]), await clickhouse.connect(ready["clickhouse_url"])
-        queue, hot_store = await redis.connect(ready["redis_url"]), await hot.connect(ready["redis_url"])
+        queue, hot_store = await redis.connect(ready["redis_url"]), await redis_control.connect(ready["redis_url"])
         try:
             reconciler = QuotaReconciler(control, engine, queue, hot_store)
             async with asyncio.timeout(SETTLED_S):

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tracebility.tenant.access import AccessTrail
+from tracebility.audit.access_log import AccessTrail
 
 
 async def refusals_written() -> None:

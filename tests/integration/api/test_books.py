@@ -10,8 +10,8 @@ import pytest
 
 from tracebility.api import cursor
 from tracebility.stores.clickhouse import Engine
-from tracebility.tenant.books import book_of
-from tracebility.tenant.shards import shard_of, stream_of
+from tracebility.tenant.ledger import book_of
+from tracebility.tenant.shard_router import shard_of, stream_of
 from tracebility.wire.envelope import Header
 from tracebility.worker.columns import MAX_VERSION
 

@@ -10,11 +10,11 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tracebility.control import deletions
-from tracebility.control.keys import revoke_key
-from tracebility.control.places import ProjectPlace
+from tracebility.audit.events import Actor
+from tracebility.deletion import jobs
+from tracebility.orgs.keys import revoke_key
+from tracebility.orgs.projects import ProjectPlace
 from tracebility.stores.postgres import Postgres
-from tracebility.tenant.audit import Actor
 
 ASKER = Actor("operator", "test")
 
@@ -25,10 +25,10 @@ async def being_deleted(control: Postgres, tenant: Any, kind: str) -> AsyncItera
     async with control.transaction() as transaction:
         now = datetime.now(UTC)
         if kind == "org":
-            await deletions.delete_org(transaction, ASKER, tenant.org_id, now)
+            await jobs.delete_org(transaction, ASKER, tenant.org_id, now)
         else:
             place = ProjectPlace(tenant.org_id, tenant.workspace_id, tenant.project_id)
-            await deletions.delete_project(transaction, ASKER, place, now)
+            await jobs.delete_project(transaction, ASKER, place, now)
         yield
         await asyncio.sleep(0.5)
 

@@ -10,13 +10,13 @@ from harness.trail import refusals_written
 
 from tracebility.api import pages, scope
 from tracebility.api.app import routes
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.relay import AuditRelay
-from tracebility.operator.verify import problems
+from tracebility.audit.access_log import LINES_A_WINDOW
+from tracebility.audit.events import AuditWriter
+from tracebility.audit.metrics import AuditMetrics
+from tracebility.audit.relay import AuditRelay
+from tracebility.audit.verify import problems
 from tracebility.stores.clickhouse import Engine
 from tracebility.telemetry import Metrics
-from tracebility.tenant.access import LINES_A_WINDOW
-from tracebility.tenant.audit import AuditWriter
 
 READ, EXPORTED, DENIED = "egress.read", "egress.exported", "access.denied"
 USAGE = "/v1/admin/orgs/{org}/usage?from=2026-03-01T10:00:00Z&to=2026-03-01T12:00:00Z"
@@ -186,7 +186,7 @@ async def test_both_stores_have_what_left_and_the_chain_fits(
     await api.get(f"/v1/projects/{mine.project_id}/runs", headers=mine.headers())
     await api.get(f"{USAGE.format(org=mine.org_id)}&format=csv", headers=mine.headers())
     await api.get(f"/v1/projects/{other.project_id}/runs", headers=mine.headers())
-    relay = AuditRelay(control, engine, OperatorMetrics(Metrics()))
+    relay = AuditRelay(control, engine, AuditMetrics(Metrics()))
     while await relay.tick():
         pass
     copies = await engine.query(

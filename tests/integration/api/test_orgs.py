@@ -10,7 +10,7 @@ import pytest
 
 from tracebility.errors import StoreUnavailable
 from tracebility.stores.changes import resolving
-from tracebility.stores.hot import Hot
+from tracebility.stores.redis_control import Hot
 from tracebility.tenant.resolver import Resolver
 
 
@@ -338,7 +338,7 @@ async def test_with_redis_away_a_change_is_committed_and_answered(
 async def test_a_change_whose_event_cannot_be_written_is_not_made(
     api: httpx.AsyncClient, operator: Any, two_orgs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tracebility.tenant.audit import AuditWriter
+    from tracebility.audit.events import AuditWriter
 
     async def fails(*_: object) -> None:
         raise RuntimeError("no room in the trail")

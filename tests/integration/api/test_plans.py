@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracebility.control.documents import read
-from tracebility.control.plans import shown
+from tracebility.orgs.plans import shown
 from tracebility.stores.changes import resolving
 from tracebility.tenant.limits import LARGEST_AMOUNT, LARGEST_BURST, MOST_REQUESTS_PER_S, Limits
+from tracebility.validation import read
 
 WHOLE = {
     "rate": {"requests_per_s": 50, "burst": 200},

@@ -6,7 +6,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tracebility.tenant.shards import shard_of
+from tracebility.tenant.shard_router import shard_of
 
 MOVES = "/v1/admin/shards/moves"
 

@@ -16,8 +16,8 @@ from redis.exceptions import RedisError
 from tracebility.embedded.binaries import valkey_server
 from tracebility.embedded.installation import free_port
 from tracebility.embedded.valkey import Valkey
-from tracebility.stores import hot, redis
-from tracebility.stores.servers import SLOTS
+from tracebility.stores import redis, redis_control
+from tracebility.stores.redis_transport import SLOTS
 
 PASSWORD = "secret"
 NODES = 3
@@ -134,8 +134,8 @@ async def queue(cluster: Cluster) -> AsyncIterator[redis.Queue]:
 
 
 @pytest.fixture
-async def hot_store(cluster: Cluster) -> AsyncIterator[hot.Hot]:
+async def hot_store(cluster: Cluster) -> AsyncIterator[redis_control.Hot]:
     """The control role, on the cluster."""
-    opened = await hot.connect(cluster.url)
+    opened = await redis_control.connect(cluster.url)
     yield opened
     await opened.close()

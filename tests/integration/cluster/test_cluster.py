@@ -15,23 +15,23 @@ import httpx
 import pytest
 from redis.crc import key_slot
 
+from tracebility.alerts.checks import Alerts
+from tracebility.alerts.metrics import AlertMetrics
+from tracebility.audit.events import Actor
 from tracebility.config import Settings
-from tracebility.control.shards import ShardMove, move
 from tracebility.errors import StoreUnavailable
 from tracebility.ingest.app import create_app
 from tracebility.ingest.service import open_services
-from tracebility.operator.alerts import Alerts
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.quota import QuotaReconciler
-from tracebility.stores import hot, postgres, redis
+from tracebility.quota.reconciler import QuotaReconciler
+from tracebility.shards.shard_map import ShardMove, move
+from tracebility.stores import postgres, redis, redis_control
 from tracebility.stores.changes import nudge
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.ledger import Ledger, OrgQueue, RawRows, ledger
 from tracebility.telemetry import Metrics
-from tracebility.tenant.audit import Actor
 from tracebility.tenant.quota import SPANS, usage_key
 from tracebility.tenant.redis_keys import over_flag, stream_key
-from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM, SHARD_STREAMS, shard_of, stream_of
+from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM, SHARD_STREAMS, shard_of, stream_of
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.service import WorkerServices
 
@@ -62,7 +62,7 @@ async def send(edge: httpx.AsyncClient, tenant: Any, count: int) -> httpx.Respon
 
 
 @asynccontextmanager
-async def a_worker(queue: redis.Queue, engine: Engine, hot_store: hot.Hot) -> AsyncIterator[None]:
+async def a_worker(queue: redis.Queue, engine: Engine, hot_store: redis_control.Hot) -> AsyncIterator[None]:
     """A worker in this process."""
     stop = asyncio.Event()
     services = WorkerServices(queue, engine, hot_store, WorkerMetrics(Metrics()), None)
@@ -94,7 +94,7 @@ async def test_what_is_sent_is_stored_settled_and_in_the_books(
     control: postgres.Postgres,
     engine: Engine,
     queue: redis.Queue,
-    hot_store: hot.Hot,
+    hot_store: redis_control.Hot,
     two_orgs: Any,
 ) -> None:
     [tenant, _] = two_orgs
@@ -110,7 +110,7 @@ async def test_what_is_sent_is_stored_settled_and_in_the_books(
     assert (await later.tick()).orgs >= 1
     period = datetime.now(UTC).strftime("%Y-%m")
     assert await hot_store.command("HGET", usage_key(tenant.org_id, period), SPANS) == b"9"
-    found = await Alerts(control, engine, queue, hot_store, OperatorMetrics(Metrics()), later.looked_at).tick()
+    found = await Alerts(control, engine, queue, hot_store, AlertMetrics(Metrics()), later.looked_at).tick()
     assert "books" not in {alert.kind for alert in found}
 
 
@@ -120,7 +120,7 @@ async def test_an_org_is_moved_to_another_shard_on_another_node(
     control: postgres.Postgres,
     engine: Engine,
     queue: redis.Queue,
-    hot_store: hot.Hot,
+    hot_store: redis_control.Hot,
     two_orgs: Any,
 ) -> None:
     [tenant, _] = two_orgs
@@ -143,7 +143,7 @@ async def test_an_org_is_moved_to_another_shard_on_another_node(
 
 
 async def test_a_dead_letter_goes_to_its_own_node_and_comes_back(
-    edge: httpx.AsyncClient, engine: Engine, queue: redis.Queue, hot_store: hot.Hot, two_orgs: Any
+    edge: httpx.AsyncClient, engine: Engine, queue: redis.Queue, hot_store: redis_control.Hot, two_orgs: Any
 ) -> None:
     [tenant, _] = two_orgs
     stream = stream_of(shard_of(tenant.org_id))
@@ -164,7 +164,12 @@ async def test_a_dead_letter_goes_to_its_own_node_and_comes_back(
 
 
 async def test_a_slot_that_moves_under_load_loses_and_doubles_nothing(
-    edge: httpx.AsyncClient, cluster: Any, engine: Engine, queue: redis.Queue, hot_store: hot.Hot, two_orgs: Any
+    edge: httpx.AsyncClient,
+    cluster: Any,
+    engine: Engine,
+    queue: redis.Queue,
+    hot_store: redis_control.Hot,
+    two_orgs: Any,
 ) -> None:
     """Its keys go one by one, so for a while the stream is on one node and its books are on the other."""
     [tenant, _] = two_orgs
@@ -228,7 +233,7 @@ async def test_what_is_asked_of_a_slot_under_way_is_done_and_not_refused(cluster
     assert await queue._pipeline([("DEL", stream, beside)]) == [2]
 
 
-async def test_every_key_of_an_org_is_forgotten_on_whichever_node(hot_store: hot.Hot, two_orgs: Any) -> None:
+async def test_every_key_of_an_org_is_forgotten_on_whichever_node(hot_store: redis_control.Hot, two_orgs: Any) -> None:
     periods = [f"2026-{month:02}" for month in range(1, 13)]
     for period in periods:
         await hot_store.command("SET", over_flag(two_orgs[0].org_id, period), "spans", "PX", 60_000)
@@ -236,7 +241,7 @@ async def test_every_key_of_an_org_is_forgotten_on_whichever_node(hot_store: hot
 
 
 async def test_with_a_node_away_it_is_refused_and_what_the_others_gave_is_not_lost(
-    cluster: Any, queue: redis.Queue, hot_store: hot.Hot
+    cluster: Any, queue: redis.Queue, hot_store: redis_control.Hot
 ) -> None:
     names = [f"test:{uuid4().hex}" for _ in range(30)]
     await queue.ensure_group(names)

@@ -7,15 +7,15 @@ from uuid import UUID
 
 from typer.testing import CliRunner
 
+from tracebility.audit.events import Actor, AuditWriter, Event, EventType
+from tracebility.audit.metrics import AuditMetrics
+from tracebility.audit.relay import AuditRelay
 from tracebility.cli import app
 from tracebility.errors import TracebilityError
 from tracebility.ids import SENTINEL, OrgId, uuid7
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.relay import AuditRelay
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 from tracebility.telemetry import Metrics
-from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
 
 
 async def command(stores: Any, *arguments: str) -> Any:
@@ -38,7 +38,7 @@ async def written(control: Postgres, engine: Engine, count: int = 4) -> tuple[Or
     ids = []
     for number in range(count):
         if number == count - 1:
-            await AuditRelay(control, engine, OperatorMetrics(Metrics())).tick()
+            await AuditRelay(control, engine, AuditMetrics(Metrics())).tick()
         actor = Actor("api_key", f"key{number % 2}")
         event = Event(types[number % 2], org_id, actor, "project", f"p{number}", {"n": number})
         async with control.transaction() as transaction:
@@ -81,7 +81,7 @@ async def test_what_concerns_no_org_is_listed_without_one(stores: Any, control: 
 
     [waiting] = await listed()
     assert (waiting["event_id"], waiting["org_id"], waiting["target_id"]) == (str(event.id), None, "p")
-    await AuditRelay(control, engine, OperatorMetrics(Metrics())).tick()
+    await AuditRelay(control, engine, AuditMetrics(Metrics())).tick()
     assert await listed() == [waiting]
 
 
@@ -185,7 +185,7 @@ async def test_a_reconciliation_repairs_what_is_missing_and_its_gap_is_listed(
 ) -> None:
     org_id, ids = await written(control, engine)
     # What waits for the relay for a minute is missing too: however slow the machine, only one event is to be.
-    await AuditRelay(control, engine, OperatorMetrics(Metrics())).tick()
+    await AuditRelay(control, engine, AuditMetrics(Metrics())).tick()
     first = await audit(stores, "reconcile")
     assert first.exit_code == 0, first.output
     await remove_from_engine(engine, ids[0])

@@ -12,17 +12,17 @@ from uuid import UUID, uuid4
 import pytest
 from harness.erasure import drain, enter, envelope_of, later
 
+from tracebility.deletion.metrics import DeletionMetrics
+from tracebility.deletion.runner import Deleter
 from tracebility.embedded.installation import STREAM_VARIABLE
 from tracebility.ids import OrgId, ProjectId
-from tracebility.operator.deletion import Deleter
-from tracebility.operator.metrics import OperatorMetrics
 from tracebility.stores.clickhouse import Engine
-from tracebility.stores.hot import Hot
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.redis import Queue
+from tracebility.stores.redis_control import Hot
 from tracebility.telemetry import Metrics
-from tracebility.tenant.books import accepted_key
-from tracebility.tenant.shards import shard_of, stream_of
+from tracebility.tenant.ledger import accepted_key
+from tracebility.tenant.shard_router import shard_of, stream_of
 
 BETWEEN = ("--from", "2026-03-01T10:00:00Z", "--to", "2026-03-01T12:00:00Z")
 
@@ -87,7 +87,7 @@ async def test_the_books_of_a_deleted_org_balance_for_whoever_asks_for_them(
     await enter(empty_queue, envelope_of(org_id, project_id, spans=5))
     await drain(empty_queue, engine, empty_hot_store, org_id)
     job = await asyncio.to_thread(commands.answer, "orgs", "delete", str(org_id), "--yes")
-    metrics = OperatorMetrics(Metrics())
+    metrics = DeletionMetrics(Metrics())
     await Deleter(control, engine, empty_queue, empty_hot_store, metrics, later).tick()
     assert (await asyncio.to_thread(commands.answer, "deletions", "show", job["id"]))["state"] == "done"
     books = await asyncio.to_thread(commands.answer, "ledger", str(org_id))

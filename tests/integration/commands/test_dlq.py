@@ -9,7 +9,7 @@ import pytest
 from tracebility.ids import uuid7
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.redis import Queue
-from tracebility.tenant.shards import DEAD_LETTER_STREAM, stream_of
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, stream_of
 from tracebility.wire.envelope import Envelope, Header
 
 

@@ -15,7 +15,7 @@ from tracebility.commands.doctor import Finding, Verdict, examine
 from tracebility.embedded.installation import Located, locate
 from tracebility.stores import clickhouse
 from tracebility.stores.queries import query
-from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM, stream_of
+from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM, stream_of
 
 
 async def wrong(found: Located) -> dict[str, Finding]:

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from tracebility.stores.changes import resolving
-from tracebility.stores.hot import connect
+from tracebility.stores.redis_control import connect
 
 
 def test_an_org_is_made_shown_listed_and_changed(commands: Any) -> None:

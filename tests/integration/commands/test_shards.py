@@ -9,7 +9,7 @@ import pytest
 
 from tracebility.ids import OrgId
 from tracebility.stores.postgres import Postgres
-from tracebility.tenant.shards import shard_of
+from tracebility.tenant.shard_router import shard_of
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from typer.testing import CliRunner
 
 from tracebility.cli import app
-from tracebility.tenant.shards import stream_of
+from tracebility.tenant.shard_router import stream_of
 
 
 def status(data_dir: Path, *arguments: str) -> Any:

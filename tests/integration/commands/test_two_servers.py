@@ -9,8 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from tracebility.ids import OrgId
-from tracebility.tenant.books import accepted_key
-from tracebility.tenant.shards import DEAD_LETTER_STREAM, shard_of, stream_of
+from tracebility.tenant.ledger import accepted_key
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, shard_of, stream_of
 
 from .conftest import Commands
 

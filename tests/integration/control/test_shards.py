@@ -13,16 +13,16 @@ from uuid import uuid4
 import pytest
 from harness.proxy import Proxy, Road
 
-from tracebility.control.shards import HYSTERESIS, ShardMove, ShardMoved, coolest_for, look, move, plan, undo
+from tracebility.audit.events import Actor
 from tracebility.errors import MovedLately, NotFound, Unprocessable
 from tracebility.ids import OrgId
-from tracebility.stores import hot, postgres, redis
+from tracebility.shards.routing import org_loads, placements, routing
+from tracebility.shards.shard_map import HYSTERESIS, ShardMove, ShardMoved, coolest_for, look, move, plan, undo
+from tracebility.stores import postgres, redis, redis_control
 from tracebility.stores.changes import nudge, resolving
 from tracebility.stores.postgres import Conflict, Postgres
-from tracebility.stores.shards import org_loads, placements, routing
-from tracebility.tenant.audit import Actor
-from tracebility.tenant.books import accepted_key
-from tracebility.tenant.shards import DEFAULT, MOVED, SPLIT, ShardRouter, overflow_of, shard_of, stream_of
+from tracebility.tenant.ledger import accepted_key
+from tracebility.tenant.shard_router import DEFAULT, MOVED, SPLIT, ShardRouter, overflow_of, shard_of, stream_of
 
 ACTOR = Actor("operator", "test")
 NOW = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
@@ -201,7 +201,7 @@ async def test_a_process_that_dies_in_a_move_has_moved_nothing(stores: Any, cont
 @asynccontextmanager
 async def another_process(pg_dsn: str, redis_url: str) -> AsyncIterator[ShardRouter]:
     """A process's router, kept as the edge keeps its own."""
-    control, store = await postgres.connect(pg_dsn), await hot.connect(redis_url)
+    control, store = await postgres.connect(pg_dsn), await redis_control.connect(redis_url)
     try:
         async with routing(control) as (router, keeper), resolving(control, store, redis_url, keeper.changed):
             yield router
@@ -216,7 +216,9 @@ async def until_routed(router: ShardRouter, org: OrgId, shards: tuple[int, ...],
             await asyncio.sleep(0.005)
 
 
-async def test_routers_hear_of_a_move_at_once(stores: Any, hot_store: hot.Hot, org: OrgId, moving: Any) -> None:
+async def test_routers_hear_of_a_move_at_once(
+    stores: Any, hot_store: redis_control.Hot, org: OrgId, moving: Any
+) -> None:
     async with another_process(stores.pg_dsn, stores.redis_url) as router:
         moved = await moving(3, 4)
         await nudge(hot_store)
@@ -237,7 +239,7 @@ async def test_a_process_that_starts_knows_the_map(stores: Any, org: OrgId, movi
 
 
 async def test_with_postgres_away_a_router_goes_on_and_learns_when_it_is_back(
-    stores: Any, hot_store: hot.Hot, org: OrgId, moving: Any
+    stores: Any, hot_store: redis_control.Hot, org: OrgId, moving: Any
 ) -> None:
     async with (
         Proxy.before(stores.pg_dsn) as road,
@@ -264,7 +266,7 @@ def books(empty_queue: redis.Queue) -> redis.Queue:
 @pytest.fixture
 async def sent(empty_redis_url: str) -> AsyncIterator[Callable[..., Awaitable[None]]]:
     """Writes into the books that an org sent so many items into a shard, so many hours ago."""
-    store = await hot.connect(empty_redis_url)
+    store = await redis_control.connect(empty_redis_url)
     written: list[str] = []
 
     async def write(org: OrgId, shard: int, items: int, hours_ago: int = 0) -> None:

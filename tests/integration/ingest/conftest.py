@@ -21,7 +21,7 @@ from tracebility.ingest.service import IngestServices, open_services
 from tracebility.stores import postgres, redis
 from tracebility.tenant import keys
 from tracebility.tenant.context import Scope
-from tracebility.tenant.shards import shard_of, stream_of
+from tracebility.tenant.shard_router import shard_of, stream_of
 from tracebility.wire.envelope import Envelope, from_fields
 
 

@@ -11,12 +11,12 @@ from harness.proxy import Proxy, Road
 
 from tracebility.errors import Overloaded
 from tracebility.stores import postgres, redis
-from tracebility.stores.hot import Hot
+from tracebility.stores.redis_control import Hot
 from tracebility.tenant import keys
 from tracebility.tenant.context import Scope
 from tracebility.tenant.dead_letters import flag_key
 from tracebility.tenant.quota import LOCAL_MOST, SPANS
-from tracebility.tenant.shards import overflow_of, shard_of
+from tracebility.tenant.shard_router import overflow_of, shard_of
 from tracebility.wire.envelope import from_fields
 
 

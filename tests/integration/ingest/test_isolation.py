@@ -10,7 +10,7 @@ import pytest
 from harness.proxy import Proxy, Road
 
 from tracebility.tenant.context import Scope
-from tracebility.tenant.shards import shard_of, stream_of
+from tracebility.tenant.shard_router import shard_of, stream_of
 from tracebility.wire.envelope import from_fields
 
 RUN = {"id": str(uuid4()), "name": "n", "kind": "llm", "start_time": "2026-01-31T12:00:00Z"}

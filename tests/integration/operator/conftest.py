@@ -10,16 +10,16 @@ from uuid import UUID
 
 import pytest
 
+from tracebility.audit.events import Actor, AuditWriter, Event, EventType
+from tracebility.audit.metrics import AuditMetrics
+from tracebility.audit.reconciler import AuditReconciler
+from tracebility.audit.relay import AuditRelay
+from tracebility.audit.verify import problems
 from tracebility.ids import OrgId, uuid7
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.reconcile import AuditReconciler
-from tracebility.operator.relay import AuditRelay
-from tracebility.operator.verify import problems
-from tracebility.stores import hot, redis
+from tracebility.stores import redis, redis_control
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 from tracebility.telemetry import Metrics
-from tracebility.tenant.audit import Actor, AuditWriter, Event, EventType
 
 DEADLINE_S = 60.0
 
@@ -45,10 +45,10 @@ class Trail:
 
     async def relay(self) -> int:
         """Send everything that waits."""
-        return await AuditRelay(self.control, self.engine, OperatorMetrics(Metrics())).tick()
+        return await AuditRelay(self.control, self.engine, AuditMetrics(Metrics())).tick()
 
     def reconciler(self) -> AuditReconciler:
-        return AuditReconciler(self.control, self.engine, OperatorMetrics(Metrics()))
+        return AuditReconciler(self.control, self.engine, AuditMetrics(Metrics()))
 
     async def waiting(self) -> int:
         """Events of this trail in the outbox."""
@@ -89,7 +89,7 @@ class Trail:
 
 
 @pytest.fixture
-def store(empty_hot_store: hot.Hot) -> hot.Hot:
+def store(empty_hot_store: redis_control.Hot) -> redis_control.Hot:
     """The control role of a server in which nothing is."""
     return empty_hot_store
 

@@ -11,20 +11,20 @@ from uuid import UUID, uuid4
 import pytest
 from aiohttp import web
 
+from tracebility.alerts.checks import Alert, Alerts
+from tracebility.alerts.metrics import AlertMetrics
+from tracebility.alerts.webhook import Notifier
+from tracebility.audit.events import AuditWriter, Event
+from tracebility.audit.verify import Problem
 from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId
-from tracebility.operator.alerts import Alert, Alerts
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.notify import Notifier
-from tracebility.operator.verify import Problem
-from tracebility.stores import hot, postgres, redis
+from tracebility.stores import postgres, redis, redis_control
 from tracebility.stores.clickhouse import Engine
 from tracebility.telemetry import Metrics
-from tracebility.tenant.audit import AuditWriter, Event
-from tracebility.tenant.books import Book, accepted_key
 from tracebility.tenant.dead_letters import flag_key
+from tracebility.tenant.ledger import Book, accepted_key
 from tracebility.tenant.quota import EDGES, SPOOLS
-from tracebility.tenant.shards import DEAD_LETTER_STREAM, overflow_of, stream_of
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, overflow_of, stream_of
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ def tampered() -> list[Problem]:
 
 @pytest.fixture
 def alerts(
-    control: postgres.Postgres, engine: Engine, queue: redis.Queue, store: hot.Hot, due: set[UUID],
+    control: postgres.Postgres, engine: Engine, queue: redis.Queue, store: redis_control.Hot, due: set[UUID],
     tampered: list[Problem],
 ) -> Alerts:  # fmt: skip
-    return Alerts(control, engine, queue, store, OperatorMetrics(Metrics()), due, lambda: tampered)
+    return Alerts(control, engine, queue, store, AlertMetrics(Metrics()), due, lambda: tampered)
 
 
 async def standing(alerts: Alerts) -> dict[str, Alert]:
@@ -69,7 +69,7 @@ async def test_an_envelope_that_its_stream_lost_is_named(alerts: Alerts, queue: 
 
 
 async def test_what_waits_for_long_and_a_shard_that_grows_alone_are_told(
-    alerts: Alerts, queue: redis.Queue, store: hot.Hot
+    alerts: Alerts, queue: redis.Queue, store: redis_control.Hot
 ) -> None:
     old = f"{int(time.time() * 1000) - 90_000}-1"
     await store.command("XADD", stream_of(2), old, "h", "")
@@ -88,7 +88,9 @@ async def test_what_waits_beside_a_shard_is_of_it(alerts: Alerts, queue: redis.Q
     assert (found.details["stream"], found.details["entries"]) == (stream_of(2), 1_100)
 
 
-async def test_books_that_do_not_balance_are_told_until_they_do(alerts: Alerts, store: hot.Hot, due: set[UUID]) -> None:
+async def test_books_that_do_not_balance_are_told_until_they_do(
+    alerts: Alerts, store: redis_control.Hot, due: set[UUID]
+) -> None:
     org_id = uuid4()
     due.add(org_id)
     assert await standing(alerts) == {}
@@ -113,7 +115,7 @@ async def test_a_trail_that_is_not_as_it_was_written_is_told(alerts: Alerts, tam
 
 
 async def test_with_one_store_away_the_others_are_looked_at(
-    alerts: Alerts, engine: Engine, store: hot.Hot, monkeypatch: pytest.MonkeyPatch
+    alerts: Alerts, engine: Engine, store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(*_: Any) -> Any:
         raise StoreUnavailable("redis", "away")
@@ -137,7 +139,7 @@ async def test_only_new_dead_letters_are_told(alerts: Alerts, queue: redis.Queue
 
 
 async def test_an_org_that_has_more_dead_letters_than_its_share_is_told_and_stays_refused(
-    alerts: Alerts, queue: redis.Queue, store: hot.Hot, monkeypatch: pytest.MonkeyPatch
+    alerts: Alerts, queue: redis.Queue, store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tracebility.tenant.dead_letters.MOST_BYTES", 1_000)
     over, within = OrgId(uuid4()), OrgId(uuid4())
@@ -149,7 +151,7 @@ async def test_an_org_that_has_more_dead_letters_than_its_share_is_told_and_stay
     assert await standing(alerts) == {}
 
 
-async def test_a_queue_that_answers_before_its_disk_has_it_is_told(alerts: Alerts, store: hot.Hot) -> None:
+async def test_a_queue_that_answers_before_its_disk_has_it_is_told(alerts: Alerts, store: redis_control.Hot) -> None:
     await store.command("CONFIG", "SET", "appendfsync", "everysec")
     try:
         found = (await standing(alerts))["queue_durability"]
@@ -162,7 +164,7 @@ async def test_a_queue_that_answers_before_its_disk_has_it_is_told(alerts: Alert
 
 
 async def test_a_disk_buffer_that_holds_something_is_told_and_whether_anyone_will_replay_it(
-    alerts: Alerts, store: hot.Hot
+    alerts: Alerts, store: redis_control.Hot
 ) -> None:
     await store.command("HSET", SPOOLS, "lives", 10, "gone", 5, "empty", 0)
     await store.command("ZADD", EDGES, int(time.time() * 1000), "lives")

@@ -11,15 +11,15 @@ import pytest
 from harness.proxy import Proxy, Road
 from redis.asyncio import Redis
 
+from tracebility.audit.events import AuditWriter
 from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId
 from tracebility.ingest import beat, enqueue
 from tracebility.ingest.spool import buffer
-from tracebility.operator.quota import SKEW_US, QuotaReconciler
-from tracebility.stores import clickhouse, hot, postgres, redis
+from tracebility.quota.reconciler import SKEW_US, QuotaReconciler
+from tracebility.stores import clickhouse, postgres, redis, redis_control
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.redis import LATE
-from tracebility.tenant.audit import AuditWriter
 from tracebility.tenant.quota import BYTES, METERED, OLDEST_SPOOLED, SLOT_US, SPANS, metered_member, usage_key
 from tracebility.tenant.scripts import SAY
 from tracebility.worker.columns import MAX_VERSION
@@ -45,7 +45,7 @@ class Books:
     org_id: OrgId
     control: postgres.Postgres
     engine: Engine
-    store: hot.Hot
+    store: redis_control.Hot
     clock: Clock
 
     async def meter(self, *spans: tuple[UUID, int]) -> None:
@@ -91,7 +91,7 @@ class Books:
 
 
 @pytest.fixture
-async def books(control: postgres.Postgres, engine: Engine, store: hot.Hot) -> Books:
+async def books(control: postgres.Postgres, engine: Engine, store: redis_control.Hot) -> Books:
     org_id = OrgId(uuid4())
     await control.execute("insert_org", org_id, "org", "internal")
     return Books(org_id, control, engine, store, Clock())

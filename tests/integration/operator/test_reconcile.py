@@ -10,9 +10,9 @@ from uuid import UUID
 
 import pytest
 
+from tracebility.audit import audit_log as reads
+from tracebility.audit import chain_store
 from tracebility.ids import uuid7
-from tracebility.stores import links
-from tracebility.stores import trail as reads
 from tracebility.stores.postgres import Postgres
 
 
@@ -52,7 +52,7 @@ async def is_right(trail: Any) -> None:
 async def test_a_missing_event_is_written_down_and_inserted_again(
     written: Any, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "PAGE", page)
+    monkeypatch.setattr(chain_store, "PAGE", page)
     before = await written.rows()
     for event in (written.events[0], written.events[3]):
         await written.tamper_with_engine("ALTER TABLE audit_log DELETE WHERE event_id = {e:UUID}", e=str(event))
@@ -72,7 +72,7 @@ async def test_a_missing_event_is_written_down_and_inserted_again(
 async def test_an_edited_row_is_kept_as_found_and_restored(
     written: Any, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "PAGE", page)
+    monkeypatch.setattr(chain_store, "PAGE", page)
     before = await written.rows()
     event = written.events[2]
     await written.tamper_with_engine(
@@ -121,7 +121,7 @@ SELECT {e:UUID}, now64(6), 'access.denied', {org:UUID}, 'api_key', 'x', 'project
 async def test_the_row_of_an_event_that_was_deleted_is_the_only_one_left_and_stays(
     written: Any, lose: Any, numbers: list[int], kind: str, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "PAGE", page)
+    monkeypatch.setattr(chain_store, "PAGE", page)
     before = await written.rows()
     await lose(*numbers)
     lost = [(kind, written.events[number - 1], number) for number in numbers]
@@ -234,9 +234,9 @@ async def test_a_row_that_stands_on_what_is_no_hash_is_no_deleted_event(written:
 async def test_a_row_that_fits_a_number_that_an_event_has_is_no_deleted_event(written: Any) -> None:
     """Whoever can write to the data plane can hash. A place in the chain is one event's: the control plane has it."""
     before = await written.rows()
-    third = (await links.written_of(written.control, [written.events[2]]))[written.events[2]]
+    third = (await chain_store.written_of(written.control, [written.events[2]]))[written.events[2]]
     forged = replace(third, event_id=uuid7(), actor_id="somebody")
-    await links.insert(written.engine, [replace(forged, hash=forged.hash_after(before[1]["hash"]))])
+    await chain_store.insert(written.engine, [replace(forged, hash=forged.hash_after(before[1]["hash"]))])
     run = await written.reconciler().tick()
     assert (run.gaps, run.repaired) == (1, 1)
     assert [gap["kind"] for gap in await written.gaps()] == ["inserted"]

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
+from tracebility.audit import audit_log as reads
+from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
+from tracebility.audit.metrics import AuditMetrics
+from tracebility.audit.relay import AuditRelay
 from tracebility.errors import StoreUnavailable
 from tracebility.ids import SENTINEL
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.relay import AuditRelay
 from tracebility.stores import clickhouse
-from tracebility.stores import trail as reads
 from tracebility.stores.postgres import Postgres
 from tracebility.telemetry import Metrics
-from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
 
 
 async def test_events_are_relayed_as_they_are_and_leave_the_outbox(trail: Any, control: Postgres) -> None:
@@ -68,7 +68,7 @@ async def test_a_death_between_the_two_stores_sends_again_and_nobody_sees_two(
 async def test_with_the_data_plane_away_the_outbox_waits(trail: Any, stores: Any, control: Postgres) -> None:
     await trail.write(2)
     engine = await clickhouse.connect(stores.clickhouse_url, operation_timeout_s=1.0)
-    relay = AuditRelay(control, engine, OperatorMetrics(Metrics()))
+    relay = AuditRelay(control, engine, AuditMetrics(Metrics()))
     os.kill(stores.ready["pids"]["clickhouse"], signal.SIGSTOP)
     try:
         with pytest.raises(StoreUnavailable, match="clickhouse"):
@@ -87,7 +87,7 @@ async def test_an_event_that_vanished_before_it_was_sent_does_not_stop_the_other
 ) -> None:
     await trail.write(3)
     await trail.tamper(("DELETE FROM audit_log WHERE event_id = $1", trail.events[0]))
-    monkeypatch.setattr("tracebility.operator.relay.BATCH", 1)
+    monkeypatch.setattr("tracebility.audit.relay.BATCH", 1)
     await trail.relay()
     assert await trail.waiting() == 0
     assert [row["event_id"] for row in await trail.rows()] == trail.events[1:]

@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import pytest
 
+from tracebility.deletion.metrics import DeletionMetrics
+from tracebility.deletion.retention import Retention
 from tracebility.ids import SENTINEL, OrgId, ProjectId, uuid7
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.retention import Retention
 from tracebility.stores import clickhouse, postgres
 from tracebility.telemetry import Metrics
 
@@ -72,8 +72,8 @@ async def two_keepers(two_orgs: Any, control: postgres.Postgres, engine: clickho
 
 @pytest.fixture
 def retention(control: postgres.Postgres, engine: clickhouse.Engine, monkeypatch: pytest.MonkeyPatch) -> Retention:
-    monkeypatch.setattr("tracebility.stores.erase.PAUSE_S", 0.0)
-    return Retention(control, engine, OperatorMetrics(Metrics()))
+    monkeypatch.setattr("tracebility.deletion.erase.PAUSE_S", 0.0)
+    return Retention(control, engine, DeletionMetrics(Metrics()))
 
 
 async def test_old_rows_go_from_every_table_and_other_orgs_keep_theirs(two_keepers: Any, retention: Retention) -> None:
@@ -166,6 +166,6 @@ async def test_a_row_is_kept_until_the_day_is_over(two_keepers: Any, control: An
     for name, at in (("before", midnight - 10 * 86_400 - 1), ("after", midnight - 10 * 86_400)):
         when = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
         await engine.insert_rows("span", names, [[keeper.org_id, keeper.first, name, "s", when, when, 1]])
-    metrics = OperatorMetrics(Metrics())
+    metrics = DeletionMetrics(Metrics())
     await Retention(control, engine, metrics, lambda: midnight + 1).tick()
     assert await keeper.left() == [("first", "after")]

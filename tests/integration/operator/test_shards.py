@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.shards import LASTING_S, ShardBalance
-from tracebility.stores import hot, redis
+from tracebility.shards.balance import LASTING_S, ShardBalance
+from tracebility.shards.metrics import ShardMetrics
+from tracebility.shards.routing import placements
+from tracebility.stores import redis, redis_control
 from tracebility.stores.postgres import Postgres
-from tracebility.stores.shards import placements
 from tracebility.telemetry import Metrics
-from tracebility.tenant.books import accepted_key
-from tracebility.tenant.shards import ShardRouter, shard_of, stream_of
+from tracebility.tenant.ledger import accepted_key
+from tracebility.tenant.shard_router import ShardRouter, shard_of, stream_of
 
 LOUD_ITEMS = 9_000
 
@@ -38,7 +38,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def loud(store: hot.Hot, two_orgs: Any, clock: Clock) -> AsyncIterator[Any]:
+async def loud(store: redis_control.Hot, two_orgs: Any, clock: Clock) -> AsyncIterator[Any]:
     """An org that sends everything that is sent."""
     org_id = two_orgs[0].org_id
     key = accepted_key(stream_of(shard_of(org_id)), org_id)
@@ -48,9 +48,11 @@ async def loud(store: hot.Hot, two_orgs: Any, clock: Clock) -> AsyncIterator[Any
 
 
 @pytest.fixture
-def balance(control: Postgres, streams: redis.Queue, store: hot.Hot, clock: Clock) -> Callable[..., ShardBalance]:
+def balance(
+    control: Postgres, streams: redis.Queue, store: redis_control.Hot, clock: Clock
+) -> Callable[..., ShardBalance]:
     def make(*, auto: bool, worth_items: int = LOUD_ITEMS) -> ShardBalance:
-        metrics = OperatorMetrics(Metrics())
+        metrics = ShardMetrics(Metrics())
         return ShardBalance(
             control, streams, store, metrics, auto=auto, worth_items=worth_items, clock=clock, now=clock.now
         )
@@ -109,7 +111,7 @@ async def test_where_it_may_the_operator_moves_and_is_then_content(
 
 
 async def test_a_burst_or_a_trickle_is_not_worth_a_word(
-    balance: Any, loud: Any, store: hot.Hot, two_orgs: Any, clock: Clock, control: Postgres
+    balance: Any, loud: Any, store: redis_control.Hot, two_orgs: Any, clock: Clock, control: Postgres
 ) -> None:
     trickle = balance(auto=True, worth_items=LOUD_ITEMS + 1)
     await trickle.tick()
@@ -118,7 +120,7 @@ async def test_a_burst_or_a_trickle_is_not_worth_a_word(
     assert await placed(control, loud) == (shard_of(loud),)
 
 
-async def test_a_skew_that_passes_begins_anew(balance: Any, loud: Any, store: hot.Hot, clock: Clock) -> None:
+async def test_a_skew_that_passes_begins_anew(balance: Any, loud: Any, store: redis_control.Hot, clock: Clock) -> None:
     looking = balance(auto=False)
     await looking.tick()
     key, hour = accepted_key(stream_of(shard_of(loud)), loud), int(clock.now().timestamp()) // 3600

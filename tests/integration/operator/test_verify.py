@@ -6,10 +6,10 @@ from uuid import UUID
 
 import pytest
 
+from tracebility.audit import chain_store
+from tracebility.audit.prefilter import suspects
+from tracebility.audit.verify import Verification
 from tracebility.ids import uuid7
-from tracebility.operator.screen import suspects
-from tracebility.operator.verify import Verification
-from tracebility.stores import links
 
 # (kind, number of the event as it was written or None, seq)
 Expected = list[tuple[str, int | None, int | None]]
@@ -239,12 +239,12 @@ async def an_insertion_in_the_data_plane_that_has_a_number(trail: Any) -> Expect
 async def test_each_tampering_is_found_and_located(
     trail: Any, name: str, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "PAGE", page)
+    monkeypatch.setattr(chain_store, "PAGE", page)
     await trail.write(6)
     await trail.relay()
     expected = await TAMPERINGS[name](trail)
     found = await trail.problems()
-    monkeypatch.setattr(links, "PAGE", 99)  # of all orgs
+    monkeypatch.setattr(chain_store, "PAGE", 99)  # of all orgs
     assert (trail.org_id in await suspects(trail.control, trail.engine)) == bool(expected)
     assert sorted(found, key=str) == sorted(
         ((kind, None if number is None else trail.events[number - 1], seq) for kind, number, seq in expected), key=str

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from argon2 import PasswordHasher
 
+from tracebility.orgs.bootstrap import FirstTenant, ensure_first_tenant
 from tracebility.stores import postgres
-from tracebility.stores.bootstrap import FirstTenant, ensure_first_tenant
 from tracebility.stores.keys import PostgresKeys
 from tracebility.stores.migrations import control_plane
 from tracebility.stores.migrations.files import discover

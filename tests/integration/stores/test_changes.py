@@ -10,7 +10,7 @@ import pytest
 from harness.proxy import Proxy, Road
 
 from tracebility.errors import Overloaded, Suspended, Unauthenticated
-from tracebility.stores import changes, hot, keys, postgres
+from tracebility.stores import changes, keys, postgres, redis_control
 from tracebility.stores.changes import Changes, nudge, resolving
 from tracebility.tenant.keys import generate
 from tracebility.tenant.redis_keys import shared_key
@@ -20,8 +20,8 @@ AT_ONCE_S, SOON_S = 1.0, 5.0
 
 
 @asynccontextmanager
-async def another_process(pg_dsn: str, redis_url: str) -> AsyncIterator[tuple[Resolver, hot.Hot]]:
-    control, store = await postgres.connect(pg_dsn), await hot.connect(redis_url)
+async def another_process(pg_dsn: str, redis_url: str) -> AsyncIterator[tuple[Resolver, redis_control.Hot]]:
+    control, store = await postgres.connect(pg_dsn), await redis_control.connect(redis_url)
     try:
         async with resolving(control, store, redis_url) as resolver:
             yield resolver, store
@@ -59,7 +59,7 @@ Act = Callable[[postgres.Postgres, Any], Awaitable[None]]
 
 @pytest.mark.parametrize("act", [revoke, suspend, remove])
 async def test_what_is_announced_holds_at_once(
-    stores: Any, control: postgres.Postgres, hot_store: hot.Hot, two_orgs: Any, act: Act
+    stores: Any, control: postgres.Postgres, hot_store: redis_control.Hot, two_orgs: Any, act: Act
 ) -> None:
     tenant, bystander = two_orgs
     async with another_process(stores.pg_dsn, stores.redis_url) as (resolver, _):
@@ -89,7 +89,7 @@ async def test_what_nobody_announces_holds_soon(
 
 
 async def test_a_new_plan_is_heard_of_by_all_of_its_orgs(
-    stores: Any, control: postgres.Postgres, hot_store: hot.Hot, two_orgs: Any
+    stores: Any, control: postgres.Postgres, hot_store: redis_control.Hot, two_orgs: Any
 ) -> None:
     tenant, _ = two_orgs
     plan = f"p{tenant.org_id.hex[:12]}"
@@ -105,7 +105,7 @@ async def test_a_new_plan_is_heard_of_by_all_of_its_orgs(
 
 
 async def test_a_record_that_is_written_back_late_is_not_used(
-    stores: Any, control: postgres.Postgres, hot_store: hot.Hot, two_orgs: Any
+    stores: Any, control: postgres.Postgres, hot_store: redis_control.Hot, two_orgs: Any
 ) -> None:
     """The race of a refill: read before the revocation, kept in Redis after it."""
     tenant, _ = two_orgs
@@ -143,7 +143,7 @@ async def test_a_process_that_starts_while_postgres_is_away_finds_known_keys_in_
 
 
 async def test_a_key_is_known_as_soon_as_it_is_made(
-    stores: Any, control: postgres.Postgres, hot_store: hot.Hot, two_orgs: Any
+    stores: Any, control: postgres.Postgres, hot_store: redis_control.Hot, two_orgs: Any
 ) -> None:
     tenant, _ = two_orgs
     key = generate()

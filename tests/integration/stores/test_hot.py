@@ -8,13 +8,13 @@ import pytest
 from harness.proxy import Proxy, Road
 
 from tracebility.errors import StoreUnavailable
-from tracebility.stores import hot, servers
-from tracebility.stores.servers import Servers
+from tracebility.stores import redis_control, redis_transport
+from tracebility.stores.redis_transport import Servers
 from tracebility.tenant.scripts import SETTLE
 
 
 @pytest.fixture
-def trips(hot_store: hot.Hot, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def trips(hot_store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of commands of each round trip."""
     trips: list[int] = []
     pipelined = hot_store._servers.pipelined
@@ -28,7 +28,7 @@ def trips(hot_store: hot.Hot, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 async def test_questions_of_one_moment_share_a_round_trip_and_keep_their_order(
-    hot_store: hot.Hot, trips: list[int]
+    hot_store: redis_control.Hot, trips: list[int]
 ) -> None:
     at = f"test:{uuid4().hex}"
     answers = await asyncio.gather(*(hot_store.command("RPUSH", at, n) for n in range(20)))
@@ -39,7 +39,9 @@ async def test_questions_of_one_moment_share_a_round_trip_and_keep_their_order(
     assert await hot_store.command("GET", at + ":put") == b"before"
 
 
-async def test_marks_go_with_the_next_question_or_soon_by_themselves(hot_store: hot.Hot, trips: list[int]) -> None:
+async def test_marks_go_with_the_next_question_or_soon_by_themselves(
+    hot_store: redis_control.Hot, trips: list[int]
+) -> None:
     at = f"test:{uuid4().hex}"
     for number in range(3):
         hot_store.put(f"{at}:{number}", "x", 10_000)
@@ -54,15 +56,15 @@ async def test_marks_go_with_the_next_question_or_soon_by_themselves(hot_store: 
     assert await hot_store.command("EXISTS", f"{at}:2", f"{at}:late") == 2
 
 
-async def test_what_waits_is_sent_before_the_end(stores: Any, hot_store: hot.Hot) -> None:
+async def test_what_waits_is_sent_before_the_end(stores: Any, hot_store: redis_control.Hot) -> None:
     at = f"test:{uuid4().hex}"
-    store = await hot.connect(stores.redis_url)
+    store = await redis_control.connect(stores.redis_url)
     store.put(at, "x", 10_000)
     await store.close()
     assert await hot_store.command("GET", at) == b"x"
 
 
-async def test_a_script_that_the_server_does_not_know_is_sent_whole(hot_store: hot.Hot) -> None:
+async def test_a_script_that_the_server_does_not_know_is_sent_whole(hot_store: redis_control.Hot) -> None:
     await hot_store.command("SCRIPT", "FLUSH")
     assert await hot_store.run(SETTLE, [f"test:{uuid4().hex}"], [5, 10_000, "spans", 3]) == 1
 
@@ -70,7 +72,7 @@ async def test_a_script_that_the_server_does_not_know_is_sent_whole(hot_store: h
 @pytest.mark.parametrize("weather", [Road.CLOSED, Road.HALF_OPEN, Road.BLACKHOLE])
 async def test_with_the_store_away_a_question_is_refused_and_the_next_ones_at_once(stores: Any, weather: Road) -> None:
     async with Proxy.before(stores.redis_url) as road:
-        store = await hot.connect(road.through(stores.redis_url))
+        store = await redis_control.connect(road.through(stores.redis_url))
         road.road = weather
         road.reset()
         for _ in range(3):
@@ -91,7 +93,7 @@ async def test_with_the_store_away_a_question_is_refused_and_the_next_ones_at_on
 async def test_nobody_waits_for_ever_for_what_failed_in_a_way_that_nobody_foresaw(
     stores: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = await hot.connect(stores.redis_url)
+    store = await redis_control.connect(stores.redis_url)
 
     async def broken(*_: Any, **__: Any) -> Any:
         raise KeyError("unforeseen")
@@ -106,8 +108,10 @@ async def test_nobody_waits_for_ever_for_what_failed_in_a_way_that_nobody_foresa
     await store.close()
 
 
-async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(stores: Any, hot_store: hot.Hot) -> None:
-    store = await hot.connect(stores.redis_url)
+async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(
+    stores: Any, hot_store: redis_control.Hot
+) -> None:
+    store = await redis_control.connect(stores.redis_url)
     await store.command("PING")
     [connection] = store._servers._home._idle
     host, port = connection._writer.get_extra_info("sockname")
@@ -118,7 +122,7 @@ async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(stores:
 
 
 async def test_more_callers_than_connections_are_all_answered(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(redis_transport, "MAX_CONNECTIONS", 2)
     store = Servers(stores.redis_url)
     for _ in range(2):
         answers = await asyncio.gather(*(store.pipelined([("ECHO", str(n))]) for n in range(20)))

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tracebility.errors import StoreUnavailable, Unauthenticated
-from tracebility.stores import hot, key_use, postgres
+from tracebility.stores import key_last_used, postgres, redis_control
 from tracebility.stores.changes import resolving
-from tracebility.stores.key_use import write_once
+from tracebility.stores.key_last_used import write_once
 from tracebility.stores.keys import PostgresKeys
 from tracebility.tenant import keys
 from tracebility.tenant.resolver import Resolver
@@ -61,9 +61,13 @@ async def test_a_refused_key_was_not_used(resolver: Resolver, control: postgres.
 
 
 async def test_a_process_writes_by_itself(
-    control: postgres.Postgres, hot_store: hot.Hot, stores: Any, two_orgs: Any, monkeypatch: pytest.MonkeyPatch
+    control: postgres.Postgres,
+    hot_store: redis_control.Hot,
+    stores: Any,
+    two_orgs: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(key_use, "EVERY_S", 0.02)
+    monkeypatch.setattr(key_last_used, "EVERY_S", 0.02)
     async with resolving(control, hot_store, stores.redis_url) as resolver, asyncio.timeout(30):
         await resolver.principal(f"Bearer {two_orgs[0].key}", "")
         while (await written(control, two_orgs[0].key.split("_")[1]))[0] is None:  # noqa: ASYNC110

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from tracebility.stores import keys
-from tracebility.stores.hot import Hot
 from tracebility.stores.postgres import Postgres
+from tracebility.stores.redis_control import Hot
 from tracebility.tenant.redis_keys import shared_key
 
 WHOLE = {

@@ -9,7 +9,7 @@ import pytest
 from tracebility.errors import ConfigurationError, StoreUnavailable
 from tracebility.stores import redis
 from tracebility.stores.redis import Entry, Queue
-from tracebility.tenant.shards import DEAD_LETTER_STREAM
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
 
 
 @pytest.fixture

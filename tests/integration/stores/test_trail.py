@@ -2,21 +2,21 @@
 
 from typing import Any
 
+from tracebility.audit import audit_log
+from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
+from tracebility.audit.metrics import AuditMetrics
+from tracebility.audit.relay import AuditRelay
 from tracebility.ids import OrgId, uuid7
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.operator.relay import AuditRelay
-from tracebility.stores import trail
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 from tracebility.telemetry import Metrics
-from tracebility.tenant.audit import SYSTEM, AuditWriter, Event, EventType
 
 
 async def all_pages(control: Postgres, engine: Engine, org_id: OrgId, limit: int) -> list[str]:
     ids: list[str] = []
     at = None
     while True:
-        page = await trail.events(control, trail.raw(engine), org_id, before=at, limit=limit)
+        page = await audit_log.events(control, audit_log.raw(engine), org_id, before=at, limit=limit)
         assert len(page.items) <= limit
         ids += [item["event_id"] for item in page.items]
         at = page.next
@@ -31,7 +31,7 @@ async def test_pages_join_without_doubles_or_holes(control: Postgres, engine: En
     ids = [uuid7() for _ in range(7)]
     for number, event_id in enumerate(ids):
         if number == 6:
-            await AuditRelay(control, engine, OperatorMetrics(Metrics())).tick()
+            await AuditRelay(control, engine, AuditMetrics(Metrics())).tick()
         await control.execute(
             "INSERT INTO audit_log "
             "(event_id, event_time, event_type, org_id, actor_type, actor_id, target_type, target_id) "
@@ -64,7 +64,7 @@ async def test_gaps_are_paged_newest_first(engine: Engine) -> None:
     found: list[dict[str, Any]] = []
     at = None
     while True:
-        page = await trail.gaps(trail.raw(engine), org_id, at, 3)
+        page = await audit_log.gaps(audit_log.raw(engine), org_id, at, 3)
         found += page.items
         at = page.next
         if at is None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, rule
 
 from tracebility.ids import OrgId
-from tracebility.stores import hot
+from tracebility.stores import redis_control
 from tracebility.tenant.eval_concurrency import EvalConcurrency, Lease, LeaseLost
 
 START_US = 1_795_000_000_000_000
@@ -20,7 +20,7 @@ LIFE_US = 30_000_000
 class LeaseMachine(RuleBasedStateMachine):
     """Never more leases live than the limit at their taking allowed; a dead holder's comes back after its life."""
 
-    store: hot.Hot
+    store: redis_control.Hot
     loop: asyncio.AbstractEventLoop
     held = Bundle("held")
 
@@ -78,7 +78,7 @@ class LeaseMachine(RuleBasedStateMachine):
 def test_leases_are_as_the_model_has_them(stores: Any) -> None:
     with asyncio.Runner() as runner:
         LeaseMachine.loop = runner.get_loop()
-        LeaseMachine.store = runner.run(hot.connect(stores.redis_url))
+        LeaseMachine.store = runner.run(redis_control.connect(stores.redis_url))
         try:
             case = LeaseMachine.TestCase
             case.settings = settings(max_examples=settings().max_examples // 3, stateful_step_count=25)
@@ -87,7 +87,7 @@ def test_leases_are_as_the_model_has_them(stores: Any) -> None:
             runner.run(LeaseMachine.store.close())
 
 
-async def test_who_waits_gets_the_lease_of_one_that_died(hot_store: hot.Hot) -> None:
+async def test_who_waits_gets_the_lease_of_one_that_died(hot_store: redis_control.Hot) -> None:
     evals, org_id = EvalConcurrency(hot_store, life_s=0.5), OrgId(uuid4())
     died = await evals.take(org_id, 1)
     assert isinstance(died, Lease)
@@ -96,7 +96,7 @@ async def test_who_waits_gets_the_lease_of_one_that_died(hot_store: hot.Hot) -> 
     assert not await evals.keep(died)
 
 
-async def test_a_lease_is_kept_for_as_long_as_its_holder_runs_and_given_back_then(hot_store: hot.Hot) -> None:
+async def test_a_lease_is_kept_for_as_long_as_its_holder_runs_and_given_back_then(hot_store: redis_control.Hot) -> None:
     evals, org_id = EvalConcurrency(hot_store, life_s=0.3), OrgId(uuid4())
     async with evals.running(org_id, 1):
         await asyncio.sleep(1.0)
@@ -104,7 +104,7 @@ async def test_a_lease_is_kept_for_as_long_as_its_holder_runs_and_given_back_the
     assert isinstance(await evals.take(org_id, 1), Lease)
 
 
-async def test_a_holder_that_lost_its_lease_is_stopped(hot_store: hot.Hot) -> None:
+async def test_a_holder_that_lost_its_lease_is_stopped(hot_store: redis_control.Hot) -> None:
     evals, org_id = EvalConcurrency(hot_store, life_s=0.3), OrgId(uuid4())
 
     async def hold() -> None:
@@ -122,7 +122,7 @@ async def test_without_redis_no_lease_is_given_and_a_holder_stops_before_its_lea
     from tracebility.errors import StoreUnavailable
 
     async with Proxy.before(stores.redis_url) as road:
-        store = await hot.connect(road.through(stores.redis_url))
+        store = await redis_control.connect(road.through(stores.redis_url))
         evals, org_id = EvalConcurrency(store, life_s=1.5), OrgId(uuid4())
 
         async def hold() -> None:

@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from tracebility.errors import QuotaExceeded, StoreUnavailable
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
-from tracebility.stores import hot
+from tracebility.stores import redis_control
 from tracebility.tenant.admission import Admission, Admitted
 from tracebility.tenant.context import Allowance, MeterLimit, Scope, TenantContext, sealed_context
 from tracebility.tenant.quota import BYTES, SLOT_US, SPANS, Claim, QuotaMeter, Usage, usage_key
@@ -51,13 +51,15 @@ class Settled:
         return self.usage_now
 
 
-async def counted(store: hot.Hot, tenant: TenantContext, meter: str = SPANS) -> int:
+async def counted(store: redis_control.Hot, tenant: TenantContext, meter: str = SPANS) -> int:
     return int(await store.command("HGET", usage_key(tenant.org_id, PERIOD), meter))
 
 
-async def test_concurrent_senders_get_in_up_to_the_limit_and_not_one_more(hot_store: hot.Hot, stores: Any) -> None:
+async def test_concurrent_senders_get_in_up_to_the_limit_and_not_one_more(
+    hot_store: redis_control.Hot, stores: Any
+) -> None:
     tenant = a_tenant(spans=5_000)
-    others = [await hot.connect(stores.redis_url) for _ in range(3)]
+    others = [await redis_control.connect(stores.redis_url) for _ in range(3)]
     doors = [Admission(store, Settled()) for store in (hot_store, *others)]
 
     async def send(nth: int) -> int:
@@ -74,7 +76,7 @@ async def test_concurrent_senders_get_in_up_to_the_limit_and_not_one_more(hot_st
     assert await counted(hot_store, tenant) == total
 
 
-async def test_a_request_gets_in_with_all_its_meters_or_none(hot_store: hot.Hot) -> None:
+async def test_a_request_gets_in_with_all_its_meters_or_none(hot_store: redis_control.Hot) -> None:
     tenant = a_tenant(spans=100, size=1_000)
     door = Admission(hot_store, Settled())
     await door.admit(tenant, a_claim(10, 900))
@@ -87,20 +89,20 @@ async def test_a_request_gets_in_with_all_its_meters_or_none(hot_store: hot.Hot)
     await door.admit(tenant, a_claim(90, 100))
 
 
-async def test_a_limit_of_nought_refuses_everything_and_none_refuses_nothing(hot_store: hot.Hot) -> None:
+async def test_a_limit_of_nought_refuses_everything_and_none_refuses_nothing(hot_store: redis_control.Hot) -> None:
     door = Admission(hot_store, Settled())
     with pytest.raises(QuotaExceeded):
         await door.admit(a_tenant(spans=0), a_claim(1))
     assert (await door.admit(a_tenant(), a_claim(1 << 40))).used[SPANS] == 1 << 40
 
 
-async def flag(store: hot.Hot, tenant: TenantContext) -> bytes | None:
+async def flag(store: redis_control.Hot, tenant: TenantContext) -> bytes | None:
     said: bytes | None = await store.command("GET", f"quota:over:{tenant.org_id}:{PERIOD}")
     return said
 
 
 async def test_the_request_that_reaches_the_limit_raises_the_flag_and_those_behind_it_keep_it_up(
-    hot_store: hot.Hot,
+    hot_store: redis_control.Hot,
 ) -> None:
     tenant, door = a_tenant(spans=10, size=100), Admission(hot_store, Settled())
     await door.admit(tenant, a_claim(9, 99))
@@ -113,7 +115,7 @@ async def test_the_request_that_reaches_the_limit_raises_the_flag_and_those_behi
     assert await flag(hot_store, tenant) == BYTES.encode()
 
 
-async def test_one_request_that_is_too_large_raises_no_flag(hot_store: hot.Hot) -> None:
+async def test_one_request_that_is_too_large_raises_no_flag(hot_store: redis_control.Hot) -> None:
     """By the flag others' envelopes are dropped: those of an org that has room are not."""
     tenant, door = a_tenant(spans=1_000), Admission(hot_store, Settled())
     await door.admit(tenant, a_claim(10))
@@ -122,7 +124,7 @@ async def test_one_request_that_is_too_large_raises_no_flag(hot_store: hot.Hot) 
     assert await flag(hot_store, tenant) is None
 
 
-async def test_a_body_that_was_kept_is_let_in_again_and_not_counted(hot_store: hot.Hot) -> None:
+async def test_a_body_that_was_kept_is_let_in_again_and_not_counted(hot_store: redis_control.Hot) -> None:
     tenant, claim = a_tenant(spans=10), a_claim(10)
     door = Admission(hot_store, Settled())
     door.keep(await door.admit(tenant, claim))
@@ -131,7 +133,7 @@ async def test_a_body_that_was_kept_is_let_in_again_and_not_counted(hot_store: h
     assert await counted(hot_store, tenant) == 10
 
 
-async def test_a_body_whose_first_attempt_died_is_taken_over_not_charged_again(hot_store: hot.Hot) -> None:
+async def test_a_body_whose_first_attempt_died_is_taken_over_not_charged_again(hot_store: redis_control.Hot) -> None:
     tenant, claim = a_tenant(spans=10), a_claim(10)
     door = Admission(hot_store, Settled())
     died = await door.admit(tenant, claim)
@@ -143,7 +145,7 @@ async def test_a_body_whose_first_attempt_died_is_taken_over_not_charged_again(h
     assert await counted(hot_store, tenant) == 0
 
 
-async def test_what_was_settled_away_is_reserved_anew_if_there_is_room(hot_store: hot.Hot) -> None:
+async def test_what_was_settled_away_is_reserved_anew_if_there_is_room(hot_store: redis_control.Hot) -> None:
     tenant, door, body = a_tenant(spans=100), Admission(hot_store, Settled()), uuid4().hex
     await door.admit(tenant, a_claim(60, body=body))  # and dies
     await QuotaMeter(hot_store).settle(tenant.org_id, PERIOD, Usage(START_SLOT, {SPANS: 0}))
@@ -156,7 +158,7 @@ async def test_what_was_settled_away_is_reserved_anew_if_there_is_room(hot_store
     assert await counted(hot_store, tenant) == 100
 
 
-async def test_what_was_settled_away_is_not_given_back(hot_store: hot.Hot) -> None:
+async def test_what_was_settled_away_is_not_given_back(hot_store: redis_control.Hot) -> None:
     tenant, door = a_tenant(spans=100), Admission(hot_store, Settled())
     late = await door.admit(tenant, a_claim(60))
     await QuotaMeter(hot_store).settle(tenant.org_id, PERIOD, Usage(START_SLOT, {SPANS: 40}))
@@ -164,7 +166,7 @@ async def test_what_was_settled_away_is_not_given_back(hot_store: hot.Hot) -> No
     assert await counted(hot_store, tenant) == 40
 
 
-async def test_what_is_taken_over_is_counted_with_the_stamp_of_who_took_it(hot_store: hot.Hot) -> None:
+async def test_what_is_taken_over_is_counted_with_the_stamp_of_who_took_it(hot_store: redis_control.Hot) -> None:
     """Else the first settlement between the two stamps forgets what is under way."""
     tenant, door, body = a_tenant(spans=100), Admission(hot_store, Settled()), uuid4().hex
     await door.admit(tenant, a_claim(60, body=body))  # and dies
@@ -175,7 +177,7 @@ async def test_what_is_taken_over_is_counted_with_the_stamp_of_who_took_it(hot_s
     assert await counted(hot_store, tenant) == 0
 
 
-async def test_usage_that_redis_forgot_is_filled_in_once_from_the_control_plane(hot_store: hot.Hot) -> None:
+async def test_usage_that_redis_forgot_is_filled_in_once_from_the_control_plane(hot_store: redis_control.Hot) -> None:
     tenant = a_tenant(spans=100)
     settled = Settled(Usage(START_SLOT - 2, {SPANS: 95}))
     door = Admission(hot_store, settled)
@@ -188,7 +190,7 @@ async def test_usage_that_redis_forgot_is_filled_in_once_from_the_control_plane(
 class Flapping:
     """A `HotStore` that is away when told."""
 
-    def __init__(self, store: hot.Hot) -> None:
+    def __init__(self, store: redis_control.Hot) -> None:
         self.store = store
         self.is_away = False
 
@@ -204,7 +206,9 @@ class Flapping:
         self.store.put(key, value, life_ms)
 
 
-async def test_a_redis_that_comes_and_goes_lends_once_until_what_it_lent_is_settled(hot_store: hot.Hot) -> None:
+async def test_a_redis_that_comes_and_goes_lends_once_until_what_it_lent_is_settled(
+    hot_store: redis_control.Hot,
+) -> None:
     tenant, flapping = a_tenant(spans=1_000), Flapping(hot_store)
     door = Admission(flapping, Settled())
     for slot in range(START_SLOT, START_SLOT + 4):
@@ -244,7 +248,7 @@ class QuotaMachine(RuleBasedStateMachine):
     after it, whatever dies, comes late, or settles twice.
     """
 
-    store: hot.Hot
+    store: redis_control.Hot
     loop: asyncio.AbstractEventLoop
     under_way = Bundle("under_way")
     dead = Bundle("dead")
@@ -346,10 +350,10 @@ class QuotaMachine(RuleBasedStateMachine):
 
 @pytest.mark.hypothesis
 def test_whatever_happens_the_counter_is_what_it_should_be(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hot, "DEADLINE_S", 30.0)  # what a busy machine lends is another test's
+    monkeypatch.setattr(redis_control, "DEADLINE_S", 30.0)  # what a busy machine lends is another test's
     with asyncio.Runner() as runner:
         QuotaMachine.loop = runner.get_loop()
-        QuotaMachine.store = runner.run(hot.connect(stores.redis_url))
+        QuotaMachine.store = runner.run(redis_control.connect(stores.redis_url))
         try:
             machine = QuotaMachine.TestCase
             machine.settings = settings(max_examples=settings().max_examples // 2, stateful_step_count=30)

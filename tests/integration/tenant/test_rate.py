@@ -6,7 +6,7 @@ from uuid import uuid4
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracebility.stores.hot import Hot
+from tracebility.stores.redis_control import Hot
 from tracebility.tenant.scripts import ADMIT
 
 START_US = 1_795_000_000_123_457

@@ -18,15 +18,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, precondition, rule
 
-from tracebility.control import keys as control_keys
-from tracebility.control import orgs, plans
+from tracebility.audit.events import SYSTEM
 from tracebility.errors import Suspended, Unauthenticated
 from tracebility.ids import OrgId, PublicKeyId
-from tracebility.stores import hot, postgres
+from tracebility.orgs import keys as control_keys
+from tracebility.orgs import orgs, plans
+from tracebility.stores import postgres, redis_control
 from tracebility.stores.changes import ASK_EVERY_S, Changes
 from tracebility.stores.keys import CachedKeys, PostgresKeys, _encode
 from tracebility.tenant import keys, resolver
-from tracebility.tenant.audit import SYSTEM
 from tracebility.tenant.limits import Limits, MeterLimits, Meters
 from tracebility.tenant.redis_keys import shared_key
 from tracebility.tenant.resolver import KeyRecord, Resolver
@@ -101,7 +101,7 @@ class RevocationMachine(RuleBasedStateMachine):
     """One org, some processes, one Redis between them, and a clock of the test's own."""
 
     control: postgres.Postgres
-    hot: hot.Hot
+    hot: redis_control.Hot
     redis_url: str
     loop: asyncio.AbstractEventLoop
     processes = Bundle("processes")
@@ -351,7 +351,7 @@ def test_who_is_let_in_is_as_the_model_has_it(stores: Any, monkeypatch: pytest.M
         RevocationMachine.loop = runner.get_loop()
         RevocationMachine.redis_url = stores.redis_url
         RevocationMachine.control = runner.run(postgres.connect(stores.pg_dsn))
-        RevocationMachine.hot = runner.run(hot.connect(stores.redis_url))
+        RevocationMachine.hot = runner.run(redis_control.connect(stores.redis_url))
         try:
             machine = RevocationMachine.TestCase
             machine.settings = settings(stateful_step_count=40)

@@ -16,10 +16,10 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from tracebility.ids import uuid7
-from tracebility.stores import clickhouse, hot, redis
-from tracebility.stores.owners import LazyOwners
+from tracebility.stores import clickhouse, redis, redis_control
+from tracebility.stores.project_owners import LazyOwners
 from tracebility.telemetry import Metrics
-from tracebility.tenant.shards import DEAD_LETTER_STREAM, shard_of, stream_of
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, shard_of, stream_of
 from tracebility.wire.envelope import Envelope, Header
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.service import WorkerServices
@@ -129,7 +129,7 @@ class Worker:
     """A worker in this process, draining until the block ends."""
 
     def __init__(
-        self, queue: redis.Queue, engine: clickhouse.Engine, store: hot.Hot, owners: LazyOwners | None = None
+        self, queue: redis.Queue, engine: clickhouse.Engine, store: redis_control.Hot, owners: LazyOwners | None = None
     ) -> None:
         self.metrics = WorkerMetrics(Metrics())
         self._services = WorkerServices(queue, engine, store, self.metrics, owners)
@@ -170,13 +170,13 @@ async def until(done: Callable[[], Any], going: Callable[[], bool] = lambda: Tru
 
 
 @pytest.fixture
-def worker(queue: redis.Queue, engine: clickhouse.Engine, hot_store: hot.Hot) -> Callable[[], Worker]:
+def worker(queue: redis.Queue, engine: clickhouse.Engine, hot_store: redis_control.Hot) -> Callable[[], Worker]:
     return lambda: Worker(queue, engine, hot_store)
 
 
 @pytest.fixture
 async def legacy_worker(
-    queue: redis.Queue, engine: clickhouse.Engine, hot_store: hot.Hot
+    queue: redis.Queue, engine: clickhouse.Engine, hot_store: redis_control.Hot
 ) -> AsyncIterator[Callable[[str], Worker]]:
     """Makes workers that read the stream from before the shards too, and ask this control plane whose it is."""
     opened: list[LazyOwners] = []
@@ -225,7 +225,7 @@ def _spans() -> Callable[..., Span]:
 
 
 @pytest.fixture
-def worker_of(hot_store: hot.Hot) -> Callable[[redis.Queue, clickhouse.Engine], Worker]:
+def worker_of(hot_store: redis_control.Hot) -> Callable[[redis.Queue, clickhouse.Engine], Worker]:
     return lambda queue, engine: Worker(queue, engine, hot_store)
 
 

@@ -11,8 +11,8 @@ from tracebility.ids import OrgId
 from tracebility.stores import redis, scoped
 from tracebility.stores.ledger import Ledger, OrgQueue, ledger
 from tracebility.stores.redis import AGAIN
-from tracebility.tenant.books import book_of, counts_key
-from tracebility.tenant.shards import ALL_STREAMS, overflow_of, shard_of
+from tracebility.tenant.ledger import book_of, counts_key
+from tracebility.tenant.shard_router import ALL_STREAMS, overflow_of, shard_of
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ async def test_a_first_try_that_is_settled_long_after_its_copy_counts_once(
     await enter(queue, tenant, envelope, **{AGAIN: b"1"})
     async with worker() as running:
         await running.until(lambda: _has_length(queue, tenant.stream, 1))
-    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
+    monkeypatch.setattr("tracebility.worker.reclaim.CLAIM_IDLE_MS", 1)
     async with worker() as running:
         await running.drained(tenant)
     assert said(await books()) == (3, 3, 0, 0, 3)
@@ -283,8 +283,8 @@ async def test_an_entry_that_two_workers_settle_counts_once(
 ) -> None:
     """The one that it was taken from had written the outcome, and stood still: for as long as you like."""
     monkeypatch.setattr("tracebility.stores.redis.COUNTS_LEFT_MS", 1)
-    monkeypatch.setattr("tracebility.worker.in_hand.HEARTBEAT_S", 3600.0)
-    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
+    monkeypatch.setattr("tracebility.worker.pending.HEARTBEAT_S", 3600.0)
+    monkeypatch.setattr("tracebility.worker.reclaim.CLAIM_IDLE_MS", 1)
     held = HeldEngine(engine, behind=True)
     async with worker_of(queue, held) as first:
         await enter(queue, tenant, an_envelope(tenant), **{AGAIN: b"1"})

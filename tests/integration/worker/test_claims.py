@@ -7,8 +7,8 @@ import pytest
 
 from tracebility.stores.redis import Queue
 from tracebility.telemetry import Metrics
-from tracebility.worker.claims import CLAIM_COUNT, claim, left_behind
 from tracebility.worker.metrics import WorkerMetrics
+from tracebility.worker.reclaim import CLAIM_COUNT, claim, left_behind
 
 LEFT, LOST = 50 * CLAIM_COUNT, 30
 

@@ -9,8 +9,8 @@ import pytest
 from tracebility.stores import consumers
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.stores.redis import AGAIN
-from tracebility.tenant.books import book_of
-from tracebility.tenant.shards import DEAD_LETTER_STREAM
+from tracebility.tenant.ledger import book_of
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
 
 Make = Callable[..., Any]
 
@@ -47,7 +47,7 @@ async def test_a_worker_killed_at_any_point_loses_and_doubles_nothing(
 async def test_what_a_dead_process_of_this_machine_left_is_taken_at_once(
     tenant: Any, worker: Make, worker_process: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 3_600_000)
+    monkeypatch.setattr("tracebility.worker.reclaim.CLAIM_IDLE_MS", 3_600_000)
     await tenant.send([spans(0)])
     await worker_process("worker_after_read").ended()
     async with worker() as running:

@@ -7,10 +7,10 @@ import pytest
 
 from tracebility.errors import StoreUnavailable
 from tracebility.stores import redis
-from tracebility.stores.hot import Hot
+from tracebility.stores.redis_control import Hot
 from tracebility.telemetry import Metrics
-from tracebility.tenant.shards import SHARD_STREAMS, overflow_of, shard_of
-from tracebility.worker.consume import MOST_ENTRIES_A_STREAM, OVERFLOW_SHARE, Drain
+from tracebility.tenant.shard_router import SHARD_STREAMS, overflow_of, shard_of
+from tracebility.worker.consumer import MOST_ENTRIES_A_STREAM, OVERFLOW_SHARE, Drain
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.write import Writer
 

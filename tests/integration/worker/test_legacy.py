@@ -12,7 +12,7 @@ from tracebility.ids import SENTINEL
 from tracebility.stores import postgres, redis
 from tracebility.stores.clickhouse import Engine
 from tracebility.tenant.quota import METERED, metered_member
-from tracebility.tenant.shards import DEAD_LETTER_STREAM, LEGACY_STREAM
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, LEGACY_STREAM
 
 FIXTURES = [
     json.loads(line)

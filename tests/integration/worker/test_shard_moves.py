@@ -11,15 +11,15 @@ import httpx
 import pytest
 from harness.proxy import Proxy, Road
 
+from tracebility.audit.events import Actor
 from tracebility.config import Settings
-from tracebility.control.shards import ShardMove, move, undo
 from tracebility.ingest.app import create_app
 from tracebility.ingest.service import open_services
-from tracebility.stores import hot, postgres, redis
+from tracebility.shards.shard_map import ShardMove, move, undo
+from tracebility.stores import postgres, redis, redis_control
 from tracebility.stores.changes import nudge
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
-from tracebility.tenant.audit import Actor
-from tracebility.tenant.shards import ALL_STREAMS, SHARDS, shard_of, stream_of
+from tracebility.tenant.shard_router import ALL_STREAMS, SHARDS, shard_of, stream_of
 
 ACTOR = Actor("operator", "test")
 ROUNDS = 12
@@ -112,7 +112,7 @@ async def test_an_org_is_moved_split_and_put_back_while_it_sends(
     control: postgres.Postgres,
     queue: redis.Queue,
     engine: Any,
-    hot_store: hot.Hot,
+    hot_store: redis_control.Hot,
     two_orgs: Any,
     senders: tuple[Sender, Sender, Proxy],
     worker: Callable[[], Any],

@@ -11,14 +11,14 @@ from redis.asyncio import Redis
 from typer.testing import CliRunner
 
 from tracebility.cli import app
-from tracebility.stores import clickhouse, consumers, hot
+from tracebility.stores import clickhouse, consumers, redis_control
 from tracebility.stores.queries import query
 from tracebility.stores.redis import AGAIN
 from tracebility.tenant.dead_letters import FLAG_LIFE_MS, flag_key
-from tracebility.tenant.shards import ALL_STREAMS, DEAD_LETTER_STREAM
+from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM
 from tracebility.worker import write
-from tracebility.worker.claims import ALONE_FROM, APART_FROM, MOST_DELIVERIES, forget_the_gone
 from tracebility.worker.columns import span_block
+from tracebility.worker.reclaim import ALONE_FROM, APART_FROM, MOST_DELIVERIES, forget_the_gone
 
 Make = Callable[..., Any]
 
@@ -34,8 +34,8 @@ async def no_dead_letters(tenant: Any) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers take over at once what another holds."""
-    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
-    monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 1)
+    monkeypatch.setattr("tracebility.worker.reclaim.CLAIM_IDLE_MS", 1)
+    monkeypatch.setattr("tracebility.worker.consumer.CLAIM_IDLE_MS", 1)
 
 
 async def delivered_elsewhere(tenant: Any, span: Any, times: int) -> bytes:
@@ -87,7 +87,7 @@ async def test_an_envelope_that_only_mapping_finds_torn_is_set_aside_and_those_m
 
 @pytest.mark.usefixtures("no_dead_letters")
 async def test_an_org_that_has_more_dead_letters_than_its_share_is_refused_until_they_are_gone(
-    tenant: Any, worker: Make, hot_store: hot.Hot, monkeypatch: pytest.MonkeyPatch
+    tenant: Any, worker: Make, hot_store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tracebility.tenant.dead_letters.MOST_BYTES", 3_000)
     other = type(tenant)(tenant.queue, tenant.engine)
@@ -234,7 +234,7 @@ async def test_what_ended_its_workers_is_tried_alone(
 async def test_what_may_have_ended_its_workers_is_tried_in_groups_apart_from_the_rest(
     tenant: Any, worker: Make, spans: Make, written: list[set[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracebility.worker.claims.APART_TOGETHER", 3)
+    monkeypatch.setattr("tracebility.worker.reclaim.APART_TOGETHER", 3)
     await tenant.queue.ensure_group([tenant.stream])
     suspects = await tenant.send(*([spans(number)] for number in range(5)))
     await tenant.queue.read([tenant.stream], GHOST, 10)
@@ -251,8 +251,8 @@ async def test_what_may_have_ended_its_workers_is_tried_in_groups_apart_from_the
 async def test_what_is_new_is_read_while_there_are_suspects(
     tenant: Any, worker: Make, spans: Make, written: list[set[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracebility.worker.consume.SUSPECTS_S", 0.0)
-    monkeypatch.setattr("tracebility.worker.consume.CLAIM_EVERY_S", 0.3)
+    monkeypatch.setattr("tracebility.worker.consumer.SUSPECTS_S", 0.0)
+    monkeypatch.setattr("tracebility.worker.consumer.CLAIM_EVERY_S", 0.3)
     await tenant.queue.ensure_group([tenant.stream])
     suspects = await tenant.send([spans(0)])
     await tenant.queue.read([tenant.stream], GHOST, 10)
@@ -261,7 +261,7 @@ async def test_what_is_new_is_read_while_there_are_suspects(
     new = await tenant.send([spans(1)])
     async with worker() as running:
         await running.until(lambda: set(new) in written)
-        monkeypatch.setattr("tracebility.worker.consume.SUSPECTS_S", 1.0)
+        monkeypatch.setattr("tracebility.worker.consumer.SUSPECTS_S", 1.0)
         await running.drained(tenant)
     assert [ids for ids in written if ids] == [set(new), set(suspects)]
 
@@ -272,8 +272,8 @@ async def test_a_look_that_is_over_passes_over_a_few_suspects_not_all(
 ) -> None:
     for module in ("claims", "consume"):
         monkeypatch.setattr(f"tracebility.worker.{module}.CLAIM_COUNT", 2)
-    monkeypatch.setattr("tracebility.worker.consume.SUSPECTS_S", 0.0)
-    monkeypatch.setattr("tracebility.worker.consume.CLAIM_EVERY_S", 3600.0)
+    monkeypatch.setattr("tracebility.worker.consumer.SUSPECTS_S", 0.0)
+    monkeypatch.setattr("tracebility.worker.consumer.CLAIM_EVERY_S", 3600.0)
     suspects = [await delivered_elsewhere(tenant, spans(0), 1)]
     suspects += await tenant.send(*([spans(number)] for number in range(1, 10)))
     for _ in range(ALONE_FROM):
@@ -291,8 +291,8 @@ async def test_many_that_a_dead_worker_left_are_all_taken(
     tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one look, which is more than one page of them."""
-    monkeypatch.setattr("tracebility.worker.claims.CLAIM_COUNT", 2)
-    monkeypatch.setattr("tracebility.worker.consume.CLAIM_EVERY_S", 3600.0)
+    monkeypatch.setattr("tracebility.worker.reclaim.CLAIM_COUNT", 2)
+    monkeypatch.setattr("tracebility.worker.consumer.CLAIM_EVERY_S", 3600.0)
     await tenant.queue.ensure_group([tenant.stream])
     await tenant.send(*([spans(number)] for number in range(7)))
     await tenant.queue.read([tenant.stream], GHOST, 10)
@@ -305,7 +305,7 @@ async def test_what_is_being_written_is_kept_from_others_and_let_go_afterwards(
     tenant: Any, worker: Make, worker_of: Make, stores: Any, spans: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine is away for longer than a silent worker is given: the heartbeat says that this one is at work."""
-    monkeypatch.setattr("tracebility.worker.in_hand.HEARTBEAT_S", 0.05)
+    monkeypatch.setattr("tracebility.worker.pending.HEARTBEAT_S", 0.05)
     kept: list[set[bytes]] = []
     keep = type(tenant.queue).keep
 
@@ -331,9 +331,9 @@ async def test_what_a_worker_held_when_it_was_told_to_end_is_no_suspect_for_that
     tenant: Any, worker: Make, worker_of: Make, stores: Any, spans: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine is away, and somebody starts the worker again and again."""
-    monkeypatch.setattr("tracebility.worker.consume.LEAVE_S", 0.1)
-    monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 1)
-    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
+    monkeypatch.setattr("tracebility.worker.consumer.LEAVE_S", 0.1)
+    monkeypatch.setattr("tracebility.worker.consumer.CLAIM_IDLE_MS", 1)
+    monkeypatch.setattr("tracebility.worker.reclaim.CLAIM_IDLE_MS", 1)
     async with Gate(stores.clickhouse_url) as gate:
         engine = await clickhouse.connect(gate.url)
         gate.shut()
@@ -352,9 +352,9 @@ async def test_a_worker_takes_nothing_twice_that_it_holds(
     tenant: Any, worker_of: Make, stores: Any, spans: Make, looks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its heartbeat came late, and its own look for what others left behind finds its own."""
-    monkeypatch.setattr("tracebility.worker.in_hand.HEARTBEAT_S", 3600.0)
-    monkeypatch.setattr("tracebility.worker.consume.CLAIM_IDLE_MS", 0)
-    monkeypatch.setattr("tracebility.worker.consume.CLAIM_EVERY_S", 0.0)
+    monkeypatch.setattr("tracebility.worker.pending.HEARTBEAT_S", 3600.0)
+    monkeypatch.setattr("tracebility.worker.consumer.CLAIM_IDLE_MS", 0)
+    monkeypatch.setattr("tracebility.worker.consumer.CLAIM_EVERY_S", 0.0)
     async with Gate(stores.clickhouse_url) as gate:
         engine = await clickhouse.connect(gate.url)
         gate.shut()
@@ -462,7 +462,7 @@ async def test_an_engine_that_does_not_say_or_take_outcomes_is_waited_for(
 async def test_entries_that_vanish_while_pending_are_counted_as_lost(
     tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
+    monkeypatch.setattr("tracebility.worker.reclaim.CLAIM_IDLE_MS", 1)
     await tenant.queue.ensure_group([tenant.stream])
     [gone] = await tenant.send([spans(0)])
     await tenant.queue.read([tenant.stream], GHOST, 10)
@@ -569,7 +569,7 @@ async def test_a_worker_that_ends_while_the_engine_is_away_leaves_its_entries_to
             await running.until(lambda: running.metrics.waits.labels("clickhouse")._value.get() > 0)
         await engine.close()
     assert await tenant.queue.pending(tenant.stream) == 1
-    monkeypatch.setattr("tracebility.worker.claims.CLAIM_IDLE_MS", 1)
+    monkeypatch.setattr("tracebility.worker.reclaim.CLAIM_IDLE_MS", 1)
     async with worker() as running:
         await running.drained(tenant)
     assert len(await tenant.rows("span", "span_id")) == 1

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracebility.control.documents import checked, must_be_name, read, stamp
-from tracebility.control.keys import NewKey, Rotation, in_order
-from tracebility.control.orgs import NewOrg, OrgChanges
-from tracebility.control.places import NewPlace
 from tracebility.errors import BadRequest, Problem, Unprocessable
+from tracebility.orgs.keys import NewKey, Rotation, in_order
+from tracebility.orgs.orgs import NewOrg, OrgChanges
+from tracebility.orgs.projects import NewPlace
 from tracebility.tenant.limits import Limits
+from tracebility.validation import checked, must_be_name, read, stamp
 
 KINDS: list[type[msgspec.Struct]] = [Limits, NewOrg, OrgChanges, NewPlace, NewKey, Rotation]
 FIELDS = sorted({name for kind in KINDS for name in kind.__struct_fields__} | {"requests_per_s", "spans", "hard", "x"})

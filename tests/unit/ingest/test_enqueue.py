@@ -13,7 +13,7 @@ from tracebility.ingest import enqueue
 from tracebility.ingest.enqueue import Enqueuer, Entry, Gate
 from tracebility.ingest.metrics import IngestMetrics
 from tracebility.telemetry import Metrics
-from tracebility.tenant.shards import MOVED, SPLIT, Placement, ShardRouter, overflow_of, shard_of, stream_of
+from tracebility.tenant.shard_router import MOVED, SPLIT, Placement, ShardRouter, overflow_of, shard_of, stream_of
 from tracebility.wire.envelope import Envelope, Header, header_of
 
 ORG = OrgId(UUID(int=7))

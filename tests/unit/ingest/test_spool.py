@@ -23,7 +23,7 @@ from tracebility.ingest.spool.buffer import Spool
 from tracebility.ingest.spool.replay import Replayer
 from tracebility.telemetry import Metrics
 from tracebility.tenant.quota import SLOT_US
-from tracebility.tenant.shards import shard_of, stream_of
+from tracebility.tenant.shard_router import shard_of, stream_of
 from tracebility.wire.envelope import Envelope, Header
 
 ORGS = [OrgId(UUID(int=number)) for number in range(1, 9)]

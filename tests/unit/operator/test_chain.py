@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from tracebility.tenant.audit_chain import NOTHING_BEFORE, Link
+from tracebility.audit.chain import NOTHING_BEFORE, Link
 
 EVENT = UUID("0192f0c1-5a5e-7cc1-8f5e-0d6a4c0c9a11")
 ORG = UUID("0192f0c1-5a5e-7cc1-8f5e-0d6a4c0c9a12")

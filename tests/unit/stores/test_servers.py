@@ -4,7 +4,7 @@ from hiredis import pack_command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracebility.stores.servers import LARGE_BYTES, _packed
+from tracebility.stores.redis_transport import LARGE_BYTES, _packed
 
 SMALL = st.binary(max_size=20) | st.text(max_size=20) | st.integers()
 LARGE = st.integers(LARGE_BYTES - 2, LARGE_BYTES + 2).map(bytes)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tracebility.audit.access_log import LINES_A_WINDOW, READ_LINES_A_WINDOW, WINDOW_S, AccessTrail
+from tracebility.audit.events import Actor, Event, EventType
 from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId
-from tracebility.tenant.access import LINES_A_WINDOW, READ_LINES_A_WINDOW, WINDOW_S, AccessTrail
-from tracebility.tenant.audit import Actor, Event, EventType
 
 ORG = OrgId(UUID(int=1))
 ACTORS = [Actor("api_key", "one"), Actor("api_key", "two"), Actor("operator", "three")]

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracebility.ids import OrgId
-from tracebility.tenant import shard_plan
-from tracebility.tenant.shard_plan import PIECE, Proposal, propose, shard_loads, skew
-from tracebility.tenant.shards import SHARDS, shard_of
+from tracebility.shards import plan
+from tracebility.shards.plan import PIECE, Proposal, propose, shard_loads, skew
+from tracebility.tenant.shard_router import SHARDS, shard_of
 
 PROMISED = 1.5
 
@@ -55,7 +55,7 @@ def test_a_plan_is_well_formed_and_never_makes_it_worse(loads: dict[OrgId, int],
     places = {org: tuple(sorted(taken)) if org.int % 3 == 0 else (shard_of(org),) for org in loads}
     proposal = propose(loads, places)
     assert proposal.after <= proposal.before + 1e-9
-    assert len(proposal.moves) <= shard_plan.MOST_MOVES
+    assert len(proposal.moves) <= plan.MOST_MOVES
     for move in proposal.moves:
         assert move.before == places[move.org_id] != move.after
         assert len(set(move.after)) == len(move.after)

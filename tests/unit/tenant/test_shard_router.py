@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tracebility.ids import OrgId
-from tracebility.tenant.shards import DEFAULT, MOVED, SHARDS, SPLIT, Placement, ShardRouter, shard_of
+from tracebility.tenant.shard_router import DEFAULT, MOVED, SHARDS, SPLIT, Placement, ShardRouter, shard_of
 
 ORGS = [OrgId(UUID(int=number)) for number in range(1, 5)]
 ROUTERS = 3

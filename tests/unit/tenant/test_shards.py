@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracebility.ids import OrgId
-from tracebility.tenant.shards import DEAD_LETTER_STREAM, SHARDS, shard_of, stream_of
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, SHARDS, shard_of, stream_of
 
 
 @given(st.uuids())

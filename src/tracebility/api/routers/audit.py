@@ -14,9 +14,9 @@ from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, sc
 from tracebility.api.auth import Services
 from tracebility.api.scope import OrgRows
 from tracebility.api.times import instant
+from tracebility.audit import audit_log
 from tracebility.errors import Unprocessable
 from tracebility.ids import OrgId
-from tracebility.stores import trail
 
 router = APIRouter(tags=["admin"])
 
@@ -67,8 +67,8 @@ class AuditGapPage(msgspec.Struct, kw_only=True):
     next_cursor: str | None
 
 
-def _rows_of(rows: OrgRows) -> trail.EngineRows:
-    async def found(name: trail.TrailQuery, parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+def _rows_of(rows: OrgRows) -> audit_log.EngineRows:
+    async def found(name: audit_log.TrailQuery, parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         return await rows.rows(name, **parameters)
 
     return found
@@ -94,12 +94,12 @@ async def list_events(
     for name, text in (("actor", actor), ("target", target), ("type", type_)):
         if "\0" in text:  # which no text in the control plane has, so that it takes none to compare with either
             raise Unprocessable(f"{name}: takes no null characters.", hint=f"Correct the query parameter {name}.")
-    filters = trail.Filters(actor, target, type_, _moment("from", since), _moment("to", until))
+    filters = audit_log.Filters(actor, target, type_, _moment("from", since), _moment("to", until))
     org_id = rows.scope.org_id
     before = _before(cursor_text, b"audit", org_id)
     if before is not None and not _is_id(before.id):  # sealed by someone who read how
         raise cursor.unfit()
-    page = await trail.events(services.control, _rows_of(rows), org_id, filters, before, limit)
+    page = await audit_log.events(services.control, _rows_of(rows), org_id, filters, before, limit)
     return answer({"items": page.items, "next_cursor": _next(page, b"audit", org_id)})
 
 
@@ -111,7 +111,7 @@ async def list_events(
 async def list_gaps(rows: OrgRows, limit: Limit = LIMIT_DEFAULT, cursor_text: CursorText = None) -> Response:
     """Each with the reconciliation that found it, what it found instead, and when it was repaired."""
     org_id = rows.scope.org_id
-    page = await trail.gaps(_rows_of(rows), org_id, _before(cursor_text, b"gaps", org_id), limit)
+    page = await audit_log.gaps(_rows_of(rows), org_id, _before(cursor_text, b"gaps", org_id), limit)
     return answer({"items": page.items, "next_cursor": _next(page, b"gaps", org_id)})
 
 
@@ -119,11 +119,11 @@ def _moment(name: str, text: str | None) -> datetime | None:
     return None if text is None else datetime.fromtimestamp(instant(name, text) / 1e9, UTC)
 
 
-def _before(text: str | None, of_list: bytes, org_id: OrgId) -> trail.Position | None:
+def _before(text: str | None, of_list: bytes, org_id: OrgId) -> audit_log.Position | None:
     if text is None:
         return None
     at, place = cursor.unseal_made(text, of_list + org_id.bytes)
-    return trail.Position((at - cursor.EPOCH) // _MICROSECOND, place.decode(errors="replace"))
+    return audit_log.Position((at - cursor.EPOCH) // _MICROSECOND, place.decode(errors="replace"))
 
 
 def _is_id(text: str) -> bool:
@@ -133,7 +133,7 @@ def _is_id(text: str) -> bool:
         return False
 
 
-def _next(page: trail.Page, of_list: bytes, org_id: OrgId) -> str | None:
+def _next(page: audit_log.Page, of_list: bytes, org_id: OrgId) -> str | None:
     if page.next is None:
         return None
     at = cursor.EPOCH + page.next.at_us * _MICROSECOND

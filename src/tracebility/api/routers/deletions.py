@@ -12,7 +12,7 @@ from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, sc
 from tracebility.api.auth import Administrator, Services
 from tracebility.api.bodies import body_of, takes
 from tracebility.api.scope import NamedDeletion, NamedOrg, NamedProject, NamedProjectOrDeleted, OperatedOrg
-from tracebility.control.deletions import (
+from tracebility.deletion.jobs import (
     Deletion,
     UserDeletion,
     delete_org,

@@ -9,7 +9,7 @@ from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, sc
 from tracebility.api.auth import Administrator, Services
 from tracebility.api.bodies import body_of, takes
 from tracebility.api.scope import NamedKey, NamedProject
-from tracebility.control.keys import (
+from tracebility.orgs.keys import (
     MadeKey,
     NewKey,
     RotatedKey,

@@ -11,8 +11,8 @@ from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, sc
 from tracebility.api.auth import Administrator, Operator, Services
 from tracebility.api.bodies import body_of, takes
 from tracebility.api.scope import NamedOrg, OperatedOrg
-from tracebility.control.orgs import MadeOrg, NewOrg, Org, OrgChanges, change_org, create_org, read_org, shape_org
-from tracebility.control.quotas import Quotas, read_quotas
+from tracebility.orgs.orgs import MadeOrg, NewOrg, Org, OrgChanges, change_org, create_org, read_org, shape_org
+from tracebility.quota.quotas import Quotas, read_quotas
 
 router = APIRouter(tags=["admin"])
 

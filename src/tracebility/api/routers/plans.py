@@ -6,7 +6,7 @@ from starlette.responses import Response
 from tracebility.api.answers import answer, schema_of
 from tracebility.api.auth import Operator, Services
 from tracebility.api.bodies import body_of, takes
-from tracebility.control.plans import Plan, PlanPage, every_plan, put_plan
+from tracebility.orgs.plans import Plan, PlanPage, every_plan, put_plan
 from tracebility.tenant.limits import Limits
 
 router = APIRouter(tags=["admin"])

@@ -7,7 +7,7 @@ from tracebility.api.answers import answer, schema_of
 from tracebility.api.auth import Operator, Services
 from tracebility.api.bodies import body_of, takes
 from tracebility.api.scope import Shards
-from tracebility.control.shards import ShardMove, ShardMoved, ShardPlan, ShardStatus, foreseen, look, move, plan
+from tracebility.shards.shard_map import ShardMove, ShardMoved, ShardPlan, ShardStatus, foreseen, look, move, plan
 
 router = APIRouter(tags=["admin"])
 

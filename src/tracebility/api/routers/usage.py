@@ -9,7 +9,7 @@ from tracebility.api.answers import answer, schema_of
 from tracebility.api.auth import Administrator, Services
 from tracebility.api.scope import OrgRows, route_of
 from tracebility.api.times import instant
-from tracebility.control.usage import UsageByHour, as_csv, read_usage
+from tracebility.quota.usage import UsageByHour, as_csv, read_usage
 
 router = APIRouter(tags=["admin"])
 

@@ -7,7 +7,7 @@ from tracebility.api.answers import answer, schema_of
 from tracebility.api.auth import Administrator, Services
 from tracebility.api.bodies import body_of, takes
 from tracebility.api.scope import NamedOrg, NamedProject, NamedWorkspace
-from tracebility.control.places import (
+from tracebility.orgs.projects import (
     ChangedProject,
     MadeProject,
     MadeWorkspace,

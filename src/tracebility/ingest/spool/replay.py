@@ -21,9 +21,9 @@ from tracebility.ingest.spool import records as spooled
 from tracebility.ingest.spool.buffer import Spool
 from tracebility.ingest.spool.segments import ChainKey, Segment
 from tracebility.stores.redis import AGAIN
-from tracebility.tenant.books import book_of
+from tracebility.tenant.ledger import book_of
 from tracebility.tenant.quota import SLOT_US
-from tracebility.tenant.shards import stream_of
+from tracebility.tenant.shard_router import stream_of
 
 # New requests share the queue and the disk with the replay: this leaves them most of either.
 REPLAY_BYTES_PER_S = 64 << 20

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from harness.erasure import Filled, Work, later
 
-from tracebility.control.places import ProjectPlace
+from tracebility.deletion.metrics import DeletionMetrics
+from tracebility.deletion.runner import Deleter
 from tracebility.ids import ProjectId, uuid7
-from tracebility.operator.deletion import Deleter
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.stores import clickhouse, hot, postgres, redis
+from tracebility.orgs.projects import ProjectPlace
+from tracebility.stores import clickhouse, postgres, redis, redis_control
 from tracebility.telemetry import Metrics
 
 
@@ -27,13 +27,15 @@ async def filled(two_orgs: Any, control: postgres.Postgres, engine: clickhouse.E
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracebility.stores.erase.PAUSE_S", 0.0)
-    monkeypatch.setattr("tracebility.stores.erase.POLL_S", 0.02)
+    monkeypatch.setattr("tracebility.deletion.erase.PAUSE_S", 0.0)
+    monkeypatch.setattr("tracebility.deletion.erase.POLL_S", 0.02)
 
 
 @pytest.fixture
-async def work(control: postgres.Postgres, engine: clickhouse.Engine, streams: redis.Queue, store: hot.Hot) -> Work:
+async def work(
+    control: postgres.Postgres, engine: clickhouse.Engine, streams: redis.Queue, store: redis_control.Hot
+) -> Work:
     """The clock is past the wait for what is under way."""
     await control.execute("UPDATE deletion_job SET state = 'failed' WHERE state IN ('queued', 'running')")
-    metrics = OperatorMetrics(Metrics())
+    metrics = DeletionMetrics(Metrics())
     return Work(control, Deleter(control, engine, streams, store, metrics, later))

@@ -7,17 +7,17 @@ from uuid import UUID
 import pytest
 from harness.erasure import Filled, Work, drain, enter, envelope_of, work_now
 
-from tracebility.control import deletions
-from tracebility.operator.alerts import Alerts
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.stores import clickhouse, hot, postgres, redis
+from tracebility.alerts.checks import Alerts
+from tracebility.alerts.metrics import AlertMetrics
+from tracebility.deletion import jobs
+from tracebility.stores import clickhouse, postgres, redis, redis_control
 from tracebility.stores.ledger import Ledger, OrgQueue, RawRows, ledger
 from tracebility.telemetry import Metrics
 
 
 @pytest.fixture
 async def sender(
-    filled: tuple[Filled, Filled], streams: redis.Queue, engine: clickhouse.Engine, store: hot.Hot
+    filled: tuple[Filled, Filled], streams: redis.Queue, engine: clickhouse.Engine, store: redis_control.Hot
 ) -> Filled:
     """An org of which five spans are stored, and an item that nobody could read is dead."""
     mine, _ = filled
@@ -36,11 +36,15 @@ def books(sender: Filled, streams: redis.Queue, engine: clickhouse.Engine) -> Ca
 
 @pytest.fixture
 def alerted(
-    sender: Filled, control: postgres.Postgres, engine: clickhouse.Engine, streams: redis.Queue, store: hot.Hot
+    sender: Filled,
+    control: postgres.Postgres,
+    engine: clickhouse.Engine,
+    streams: redis.Queue,
+    store: redis_control.Hot,
 ) -> Callable[[], Awaitable[bool]]:
     """Whether the operator is told of books: the org's are looked at as after a settlement of its usage."""
     due: set[UUID] = set()
-    alerts = Alerts(control, engine, streams, store, OperatorMetrics(Metrics()), due)
+    alerts = Alerts(control, engine, streams, store, AlertMetrics(Metrics()), due)
 
     async def look() -> bool:
         for _ in range(2):  # once it may be half-done
@@ -57,11 +61,11 @@ def said(found: Ledger) -> tuple[int, int, int, int]:
 
 
 async def test_the_books_of_an_org_are_after_its_deletion_as_they_were_before(
-    sender: Filled, work: Work, books: Any, alerted: Any, store: hot.Hot
+    sender: Filled, work: Work, books: Any, alerted: Any, store: redis_control.Hot
 ) -> None:
     before = await books()
     assert said(before) == (6, 5, 1, 0)
-    done = await work.done(await work.ask(deletions.delete_org, sender.org_id, work_now()))
+    done = await work.done(await work.ask(jobs.delete_org, sender.org_id, work_now()))
     assert await sender.content() == {}
     assert await books() == before
     assert not await alerted()
@@ -75,10 +79,10 @@ async def test_the_books_of_an_org_are_after_its_deletion_as_they_were_before(
 
 
 async def test_what_comes_after_a_deletion_enters_and_leaves_the_books(
-    sender: Filled, work: Work, books: Any, alerted: Any, streams: redis.Queue, engine: Any, store: hot.Hot
+    sender: Filled, work: Work, books: Any, alerted: Any, streams: redis.Queue, engine: Any, store: redis_control.Hot
 ) -> None:
     """From the disk buffer of an edge that was cut off."""
-    await work.done(await work.ask(deletions.delete_org, sender.org_id, work_now()))
+    await work.done(await work.ask(jobs.delete_org, sender.org_id, work_now()))
     await enter(streams, envelope_of(sender.org_id, sender.second, spans=3))
     assert said(await books()) == (9, 5, 1, 3)
     await drain(streams, engine, store, sender.org_id)
@@ -89,7 +93,7 @@ async def test_what_comes_after_a_deletion_enters_and_leaves_the_books(
 
 
 async def test_what_is_in_the_queue_while_its_org_is_forgotten_counts_once(
-    sender: Filled, work: Work, books: Any, alerted: Any, streams: redis.Queue, engine: Any, store: hot.Hot,
+    sender: Filled, work: Work, books: Any, alerted: Any, streams: redis.Queue, engine: Any, store: redis_control.Hot,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """It came when what was accepted before the deletion had left."""
@@ -100,7 +104,7 @@ async def test_what_is_in_the_queue_while_its_org_is_forgotten_counts_once(
         return await counting(job)
 
     monkeypatch.setattr(work.deleter, "_count_before", count)
-    await work.done(await work.ask(deletions.delete_org, sender.org_id, work_now()))
+    await work.done(await work.ask(jobs.delete_org, sender.org_id, work_now()))
     assert said(await books()) == (9, 5, 1, 3)
     await drain(streams, engine, store, sender.org_id)
     assert said(await books()) == (9, 8, 1, 0)

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from harness.erasure import WHEN, Work, envelope_of, late_row, later, work_now
 
-from tracebility.control import deletions
-from tracebility.control.deletions import UserDeletion
+from tracebility.deletion import jobs
+from tracebility.deletion.jobs import UserDeletion
+from tracebility.deletion.metrics import DeletionMetrics
+from tracebility.deletion.runner import Deleter
 from tracebility.errors import StoreUnavailable
-from tracebility.operator.deletion import Deleter
-from tracebility.operator.metrics import OperatorMetrics
-from tracebility.stores import hot, postgres, redis
+from tracebility.stores import postgres, redis, redis_control
 from tracebility.telemetry import Metrics
-from tracebility.tenant.shards import LEGACY_STREAM, shard_of, stream_of
+from tracebility.tenant.shard_router import LEGACY_STREAM, shard_of, stream_of
 
 
 async def test_a_row_that_comes_in_the_middle_goes_too(filled: Any, work: Work, monkeypatch: Any) -> None:
@@ -30,7 +30,7 @@ async def test_a_row_that_comes_in_the_middle_goes_too(filled: Any, work: Work, 
         return gone
 
     monkeypatch.setattr(work.deleter._eraser, "erase", erase)
-    await work.done(await work.ask(deletions.delete_project, mine.place, work_now()))
+    await work.done(await work.ask(jobs.delete_project, mine.place, work_now()))
     assert came
     assert not [row for row in (await mine.rows())["span"] if str(row[2]) == str(mine.place.project_id)]
 
@@ -38,7 +38,7 @@ async def test_a_row_that_comes_in_the_middle_goes_too(filled: Any, work: Work, 
 async def test_a_row_that_comes_after_the_end_is_swept(filled: Any, work: Work) -> None:
     mine, other = filled
     others = await other.rows()
-    await work.done(await work.ask(deletions.delete_org, mine.org_id, work_now()))
+    await work.done(await work.ask(jobs.delete_org, mine.org_id, work_now()))
     await mine.add("span", late_row(mine))
     assert await work.deleter.sweep() == 1
     assert await mine.content() == {}
@@ -54,9 +54,9 @@ async def test_what_was_accepted_before_its_deletion_is_swept_and_what_is_newer_
     mine, other = filled
     others = await other.rows()
     if kind == "user":
-        asked = (deletions.delete_user, mine.org_id, UserDeletion("ann"))
+        asked = (jobs.delete_user, mine.org_id, UserDeletion("ann"))
     else:
-        asked = (deletions.delete_run, mine.place, "r1")  # type: ignore[assignment]
+        asked = (jobs.delete_run, mine.place, "r1")  # type: ignore[assignment]
     await work.done(await work.ask(*asked))
     assert await work.deleter.sweep() == 0
     left = await mine.rows()
@@ -76,7 +76,7 @@ async def test_a_sweep_that_fails_for_one_deletion_looks_at_the_others(
     filled: Any, work: Work, monkeypatch: Any
 ) -> None:
     for one in filled:
-        await work.done(await work.ask(deletions.delete_org, one.org_id, work_now()))
+        await work.done(await work.ask(jobs.delete_org, one.org_id, work_now()))
         await one.add("span", late_row(one))
     stuck, whole = sorted(filled, key=lambda one: one.org_id)
     erasing = work.deleter._eraser.erase
@@ -98,7 +98,7 @@ async def test_what_is_in_the_queue_is_waited_for(filled: Any, work: Work, strea
     mine, _ = filled
     stream = stream_of(shard_of(mine.org_id))
     envelope = envelope_of(mine.org_id, mine.place.project_id)
-    job = await work.ask(deletions.delete_project, mine.place, work_now())
+    job = await work.ask(jobs.delete_project, mine.place, work_now())
     [entry_id] = await streams.append([(stream, envelope.fields())])
     await work.deleter.tick()
     assert (await work.job(job)).step == "drain"
@@ -110,13 +110,13 @@ async def test_what_is_in_the_queue_is_waited_for(filled: Any, work: Work, strea
 
 
 async def test_what_nobody_drains_is_not_waited_for(
-    filled: Any, work: Work, streams: redis.Queue, control: postgres.Postgres, engine: Any, store: hot.Hot
+    filled: Any, work: Work, streams: redis.Queue, control: postgres.Postgres, engine: Any, store: redis_control.Hot
 ) -> None:
     mine, _ = filled
     await streams.append([(LEGACY_STREAM, {"d": b"{}"})])
-    job = await work.ask(deletions.delete_run, mine.place, "r1")
+    job = await work.ask(jobs.delete_run, mine.place, "r1")
     await work.deleter.tick()
     assert (await work.job(job)).step == "drain"
-    metrics = OperatorMetrics(Metrics())
+    metrics = DeletionMetrics(Metrics())
     after_cutover = Deleter(control, engine, streams, store, metrics, later, waits_for_legacy=False)
     await Work(control, after_cutover).done(job)

@@ -9,23 +9,24 @@ from uuid import uuid4
 import pytest
 from harness.erasure import ASKER, KEPT, Filled, Work, envelope_of, events, work_now
 
-from tracebility.control import deletions, orgs, places
-from tracebility.control.deletions import UserDeletion
+from tracebility.deletion import jobs
+from tracebility.deletion.jobs import UserDeletion
+from tracebility.deletion.runner import certificate_hash
 from tracebility.errors import BeingDeleted
 from tracebility.ids import OrgId, ProjectId, uuid7
-from tracebility.operator.deletion import certificate_hash
-from tracebility.operator.quota import QuotaReconciler
-from tracebility.stores import hot, postgres, redis
+from tracebility.orgs import orgs, projects
+from tracebility.quota.reconciler import QuotaReconciler
+from tracebility.stores import postgres, redis, redis_control
 from tracebility.tenant.quota import METERED, metered_member, usage_key
 from tracebility.tenant.redis_keys import key, over_flag
-from tracebility.tenant.shards import DEAD_LETTER_STREAM
+from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
 
 
 async def test_a_run_goes_with_all_that_names_it(filled: Any, work: Work, control: postgres.Postgres) -> None:
     mine, other = filled
     others = await other.rows()
     before = await mine.rows()
-    job = await work.ask(deletions.delete_run, mine.place, "r1")
+    job = await work.ask(jobs.delete_run, mine.place, "r1")
     assert (job.kind, job.state, job.target) == ("run", "queued", "r1")
     done = await work.done(job)
     after = await mine.rows()
@@ -44,11 +45,11 @@ async def test_a_run_goes_with_all_that_names_it(filled: Any, work: Work, contro
 
 
 async def test_a_users_runs_go_whole_in_every_project(filled: Any, work: Work, monkeypatch: Any) -> None:
-    monkeypatch.setattr("tracebility.stores.erase.RUNS_A_STATEMENT", 1)  # more than one batch
+    monkeypatch.setattr("tracebility.deletion.erase.RUNS_A_STATEMENT", 1)  # more than one batch
     mine, other = filled
     others = await other.rows()
     before = await mine.rows()
-    done = await work.done(await work.ask(deletions.delete_user, mine.org_id, UserDeletion("ann")))
+    done = await work.done(await work.ask(jobs.delete_user, mine.org_id, UserDeletion("ann")))
     after = await mine.rows()
     assert {row[3] for row in after["span"]} == {"r2", "r3"}
     gone = {table: len(rows) - len(after[table]) for table, rows in before.items() if len(rows) != len(after[table])}
@@ -65,7 +66,7 @@ async def test_a_project_goes_with_its_keys_and_dead_letters(
     others = await other.rows()
     letters = [await bury(streams, one.org_id, project) for one in filled for project in (one.place[2], one.second)]
     await control.execute("INSERT INTO dataset (id, project_id, name) VALUES ($1, $2, 'd')", uuid4(), mine.place[2])
-    done = await work.done(await work.ask(deletions.delete_project, mine.place, work_now()))
+    done = await work.done(await work.ask(jobs.delete_project, mine.place, work_now()))
     left = await mine.rows()
     assert {str(row[2]) for table, rows in left.items() if table not in KEPT for row in rows} == {str(mine.second)}
     assert len(left["billing_meter"]) == 2, "usage is billed, whatever became of what was used"
@@ -77,7 +78,7 @@ async def test_a_project_goes_with_its_keys_and_dead_letters(
 
 
 async def test_an_org_goes_but_for_what_usage_and_the_trail_name(
-    filled: Any, work: Work, control: postgres.Postgres, streams: redis.Queue, store: hot.Hot
+    filled: Any, work: Work, control: postgres.Postgres, streams: redis.Queue, store: redis_control.Hot
 ) -> None:
     mine, other = filled
     others = await other.rows()
@@ -85,7 +86,7 @@ async def test_an_org_goes_but_for_what_usage_and_the_trail_name(
         await store.command("SET", key(one.org_id, "usage", "2026-10"), "1")
         await store.command("SET", over_flag(one.org_id, "2026-10"), "spans")
     await bury(streams, mine.org_id, mine.second)
-    done = await work.done(await work.ask(deletions.delete_org, mine.org_id, work_now()))
+    done = await work.done(await work.ask(jobs.delete_org, mine.org_id, work_now()))
     assert await mine.content() == {}
     assert len((await mine.rows())["billing_meter"]) == 2
     assert await other.rows() == others
@@ -101,11 +102,11 @@ async def test_an_org_goes_but_for_what_usage_and_the_trail_name(
     assert row["deleted_at"] is not None
     for table in ("api_key", "workspace"):
         assert await control.fetchval(f"SELECT count(*) FROM {table} WHERE org_id = $1", mine.org_id) == 0
-    assert (await work.ask(deletions.delete_org, mine.org_id, work_now())).id == done.id
+    assert (await work.ask(jobs.delete_org, mine.org_id, work_now())).id == done.id
 
 
 async def test_nothing_of_a_deleted_org_comes_back_to_the_hot_counter(
-    filled: Any, work: Work, control: postgres.Postgres, streams: redis.Queue, store: hot.Hot, engine: Any
+    filled: Any, work: Work, control: postgres.Postgres, streams: redis.Queue, store: redis_control.Hot, engine: Any
 ) -> None:
     """Its last usage is settled with its end, and what is said of it later changes nothing."""
     mine, other = filled
@@ -123,7 +124,7 @@ async def test_nothing_of_a_deleted_org_comes_back_to_the_hot_counter(
         return {name.decode() for name in await store.command("KEYS", "tracebility:{*}:usage*")}
 
     await say(mine, other)
-    job = await work.ask(deletions.delete_org, mine.org_id, work_now())
+    job = await work.ask(jobs.delete_org, mine.org_id, work_now())
     await reconcile()
     await work.done(job)
     assert await store.command("ZRANGE", METERED, 0, -1) == [metered_member(other.org_id, period).encode()]
@@ -145,20 +146,20 @@ async def test_a_project_that_was_made_since_the_work_began_goes_too(
         return await counting(job)
 
     monkeypatch.setattr(work.deleter, "_count_before", count)
-    job = await work.done(await work.ask(deletions.delete_org, mine.org_id, work_now()))
+    job = await work.done(await work.ask(jobs.delete_org, mine.org_id, work_now()))
     assert (job.certificate or {})["control_rows"]["projects"] == 3
     assert await control.fetchval("SELECT count(*) FROM project WHERE id = $1", late) == 0
 
 
 async def test_a_deleted_org_is_not_let_in_again(filled: Any, work: Work, control: postgres.Postgres) -> None:
     mine, _ = filled
-    await work.ask(deletions.delete_org, mine.org_id, work_now())
+    await work.ask(jobs.delete_org, mine.org_id, work_now())
     with pytest.raises(BeingDeleted):
         async with control.transaction() as transaction:
             await orgs.change_org(transaction, ASKER, mine.org_id, orgs.OrgChanges(suspended=False), work_now())
     with pytest.raises(BeingDeleted):
         async with control.transaction() as transaction:
-            await places.create_workspace(transaction, ASKER, mine.org_id, places.NewPlace("again"))
+            await projects.create_workspace(transaction, ASKER, mine.org_id, projects.NewPlace("again"))
 
 
 async def bury(streams: redis.Queue, org_id: OrgId, project_id: ProjectId) -> bytes:

@@ -1,0 +1,97 @@
+"""Notifications to the webhook: signed, in order, again until it answers 2xx; without one they stay where they are.
+
+The signature is ``t=<unix seconds>,v1=<HMAC-SHA256 of "t.body", hex>`` in ``X-Tracebility-Signature``: whoever has the
+secret can tell ours from others', and an old one from a new one. Without a secret there is none.
+"""
+
+import hmac
+import json
+import time
+from hashlib import sha256
+
+import aiohttp
+import structlog
+
+from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
+from tracebility.errors import TrailTampered
+from tracebility.ids import OrgId
+from tracebility.stores.postgres import Postgres, Row
+
+PERIOD_S = 5.0
+MOST_A_TICK = 100
+DEADLINE_S = 5.0
+
+log = structlog.get_logger()
+
+
+def signature(secret: str, at_s: int, body: bytes) -> str:
+    """What ``X-Tracebility-Signature`` says."""
+    digest = hmac.new(secret.encode(), b"%d." % at_s + body, sha256).hexdigest()
+    return f"t={at_s},v1={digest}"
+
+
+class Notifier:
+    """Sends what is unsent."""
+
+    def __init__(self, control: Postgres, url: str, secret: str) -> None:
+        self._control = control
+        self._url = url
+        self._secret = secret
+
+    async def tick(self) -> int:
+        """Send; how many were taken.
+
+        Raises:
+            StoreUnavailable: when the control plane is away.
+        """
+        if not self._url:
+            return 0
+        rows = await self._control.fetch("unsent_notifications", MOST_A_TICK)
+        taken = 0
+        timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
+        async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
+            for row in rows:
+                document = {
+                    "id": str(row["id"]),
+                    "kind": row["kind"],
+                    "org_id": str(row["org_id"]) if row["org_id"] else None,
+                    "created_at": row["created_at"].isoformat(),
+                    **row["body"],
+                }
+                is_taken = await self._send(session, json.dumps(document).encode())
+                await self._note(row, is_taken)
+                taken += is_taken
+        await self._control.execute("prune_notifications")
+        return taken
+
+    async def _note(self, row: Row, is_taken: bool) -> None:
+        """Note the try, with what left of an org. One whose trail takes no more is told of once all the same: else it
+        would be told of again and again, and nobody behind it.
+        """
+        try:
+            async with self._control.transaction() as transaction:
+                await transaction.execute("tried_notification", row["id"], is_taken)
+                if is_taken and row["org_id"] is not None:
+                    await AuditWriter().record(transaction, _left(row))
+        except TrailTampered as error:
+            log.error("trail_tampered", org_id=str(row["org_id"]), reason=error.reason)
+            await self._control.execute("tried_notification", row["id"], is_taken)
+
+    async def _send(self, session: aiohttp.ClientSession, body: bytes) -> bool:
+        headers = {"content-type": "application/json"}
+        if self._secret:
+            headers["x-tracebility-signature"] = signature(self._secret, int(time.time()), body)
+        try:
+            async with session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
+                if answer.status < 300:
+                    return True
+                log.warning("the webhook does not take a notification", status=answer.status)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            log.warning("the webhook does not answer", reason=str(error) or type(error).__name__)
+        return False
+
+
+def _left(row: Row) -> Event:
+    """What the webhook was told of an org."""
+    details = {"route": "webhook", "kind": row["kind"]}
+    return Event(EventType.EGRESS_EXPORTED, OrgId(row["org_id"]), SYSTEM, "notification", str(row["id"]), details)

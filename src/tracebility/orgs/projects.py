@@ -1,0 +1,177 @@
+"""Workspaces, and the projects in them. A name is there once in what holds it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from tracebility.audit.events import Actor, AuditWriter, Event, EventType
+from tracebility.errors import BeingDeleted, NotFound, Taken
+from tracebility.ids import OrgId, ProjectId, WorkspaceId, uuid7
+from tracebility.stores.postgres import Conflict, Transaction
+from tracebility.tenant.limits import RetentionDays
+from tracebility.validation import must_be_name
+
+
+class WorkspacePlace(NamedTuple):
+    """A workspace and the org that it is in."""
+
+    org_id: OrgId
+    workspace_id: WorkspaceId
+
+
+class ProjectPlace(NamedTuple):
+    """A project and what it is in: the tenant tuple."""
+
+    org_id: OrgId
+    workspace_id: WorkspaceId
+    project_id: ProjectId
+
+
+class NewPlace(msgspec.Struct, forbid_unknown_fields=True):
+    """A workspace or a project to be made."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        must_be_name(self.name)
+
+
+class MadeWorkspace(msgspec.Struct, kw_only=True):
+    """A workspace just made."""
+
+    id: UUID
+    workspace_id: UUID
+    org_id: UUID
+    name: str
+
+
+class MadeProject(msgspec.Struct, kw_only=True):
+    """A project just made."""
+
+    id: UUID
+    project_id: UUID
+    workspace_id: UUID
+    org_id: UUID
+    name: str
+
+
+class ProjectChanges(msgspec.Struct, forbid_unknown_fields=True):
+    """What of a project is to change; what is absent stays. Retention null is the org's."""
+
+    retention_days: RetentionDays | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class ChangedProject(msgspec.Struct, kw_only=True):
+    """A project as it is now."""
+
+    id: UUID
+    project_id: UUID
+    workspace_id: UUID
+    org_id: UUID
+    name: str
+    retention_days: int | None  # null: as its org has it
+
+
+async def create_workspace(transaction: Transaction, actor: Actor, org_id: OrgId, new: NewPlace) -> WorkspacePlace:
+    """A workspace of ``org_id``.
+
+    Raises:
+        BeingDeleted: when the org is.
+        Taken: when it has one of this name.
+    """
+    await _must_stay(transaction, org_id)
+    place = WorkspacePlace(org_id, WorkspaceId(uuid7()))
+    with _taken("workspace_org_id_name_key", "This organisation has a workspace of this name."):
+        await transaction.execute("insert_workspace", place.workspace_id, org_id, new.name)
+    await AuditWriter().record(
+        transaction,
+        Event(EventType.WORKSPACE_CREATED, org_id, actor, "workspace", str(place.workspace_id), {"name": new.name}),
+    )
+    return place
+
+
+async def create_project(
+    transaction: Transaction, actor: Actor, workspace: WorkspacePlace, new: NewPlace
+) -> ProjectPlace:
+    """A project in ``workspace``.
+
+    Raises:
+        BeingDeleted: when the org is.
+        Taken: when the workspace has one of this name.
+    """
+    await _must_stay(transaction, workspace.org_id)
+    place = ProjectPlace(*workspace, ProjectId(uuid7()))
+    with _taken("project_workspace_id_name_key", "This workspace has a project of this name."):
+        await transaction.execute("insert_project", place.project_id, workspace.workspace_id, new.name)
+    details = {"name": new.name, "workspace_id": str(workspace.workspace_id)}
+    await AuditWriter().record(
+        transaction,
+        Event(EventType.PROJECT_CREATED, workspace.org_id, actor, "project", str(place.project_id), details),
+    )
+    return place
+
+
+async def change_project(
+    transaction: Transaction, actor: Actor, place: ProjectPlace, changes: ProjectChanges
+) -> ChangedProject:
+    """Change what ``changes`` says. What is so already leaves no event.
+
+    Raises:
+        NotFound: when the project was deleted meanwhile.
+    """
+    before = await transaction.fetchrow("lock_project", place.project_id)
+    if before is None:
+        raise NotFound
+    days: int | None = before["retention_days"]
+    if changes.retention_days is not msgspec.UNSET and changes.retention_days != days:
+        details = {"old": days, "new": changes.retention_days}
+        days = changes.retention_days
+        await transaction.execute("keep_project_for", place.project_id, days)
+        changed = EventType.PROJECT_RETENTION_CHANGED
+        await AuditWriter().record(
+            transaction, Event(changed, place.org_id, actor, "project", str(place.project_id), details)
+        )
+    return ChangedProject(
+        id=place.project_id,
+        project_id=place.project_id,
+        workspace_id=place.workspace_id,
+        org_id=place.org_id,
+        name=before["name"],
+        retention_days=days,
+    )
+
+
+async def hold_place(transaction: Transaction, org_id: OrgId | None, project_id: ProjectId | None) -> None:
+    """Keep an org and a project of it as they are until the end of ``transaction``: nothing is made where all goes.
+
+    The org first, as everyone locks them, and before any key. None, as of an operator's key, is nothing to hold.
+
+    Raises:
+        NotFound: when one of them is deleted, or not there.
+    """
+    if org_id is not None:
+        org = await transaction.fetchrow("lock_org", org_id)
+        if org is None or org["deleted_at"] is not None:
+            raise NotFound
+    if project_id is not None and await transaction.fetchrow("lock_project", project_id) is None:
+        raise NotFound
+
+
+async def _must_stay(transaction: Transaction, org_id: OrgId) -> None:
+    """Keep an org from being deleted until the end of ``transaction``."""
+    org = await transaction.fetchrow("lock_org", org_id)
+    if org is not None and org["deleted_at"] is not None:
+        raise BeingDeleted
+
+
+@contextmanager
+def _taken(constraint: str, words: str) -> Iterator[None]:
+    try:
+        yield
+    except Conflict as conflict:
+        if conflict.constraint != constraint:
+            raise
+        raise Taken(words, hint="Choose another name, or use the one that is there.") from None
