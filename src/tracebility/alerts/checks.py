@@ -108,7 +108,7 @@ class Alerts:
         return None
 
     async def _stores(self) -> Alert | None:
-        """Stores that did not answer in `MISSED_CHECKS` checks. Without PostgreSQL nobody leads: see `without_postgres`."""
+        """Stores that missed `MISSED_CHECKS` checks. Without PostgreSQL nobody leads: see `without_postgres`."""
         missing = await self._missing_stores()
         self._missed = {store: self._missed.get(store, 0) + 1 for store in missing}
         away = {store: missing[store] for store, times in self._missed.items() if times >= MISSED_CHECKS}
@@ -139,7 +139,7 @@ class Alerts:
         return Alert("shard_skew", text, {"stream": hottest, "entries": lengths[hottest], "mean": round(mean)})
 
     async def _dead(self) -> Alert | None:
-        """Stands while there are dead letters. Orgs with more than their share are refused as long as they have them."""
+        """Stands while there are dead letters. An org with more than its share is refused as long as it has them."""
         letters = await self._queue.length(DEAD_LETTER_STREAM)
         held = await self._queue.dead_bytes()
         refused = [org_id for org_id, size in held.items() if await refuse_if_over(self._hot, org_id, size)]

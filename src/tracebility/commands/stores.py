@@ -1,20 +1,23 @@
 """The stores of the installation that a command is meant for: opened when it asks for them, closed when it ends."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tracebility.commands.options import log_to_stderr
 from tracebility.embedded.installation import DSN_VARIABLES, Located, locate
 from tracebility.errors import ConfigurationError, StoreUnavailable, TracebilityError
-from tracebility.stores import clickhouse, hot, postgres, redis
+from tracebility.stores import clickhouse, postgres, redis, redis_control
+from tracebility.stores.redis_control import Hot
 from tracebility.stores.start import place
+from tracebility.telemetry import configure_logging
 
-# A person waits for this. A store that hangs takes a connection and never answers it.
-OPEN_WAIT_S = 2.0
+# A store that hangs takes a connection and never answers it. A diagnosis is to come within 5 s.
+OPEN_WAIT_S = 5.0
+REACH_WAIT_S = 2.0
 ASK_WAIT_S = 1.5
 T = TypeVar("T")
 
@@ -22,8 +25,9 @@ T = TypeVar("T")
 class Stores:
     """Clients of one installation. Each is opened once, with its first use."""
 
-    def __init__(self, found: Located, stack: AsyncExitStack) -> None:
+    def __init__(self, found: Located, stack: AsyncExitStack, open_wait_s: float = OPEN_WAIT_S) -> None:
         self.found = found
+        self._open_wait_s = open_wait_s
         self._stack = stack
         self._opened: dict[str, Any] = {}
 
@@ -45,11 +49,10 @@ class Stores:
             lambda: redis.connect(self.found.queue_url, variable=self.found.queue_variable, wait_s=0),
         )  # fmt: skip
 
-    async def hot(self) -> hot.Hot:
+    async def redis_control(self) -> Hot:
         """Redis in its control role."""
-        return await self._open(
-            "hot", "redis_url", self.found.redis_url, lambda: hot.connect(self.found.redis_url, wait_s=0)
-        )
+        url = self.found.redis_url
+        return await self._open("redis_control", "redis_url", url, lambda: redis_control.connect(url, wait_s=0))
 
     async def redis_server(self) -> redis.Queue:
         """The control role's server with a client that can ask for its settings."""
@@ -60,13 +63,13 @@ class Stores:
     async def _open(self, client: str, named: str, dsn: str, connect: Callable[[], Awaitable[T]]) -> T:
         if client not in self._opened:
             try:
-                async with asyncio.timeout(OPEN_WAIT_S):
+                async with asyncio.timeout(self._open_wait_s):
                     opened: Any = await connect()
             except TimeoutError:
                 variable = DSN_VARIABLES.get(named, named)
                 raise ConfigurationError(
                     f"{variable}: no usable answer from {place(dsn)} (it takes connections but does not answer within "
-                    f"{OPEN_WAIT_S:.0f} s). Restart the store there, or correct the host and port in {variable}."
+                    f"{self._open_wait_s:.0f} s). Restart the store there, or correct the host and port in {variable}."
                 ) from None
             self._stack.push_async_callback(opened.close)
             self._opened[client] = opened
@@ -74,9 +77,15 @@ class Stores:
         return result
 
 
+def quiet_libraries() -> None:
+    """Keep logs off standard output, and the ClickHouse client's tracebacks off the screen: it also raises them."""
+    configure_logging("command", level=logging.WARNING)
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+
+
 def with_stores(data_dir: Path | None, act: Callable[[Stores], Awaitable[T]]) -> T:
     """Run ``act`` on the stores of the installation that ``data_dir`` or the environment names."""
-    log_to_stderr()
+    quiet_libraries()
 
     async def run() -> T:
         async with AsyncExitStack() as stack:
@@ -92,17 +101,18 @@ class Reached:
     control: postgres.Postgres | None = None
     queue: redis.Queue | None = None
     queue_store: str = "redis"  # "redis stream" if the queue has a server of its own
-    control_role: redis.Queue | None = None  # the other Redis server, if the queue has its own
+    redis_control: Hot | None = None
+    redis_server: redis.Queue | None = None  # the server of the control role, if the queue has its own
     engine: clickhouse.Engine | None = None
     away: dict[str, str] = field(default_factory=dict)
 
 
 @asynccontextmanager
 async def reaching(found: Located) -> AsyncIterator[Reached]:
-    """Every store of ``found`` that answers within `OPEN_WAIT_S`. Raises nothing for one that does not."""
+    """Every store of ``found`` that answers within `REACH_WAIT_S`. Raises nothing for one that does not."""
     reached = Reached(queue_store="redis stream" if found.redis_stream_url else "redis")
     async with AsyncExitStack() as stack:
-        stores = Stores(found, stack)
+        stores = Stores(found, stack, REACH_WAIT_S)
 
         async def reach(store: str, opening: Awaitable[T]) -> T | None:
             try:
@@ -114,10 +124,17 @@ async def reaching(found: Located) -> AsyncIterator[Reached]:
         async def no_other_server() -> None:
             return None
 
-        reached.control, reached.queue, reached.engine, reached.control_role = await asyncio.gather(
+        (
+            reached.control,
+            reached.queue,
+            reached.engine,
+            reached.redis_control,
+            reached.redis_server,
+        ) = await asyncio.gather(
             reach("postgres", stores.control()),
             reach(reached.queue_store, stores.queue()),
             reach("clickhouse", stores.engine()),
+            reach("redis", stores.redis_control()),
             reach("redis", stores.redis_server()) if found.redis_stream_url else no_other_server(),
         )
         yield reached

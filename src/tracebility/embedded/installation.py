@@ -91,6 +91,8 @@ def locate(data_dir: Path | None = None, environment: Mapping[str, str] = os.env
         # Not there in files from before it was written.
         dsns["redis_stream_url"] = stream_url or str(ready.get("redis_stream_url") or "")
     except FileNotFoundError:
+        if (folder / "installation.json").exists():
+            raise ConfigurationError(_not_ready(folder)) from None
         missing = ", ".join(DSN_VARIABLES[name] for name, value in given.items() if not value)
         raise ConfigurationError(
             f"There is no installation in {folder}. Start one with 'tracebility up', name another with --data-dir, "
@@ -101,6 +103,24 @@ def locate(data_dir: Path | None = None, environment: Mapping[str, str] = os.env
             f"{path} cannot be read ({type(error).__name__}). Run 'tracebility up' again."
         ) from None
     return Located(**dsns, data_dir=folder, ready=ready)
+
+
+def _not_ready(folder: Path) -> str:
+    """Why an installation has no ready file: it is starting or stopping under a process, or nothing runs it."""
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        lock = -1
+    pid = ""
+    if lock >= 0:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(lock, 32, 0).decode().strip() or "unknown"
+        os.close(lock)
+    if pid:
+        return f"The installation in {folder} is not ready: it is starting or stopping (pid {pid}). Try again."
+    return f"The installation in {folder} is stopped. Start it with 'tracebility up --data-dir {folder}'."
 
 
 class DataDir:
