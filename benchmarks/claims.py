@@ -14,8 +14,9 @@ from uuid import uuid4
 
 import uvloop
 from harness.installation import Installation
+from tests.harness import streams as raw_streams
 
-from tracebility.stores import redis
+from tracebility.stores.queue import Queue, connect_queue
 from tracebility.telemetry import Metrics
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.reclaim import claim, left_behind
@@ -27,14 +28,18 @@ SMALLEST = 10_000
 STEP = 10_000
 
 
-async def taken_over(queue: redis.Queue, count: int) -> tuple[float, int, int]:
+async def taken_over(queue: Queue, count: int) -> tuple[float, int, int]:
     """Seconds, entries taken over, and entries told as lost."""
     stream = f"bench:{uuid4().hex}"
     await queue.ensure_group([stream])
     for _ in range(count // STEP):
-        ids = [one for one in await queue.append([(stream, {"b": b"x" * 100})] * STEP) if isinstance(one, bytes)]
+        ids = [
+            one
+            for one in await raw_streams.append(queue, [(stream, {"b": b"x" * 100})] * STEP)
+            if isinstance(one, bytes)
+        ]
         await queue.read([stream], "dead", STEP)
-        await queue.delete(stream, ids[:: STEP // 10])
+        await raw_streams.delete(queue, stream, ids[:: STEP // 10])
     metrics = WorkerMetrics(Metrics())
     held: set[bytes] = set()
     began = time.perf_counter()
@@ -56,7 +61,7 @@ async def main() -> None:
     rows: list[tuple[object, ...]] = []
     with tempfile.TemporaryDirectory(prefix="tracebility-claims-") as folder:
         async with Installation(Path(folder), "--only-stores") as installation:
-            queue = await redis.connect(installation.ready["redis_url"])
+            queue = await connect_queue(installation.ready["redis_url"])
             count = SMALLEST
             while count <= arguments.largest:
                 seconds, taken, lost = await taken_over(queue, count)

@@ -21,7 +21,8 @@ from tracebility.config import Settings
 from tracebility.embedded.installation import free_port
 from tracebility.embedded.valkey import Valkey
 from tracebility.ids import OrgId, ProjectId, WorkspaceId, uuid7
-from tracebility.stores import clickhouse, postgres, redis, redis_control
+from tracebility.stores import clickhouse, postgres, redis_control
+from tracebility.stores.queue import Queue, connect_queue
 from tracebility.tenant import keys
 from tracebility.tenant.context import Scope, TenantContext, sealed_context
 
@@ -74,9 +75,9 @@ async def control(stores: StoresUnderTest) -> AsyncIterator[postgres.Postgres]:
 
 
 @pytest.fixture(scope="session")
-async def queue(stores: StoresUnderTest) -> AsyncIterator[redis.Queue]:
+async def queue(stores: StoresUnderTest) -> AsyncIterator[Queue]:
     """The queue of the shared stores."""
-    opened = await redis.connect(stores.redis_url)
+    opened = await connect_queue(stores.redis_url)
     yield opened
     await opened.close()
 
@@ -162,9 +163,9 @@ async def empty_redis_url(_spare_redis_url: str) -> str:
 
 
 @pytest.fixture
-async def empty_queue(empty_redis_url: str) -> AsyncIterator[redis.Queue]:
+async def empty_queue(empty_redis_url: str) -> AsyncIterator[Queue]:
     """The queue there."""
-    opened = await redis.connect(empty_redis_url)
+    opened = await connect_queue(empty_redis_url)
     yield opened
     await opened.close()
 

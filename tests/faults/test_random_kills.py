@@ -1,8 +1,9 @@
 import secrets
 
 import pytest
-from harness import rounds
 from harness.installation import Installation
+
+from harness import rounds
 
 
 @pytest.mark.timeout(0)

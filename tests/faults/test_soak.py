@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import soak
 from harness.payload import requests
 from harness.resends import regrouped
+
+from harness import soak
 
 A_SHORT_SOAK_S = 6.0
 

@@ -17,15 +17,16 @@ from tracebility.api import auth, pages, scope
 from tracebility.api.app import routes
 from tracebility.api.service import ApiServices
 from tracebility.ids import OrgId
-from tracebility.stores import clickhouse, redis, redis_control, scoped
+from tracebility.stores import clickhouse, redis_control, scoped
 from tracebility.stores.queries import query
+from tracebility.stores.queue import Queue
 from tracebility.tenant.context import TenantContext
 
 SOURCE = Path(tracebility.__file__).parent
 API_MODULES = sorted(SOURCE.joinpath("api").rglob("*.py"))
 RAW_CLIENTS = {
     *("tracebility.stores.clickhouse", "clickhouse_connect", "chdb"),
-    *("tracebility.stores.redis", "tracebility.stores.redis_control", "redis"),
+    *("tracebility.stores.queue", "tracebility.stores.redis_control", "redis"),
 }
 # Where the services are put together: it opens the control role, and hands on what announces changes.
 OPENS = {"api/service.py": {"tracebility.stores.redis_control"}}
@@ -83,7 +84,7 @@ def test_nothing_that_routers_are_given_leads_to_a_raw_client(services: ApiServi
     seen: set[int] = set()
 
     def walk(held: object, path: str) -> None:
-        assert not isinstance(held, clickhouse.Engine | redis.Queue | redis_control.Hot), path
+        assert not isinstance(held, clickhouse.Engine | Queue | redis_control.Hot), path
         if id(held) in seen or not type(held).__module__.startswith("tracebility.") or path.count(".") > 5:
             return
         seen.add(id(held))

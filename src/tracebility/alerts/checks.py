@@ -17,7 +17,8 @@ from tracebility.errors import StoreUnavailable
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
-from tracebility.stores.redis import Queue, is_durable
+from tracebility.stores.queue import Queue
+from tracebility.stores.queue.inspection import is_durable
 from tracebility.stores.redis_control import Hot
 from tracebility.tenant.dead_letters import refuse_if_over
 from tracebility.tenant.quota import EDGES, SPOOLS

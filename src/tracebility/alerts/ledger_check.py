@@ -9,7 +9,7 @@ from tracebility.alerts.standing import Alert, StandingAlerts
 from tracebility.ids import OrgId
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
-from tracebility.stores.redis import Queue
+from tracebility.stores.queue import Queue
 from tracebility.tenant.shard_router import ALL_STREAMS
 
 PERIOD_S = 60.0

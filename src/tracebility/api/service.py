@@ -68,7 +68,7 @@ async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
         stack.push_async_callback(control_role.close)
         resolver = await stack.enter_async_context(resolving(control, control_role, redis_url))
         variable = settings.stream_variable
-        queue = await scoped.connect_queue(settings.dsn(variable), variable)
+        queue = await scoped.connect_scoped_queue(settings.dsn(variable), variable)
         stack.push_async_callback(queue.close)
         access = await stack.enter_async_context(_writing_access(control))
         pings = (queue.ping, control_role.ping)

@@ -16,7 +16,7 @@ from tracebility.commands.stores import Stores, with_stores
 from tracebility.errors import TracebilityError
 from tracebility.ids import OrgId
 from tracebility.stores.postgres import Postgres
-from tracebility.stores.redis import Queue
+from tracebility.stores.queue import Queue
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
 from tracebility.worker import dead_letters
 from tracebility.worker.dead_letters import DeadLetter, find, letters

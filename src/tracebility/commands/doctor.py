@@ -19,7 +19,8 @@ from tracebility.commands.stores import Reached, quiet_libraries, reaching, trie
 from tracebility.embedded.installation import Located, locate
 from tracebility.stores import clickhouse, migrations
 from tracebility.stores.queries import query
-from tracebility.stores.redis import Queue, is_durable
+from tracebility.stores.queue import Queue
+from tracebility.stores.queue.inspection import is_durable
 from tracebility.stores.scoped import REQUEST_SETTINGS, TENANT_SETTING
 from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM
 

@@ -26,7 +26,7 @@ from tracebility.shards.shard_map import (
     undo,
 )
 from tracebility.stores.postgres import Postgres, Transaction
-from tracebility.stores.redis import Queue
+from tracebility.stores.queue import Queue
 from tracebility.validation import checked
 
 T = TypeVar("T")

@@ -18,8 +18,8 @@ from tracebility.commands.options import AsJson, DataDir, new_app, tell
 from tracebility.commands.stores import Reached, quiet_libraries, reaching, tried
 from tracebility.embedded.installation import Located, locate
 from tracebility.errors import TracebilityError
-from tracebility.stores.consumers import consumers
 from tracebility.stores.queries import query
+from tracebility.stores.queue.worker_names import consumers
 from tracebility.tenant.quota import EDGES
 from tracebility.tenant.shard_router import (
     ALL_STREAMS,

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from tracebility.embedded.installation import DSN_VARIABLES, Located, locate
 from tracebility.errors import ConfigurationError, StoreUnavailable, TracebilityError
-from tracebility.stores import clickhouse, postgres, redis, redis_control
+from tracebility.stores import clickhouse, postgres, redis_control
+from tracebility.stores.queue import Queue, connect_queue
 from tracebility.stores.redis_control import Hot
 from tracebility.stores.start import place
 from tracebility.telemetry import configure_logging
@@ -42,11 +43,11 @@ class Stores:
         url = self.found.clickhouse_url
         return await self._open("engine", "clickhouse_url", url, lambda: clickhouse.connect(url, wait_s=0))
 
-    async def queue(self) -> redis.Queue:
+    async def queue(self) -> Queue:
         """The queue, which may have a Redis server of its own."""
         return await self._open(
             "queue", self.found.queue_variable, self.found.queue_url,
-            lambda: redis.connect(self.found.queue_url, variable=self.found.queue_variable, wait_s=0),
+            lambda: connect_queue(self.found.queue_url, variable=self.found.queue_variable, wait_s=0),
         )  # fmt: skip
 
     async def redis_control(self) -> Hot:
@@ -54,10 +55,10 @@ class Stores:
         url = self.found.redis_url
         return await self._open("redis_control", "redis_url", url, lambda: redis_control.connect(url, wait_s=0))
 
-    async def redis_server(self) -> redis.Queue:
+    async def redis_server(self) -> Queue:
         """The control role's server with a client that can ask for its settings."""
         return await self._open(
-            "server", "redis_url", self.found.redis_url, lambda: redis.connect(self.found.redis_url, wait_s=0)
+            "server", "redis_url", self.found.redis_url, lambda: connect_queue(self.found.redis_url, wait_s=0)
         )
 
     async def _open(self, client: str, named: str, dsn: str, connect: Callable[[], Awaitable[T]]) -> T:
@@ -99,10 +100,10 @@ class Reached:
     """The clients of the stores that answer, and why the others do not."""
 
     control: postgres.Postgres | None = None
-    queue: redis.Queue | None = None
+    queue: Queue | None = None
     queue_store: str = "redis"  # "redis stream" if the queue has a server of its own
     redis_control: Hot | None = None
-    redis_server: redis.Queue | None = None  # the server of the control role, if the queue has its own
+    redis_server: Queue | None = None  # the server of the control role, if the queue has its own
     engine: clickhouse.Engine | None = None
     away: dict[str, str] = field(default_factory=dict)
 

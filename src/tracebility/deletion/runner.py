@@ -30,7 +30,8 @@ from tracebility.stores.clickhouse import Engine
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.stores.postgres import Postgres, Row, Statements, Transaction
 from tracebility.stores.queries import query
-from tracebility.stores.redis import Entry, Queue
+from tracebility.stores.queue import Queue
+from tracebility.stores.queue.entries import Entry
 from tracebility.stores.redis_control import Hot
 from tracebility.tenant.quota import METERED, SLOT_US, metered_member
 from tracebility.tenant.redis_keys import patterns_of_org
@@ -336,7 +337,7 @@ class Deleter:
     async def _drop_letters(self, job: Job) -> int:
         dropped = 0
         async for letter in self._letters(job):
-            dropped += await self._queue.unbury([letter])
+            dropped += await self._queue.remove_dead_letters([letter])
         return dropped
 
     async def _letters(self, job: Job) -> AsyncIterator[Entry]:

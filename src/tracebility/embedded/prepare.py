@@ -11,15 +11,16 @@ from pathlib import Path
 from tracebility.config import Settings, load_settings
 from tracebility.embedded.first_tenant import ensure_tenant
 from tracebility.errors import ConfigurationError, TracebilityError
-from tracebility.stores import postgres, redis
+from tracebility.stores import postgres
 from tracebility.stores.migrations import migrate
+from tracebility.stores.queue import connect_queue
 from tracebility.targets import wait_for_start
 
 
 async def prepare(settings: Settings, tenant_file: Path) -> None:
     """Migrate, then make sure that ``tenant_file`` holds a tenant of this control plane."""
     pg_dsn = settings.dsn("TRACEBILITY_PG_DSN")
-    queue = await redis.connect(settings.dsn("TRACEBILITY_REDIS_URL"))
+    queue = await connect_queue(settings.dsn("TRACEBILITY_REDIS_URL"))
     await queue.close()
     await migrate(pg_dsn, settings.dsn("TRACEBILITY_CLICKHOUSE_URL"), say=_say)
     control = await postgres.connect(pg_dsn)

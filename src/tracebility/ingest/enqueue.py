@@ -16,7 +16,7 @@ from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
 from tracebility.ingest.metrics import IngestMetrics
-from tracebility.stores.redis import AGAIN
+from tracebility.stores.queue.entries import AGAIN
 from tracebility.tenant.ledger import Book, book_of
 from tracebility.tenant.shard_router import ShardRouter, overflow_of, stream_of
 from tracebility.wire.envelope import Envelope

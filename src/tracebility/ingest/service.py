@@ -22,8 +22,9 @@ from tracebility.ingest.spool.buffer import Spool
 from tracebility.ingest.spool.replay import Replayer
 from tracebility.quota.settled import PostgresUsage
 from tracebility.shards.routing import routing
-from tracebility.stores import postgres, redis, redis_control
+from tracebility.stores import postgres, redis_control
 from tracebility.stores.changes import resolving
+from tracebility.stores.queue import connect_queue
 from tracebility.telemetry import Metrics
 from tracebility.tenant.admission import Admission
 from tracebility.tenant.resolver import Resolver
@@ -64,7 +65,7 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
         stack.push_async_callback(spool.close)
         control = await postgres.connect(pg_dsn)
         stack.push_async_callback(control.close)
-        queue = await redis.connect(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
+        queue = await connect_queue(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
         stack.push_async_callback(queue.close)
         control_role = await redis_control.connect(redis_url)
         stack.push_async_callback(control_role.close)

@@ -31,12 +31,13 @@ from tracebility.operator.metrics import OperatorMetrics
 from tracebility.operator.prune import prune_tenant_changes
 from tracebility.quota import reconciler as quota_reconciler
 from tracebility.quota.reconciler import QuotaReconciler
+from tracebility.retry import STORE_RETRY_S
 from tracebility.shards import balance
 from tracebility.shards.balance import ShardBalance
-from tracebility.stores import clickhouse, leader, postgres, redis, redis_control
+from tracebility.stores import clickhouse, leader, postgres, redis_control
+from tracebility.stores.queue import Queue, connect_queue
 from tracebility.telemetry import Metrics
 
-RETRY_S = 1.0
 AUDIT_RECONCILE = "audit-reconcile"
 
 log = structlog.get_logger()
@@ -48,7 +49,7 @@ class OperatorServices:
 
     control: postgres.Postgres
     engine: clickhouse.Engine
-    queue: redis.Queue
+    queue: Queue
     hot: redis_control.Hot
     metrics: OperatorMetrics
     pg_dsn: str
@@ -137,7 +138,7 @@ class OperatorServices:
                 log.warning("control plane does not answer; trying again", reason=str(error))
             finally:
                 self.metrics.leads.set(0)
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(STORE_RETRY_S)
 
 
 def audit_reconcile(control: postgres.Postgres, engine: clickhouse.Engine, metrics: AuditMetrics) -> Loop:
@@ -158,7 +159,7 @@ async def open_services(settings: Settings) -> AsyncIterator[OperatorServices]:
     async with AsyncExitStack() as stack:
         control = await postgres.connect(pg_dsn)
         stack.push_async_callback(control.close)
-        queue = await redis.connect(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
+        queue = await connect_queue(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
         stack.push_async_callback(queue.close)
         control_role = await redis_control.connect(redis_url)
         stack.push_async_callback(control_role.close)

@@ -22,7 +22,7 @@ from tracebility.ids import OrgId
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
-from tracebility.stores.redis import Queue
+from tracebility.stores.queue import Queue
 from tracebility.stores.redis_control import Hot
 from tracebility.tenant.context import MeterLimit
 from tracebility.tenant.quota import METERED, METERS, OLDEST_SPOOLED, SLOT_US, QuotaMeter, Usage, usage_key
@@ -132,7 +132,7 @@ class QuotaReconciler:
         depths = await self._queue.depths((*SHARD_STREAMS, *OVERFLOW_STREAMS))
         oldest = [depth.oldest_ms for depth in depths.values() if depth.oldest_ms is not None]
         oldest_ms = min((*oldest, now_us // 1000))
-        late = await self._queue.late(oldest_ms)
+        late = await self._queue.late_slots(oldest_ms)
         held = [slot * SLOT_US for slot in (*spooled, *late)]
         return (min((oldest_ms * 1000, *held)) - SKEW_US) // SLOT_US - 1
 

@@ -14,7 +14,7 @@ from tracebility.shards import shard_map
 from tracebility.shards.metrics import ShardMetrics
 from tracebility.stores.changes import nudge
 from tracebility.stores.postgres import Postgres
-from tracebility.stores.redis import Queue
+from tracebility.stores.queue import Queue
 from tracebility.stores.redis_control import Hot
 
 PERIOD_S = 60.0

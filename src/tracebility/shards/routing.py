@@ -10,8 +10,9 @@ from uuid import UUID
 import structlog
 
 from tracebility.ids import OrgId
+from tracebility.retry import STORE_RETRY_S
 from tracebility.stores.postgres import Postgres, Row, Statements
-from tracebility.stores.redis import Depth
+from tracebility.stores.queue.entries import Depth
 from tracebility.tenant.quota import SPANS
 from tracebility.tenant.resolver import Change
 from tracebility.tenant.shard_router import Placement, ShardRouter, overflow_of, shard_of, stream_of
@@ -20,7 +21,6 @@ CHANGE = "shard_map"
 
 # A map that could not be read is asked for again after this; and once in so long without being told to, for a process
 # that Postgres has been away from for longer than it keeps what changed.
-RETRY_S = 1.0
 UNASKED_S = 300.0
 
 # Of how many hours, the current one included, an org's load is: long enough to pass over a burst.
@@ -83,7 +83,7 @@ class MapKeeper:
                     reason=str(error) or type(error).__name__,
                 )
                 self._changed.set()
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(STORE_RETRY_S)
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import msgspec
 from tracebility.ids import OrgId
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.queries import query
-from tracebility.stores.redis import Queue
+from tracebility.stores.queue import Queue
 from tracebility.tenant.ledger import DEAD, DROPPED, STORED
 from tracebility.tenant.shard_router import ALL_STREAMS
 

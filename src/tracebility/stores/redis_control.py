@@ -9,6 +9,7 @@ from redis import exceptions
 
 from tracebility.config import redact
 from tracebility.errors import StoreUnavailable
+from tracebility.retry import STORE_RETRY_S
 from tracebility.stores.redis_transport import VARIABLE, Servers, checked
 from tracebility.stores.start import START_WAIT_S, until_reachable
 from tracebility.tenant.scripts import Script
@@ -18,7 +19,6 @@ DEADLINE_S = 0.5
 # Questions that follow so closely on others go together: a round trip each would be most of what the gates cost.
 GATHER_S = 0.001
 # After it failed, nobody waits for it; one call in this long finds out whether it is back.
-RETRY_S = 1.0
 # Marks go with the next question; with a pipeline of their own, which costs what a question costs, only if none comes.
 MARKS_WAIT_S = 0.02
 # Marks that wait while the store is away are of no use to anyone.
@@ -145,10 +145,10 @@ class Hot:
                     )
                     # A cluster of which a node does not answer is away, or everybody would wait for it each time.
                     is_away = any(isinstance(answer, StoreUnavailable) for answer in answers)
-                    self._away_until = asyncio.get_running_loop().time() + RETRY_S if is_away else 0.0
+                    self._away_until = asyncio.get_running_loop().time() + STORE_RETRY_S if is_away else 0.0
                 except StoreUnavailable as error:
                     answers = [error] * len(waiting)
-                    self._away_until = asyncio.get_running_loop().time() + RETRY_S
+                    self._away_until = asyncio.get_running_loop().time() + STORE_RETRY_S
                 finally:
                     for (_, answer), said in zip(waiting, answers, strict=True):
                         if answer is not None and not answer.done():

@@ -15,9 +15,10 @@ import structlog
 
 from tracebility.errors import AnswerTooLarge, StoreUnavailable
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
-from tracebility.stores import clickhouse, redis
+from tracebility.stores import clickhouse
 from tracebility.stores.ledger import OrgQueue
 from tracebility.stores.queries import query
+from tracebility.stores.queue import Queue, connect_queue, entries
 from tracebility.tenant.context import TenantContext
 
 # The setting that the row policies compare org_id with.
@@ -221,26 +222,26 @@ class ScopedEngine:
 class AllShards:
     """How full the shards are, and of whom: counts, nothing that is in them."""
 
-    def __init__(self, queue: redis.Queue) -> None:
+    def __init__(self, queue: Queue) -> None:
         self.__queue = queue
 
-    async def depths(self, streams: Sequence[str]) -> dict[str, redis.Depth]:
-        """As `redis.Queue.depths`."""
+    async def depths(self, streams: Sequence[str]) -> dict[str, entries.Depth]:
+        """As `Queue.depths`."""
         return await self.__queue.depths(streams)
 
     async def envelopes_in_flight(self, books: Sequence[tuple[str, UUID]]) -> list[int]:
-        """As `redis.Queue.envelopes_in_flight`."""
+        """As `Queue.envelopes_in_flight`."""
         return await self.__queue.envelopes_in_flight(books)
 
     async def accepted_in(self, books: Sequence[tuple[str, UUID]], hours: Iterable[int]) -> list[int]:
-        """As `redis.Queue.accepted_in`."""
+        """As `Queue.accepted_in`."""
         return await self.__queue.accepted_in(books, hours)
 
 
 class ScopedQueue:
     """The queue as services that answer requests hold it: counts of one org, or for operators of all."""
 
-    def __init__(self, queue: redis.Queue) -> None:
+    def __init__(self, queue: Queue) -> None:
         self.__queue = queue
 
     def within_org(self, scope: OrgScope) -> OrgQueue:
@@ -279,13 +280,13 @@ def _must_be(scope: object, kind: type) -> None:
         raise TypeError(f"needs a {kind.__name__}, not a {type(scope).__name__}")
 
 
-async def connect_queue(url: str, variable: str) -> ScopedQueue:
+async def connect_scoped_queue(url: str, variable: str) -> ScopedQueue:
     """The queue at ``url``, which is the value of ``variable``.
 
     Raises:
         ConfigurationError: when nothing answers there, or it refuses the credentials or the database.
     """
-    return ScopedQueue(await redis.connect(url, variable=variable))
+    return ScopedQueue(await connect_queue(url, variable=variable))
 
 
 async def connect(url: str) -> ScopedEngine:

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from tracebility.errors import Forbidden, Overloaded, StoreUnavailable, Suspended, Unauthenticated
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
+from tracebility.retry import STORE_RETRY_S
 from tracebility.tenant import keys
 from tracebility.tenant.context import UNLIMITED, Allowance, Scope, TenantContext, sealed_context
 
@@ -32,7 +33,6 @@ GRACE_S = 15 * 60.0
 LOOKUP_TIMEOUT_S = 2.0
 
 # While Postgres is away, one look-up in this long finds out whether it is back; the others do not wait for it.
-RETRY_S = 1.0
 
 # Look-ups at once, so that a flood of made-up keys waits in line and does not look like Postgres being away.
 LOOKUPS = 8
@@ -224,7 +224,7 @@ class Resolver:
                     if record is not None and not self.is_outdated(record):
                         break
         except (StoreUnavailable, TimeoutError) as error:
-            self._away_until = self._clock() + RETRY_S
+            self._away_until = self._clock() + STORE_RETRY_S
             raise StoreUnavailable("postgres", "the key could not be looked up") from error
         now = self._clock()
         self._away_until = 0.0

@@ -15,8 +15,9 @@ import structlog
 
 from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
-from tracebility.stores import consumers
-from tracebility.stores.redis import Departure, Entry, Leaving, Queue
+from tracebility.retry import QUEUE_RETRY_S, pause
+from tracebility.stores.queue import Queue, worker_names
+from tracebility.stores.queue.entries import Departure, Entry, Leaving
 from tracebility.tenant import dead_letters
 from tracebility.tenant.ledger import DEAD, DROPPED, STORED
 from tracebility.tenant.quota import METERED, metered_member
@@ -24,7 +25,7 @@ from tracebility.tenant.scripts import NOTE, HotStore
 from tracebility.tenant.shard_router import LEGACY_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS, SHARDS
 from tracebility.wire.envelope import Envelope, MalformedEnvelope, from_fields
 from tracebility.worker import rows
-from tracebility.worker.backoff import Stopped, pause
+from tracebility.worker.engine_retry import Stopped
 from tracebility.worker.legacy import Legacy
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.outcomes import Outcome
@@ -55,7 +56,6 @@ OVERFLOW_SHARE = 8
 IDLE_S = 0.05  # between looks at empty streams: small beside the linger, 1 % of a core
 READ_BYTES = 8 << 20  # to aim at in one round trip over all streams
 MOST_ENTRIES_A_STREAM = 64  # COUNT is per stream; READ_BYTES lowers it where entries are large
-RETRY_S = 0.5
 CLAIM_EVERY_S = 1.0
 SUSPECTS_S = 1.0  # for entries that may end the process, before what is new has its turn
 FORGET_EVERY_S = 60.0
@@ -86,7 +86,7 @@ class Drain:
         self._writer = writer
         self._metrics = metrics
         self._stop = stop
-        self._name = consumers.new_name()
+        self._name = worker_names.new_name()
         self._legacy = legacy
         self._streams = STREAMS if legacy is None else (*STREAMS, LEGACY_STREAM)
         self._quota = OverQuota(hot)
@@ -129,7 +129,7 @@ class Drain:
             self._metrics.waits.labels(error.store).inc()
             log.warning("queue does not answer", reason=str(error))
             found = []
-            await pause(self._stop, RETRY_S)
+            await pause(self._stop, QUEUE_RETRY_S)
         for stream, entries in found:
             for entry in entries:
                 await self._take(stream, entry, deliveries=1)
@@ -344,7 +344,7 @@ class Drain:
             except StoreUnavailable as error:
                 self._metrics.waits.labels(error.store).inc()
                 log.warning("queue does not answer; trying again", reason=str(error))
-                await pause(self._stop, RETRY_S)
+                await pause(self._stop, QUEUE_RETRY_S)
                 if self._stop.is_set():
                     raise Stopped from error
 

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from tracebility.stores.redis import Entry, Queue
+from tracebility.stores.queue import Queue
+from tracebility.stores.queue.entries import Entry
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
 from tracebility.wire.envelope import Header, MalformedEnvelope, from_fields
 
@@ -80,7 +81,7 @@ async def replay(queue: Queue, letter: DeadLetter) -> str:
 
 async def drop(queue: Queue, letter: DeadLetter) -> None:
     """Delete the envelope for good."""
-    await queue.unbury([letter.entry])
+    await queue.remove_dead_letters([letter.entry])
 
 
 def _letter(entry: Entry) -> DeadLetter:

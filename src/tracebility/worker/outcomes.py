@@ -11,7 +11,7 @@ from tracebility.stores import native_format as native
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.native_format import Column
 from tracebility.stores.queries import query
-from tracebility.stores.redis import AGAIN, COUNTS_LEFT_MS, Entry
+from tracebility.stores.queue.entries import AGAIN, COUNTS_LEFT_MS, Entry
 from tracebility.tenant.ledger import Book, book_of
 from tracebility.wire.envelope import Header
 from tracebility.worker.columns import Block

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import structlog
 
 from tracebility.errors import StoreUnavailable
-from tracebility.stores.redis import Entry, Queue
+from tracebility.stores.queue import Queue
+from tracebility.stores.queue.entries import Entry
 from tracebility.worker.metrics import WorkerMetrics
 
 # A worker says each second that it is at work on what it holds; see `claims.CLAIM_IDLE_MS`.
@@ -47,7 +48,7 @@ class InHand:
             StoreUnavailable: when the queue does not answer.
         """
         for stream, sizes in self._sizes.items():
-            await self._queue.excuse(stream, self._consumer, [one for one in sizes if one not in suspects])
+            await self._queue.reset_deliveries(stream, self._consumer, [one for one in sizes if one not in suspects])
 
     async def beat(self) -> None:
         """Say again and again that what is held is being worked on. Runs until cancelled."""
@@ -57,6 +58,6 @@ class InHand:
                 if not sizes:
                     continue
                 try:
-                    await self._queue.keep(stream, self._consumer, list(sizes))
+                    await self._queue.refresh(stream, self._consumer, list(sizes))
                 except StoreUnavailable as error:  # of a cluster's nodes the others do hear
                     log.warning("heartbeat not heard", stream=stream, reason=str(error))

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import structlog
 
-from tracebility.stores import consumers
-from tracebility.stores.redis import Entry, Queue, Silent
+from tracebility.stores.queue import Queue, worker_names
+from tracebility.stores.queue.entries import Entry, IdleEntry
 from tracebility.worker.metrics import WorkerMetrics
 
 # Five heartbeats. After a kill the entries flow again within this and one look; at once when the dead process is known
@@ -27,7 +27,7 @@ class Group(NamedTuple):
     """Neighbours in a stream that may be taken over, and written, together. ``is_suspect``: apart from all else."""
 
     stream: str
-    silent: Sequence[Silent]
+    silent: Sequence[IdleEntry]
     is_suspect: bool
 
 
@@ -35,11 +35,11 @@ async def left_behind(
     queue: Queue, streams: Sequence[str], idle_ms: int, is_held: Callable[[str, bytes], bool]
 ) -> AsyncGenerator[Group, None]:
     """What was silent for ``idle_ms``, except what this worker holds."""
-    for stream, found in await queue.silent(streams, idle_ms, count=CLAIM_COUNT):
+    for stream, found in await queue.idle(streams, idle_ms, count=CLAIM_COUNT):
         while found:
             for group in _groups([one for one in found if not is_held(stream, one.id)]):
                 yield Group(stream, group, group[-1].deliveries + 1 >= APART_FROM)
-            following = await queue.silent([stream], idle_ms, count=CLAIM_COUNT, start=b"(" + found[-1].id)
+            following = await queue.idle([stream], idle_ms, count=CLAIM_COUNT, start=b"(" + found[-1].id)
             found = following[0][1] if following else []
 
 
@@ -57,9 +57,9 @@ async def claim(
     return entries
 
 
-def _groups(found: Sequence[Silent]) -> Iterator[list[Silent]]:
+def _groups(found: Sequence[IdleEntry]) -> Iterator[list[IdleEntry]]:
     """Neighbours that may be tried together, once they are delivered once more."""
-    group: list[Silent] = []
+    group: list[IdleEntry] = []
     for one in found:
         room = _most_together(one.deliveries + 1)
         if group and (len(group) >= room or _most_together(group[0].deliveries + 1) != room):
@@ -78,15 +78,15 @@ def _most_together(deliveries: int) -> int:
 
 async def idle_to_claim(queue: Queue, streams: Sequence[str]) -> int:
     """How long entries must have been silent: nothing when all other workers are known to have ended."""
-    found = await consumers.consumers(queue, streams)
+    found = await worker_names.consumers(queue, streams)
     names = {one.name for group in found.values() for one in group if one.pending}
-    return 0 if names and all(map(consumers.is_gone, names)) else CLAIM_IDLE_MS
+    return 0 if names and all(map(worker_names.is_gone, names)) else CLAIM_IDLE_MS
 
 
 async def forget_the_gone(queue: Queue, consumer: str, streams: Sequence[str]) -> None:
     """Remove workers that hold nothing and have ended, or have been silent for long."""
-    found = await consumers.consumers(queue, streams)
-    await consumers.forget(
+    found = await worker_names.consumers(queue, streams)
+    await worker_names.forget(
         queue,
         [
             (stream, one.name)
@@ -94,18 +94,18 @@ async def forget_the_gone(queue: Queue, consumer: str, streams: Sequence[str]) -
             for one in group
             if one.name != consumer
             and not one.pending
-            and (consumers.is_gone(one.name) or one.idle_ms > consumers.FORGET_AFTER_MS)
+            and (worker_names.is_gone(one.name) or one.idle_ms > worker_names.FORGET_AFTER_MS)
         ],
     )
 
 
 async def leave(queue: Queue, consumer: str, streams: Sequence[str]) -> None:
     """Remove this worker where it holds nothing."""
-    found = await consumers.consumers(queue, streams)
+    found = await worker_names.consumers(queue, streams)
     own = [
         (stream, one.name)
         for stream, group in found.items()
         for one in group
         if one.name == consumer and not one.pending
     ]
-    await consumers.forget(queue, own)
+    await worker_names.forget(queue, own)

@@ -11,9 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 import structlog
 
 from tracebility.errors import StoreUnavailable
+from tracebility.retry import pause
 from tracebility.stores.clickhouse import BAD_DATA, LONGEST_TIMEOUT_S, Engine, EngineRejected
 from tracebility.stores.queries import query
-from tracebility.worker.backoff import Patience, Stopped, brief, pause
+from tracebility.worker.engine_retry import EngineRetry, Stopped, brief
 from tracebility.worker.large_runs import LEAST_SPANS, MOST_LARGE_RUNS, LargeRun, LargeRuns, RunKey, too_large
 from tracebility.worker.metrics import WorkerMetrics
 
@@ -42,10 +43,10 @@ log = structlog.get_logger()
 class Runs:
     """Computes runs; what is too large for a batch in a task of its own."""
 
-    def __init__(self, engine: Engine, metrics: WorkerMetrics, patience: Patience) -> None:
+    def __init__(self, engine: Engine, metrics: WorkerMetrics, retry: EngineRetry) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._patience = patience
+        self._retry = retry
         self._settings = _SETTINGS if _is_since(engine.version, (25, 3)) else {}
         self._large = LargeRuns()
         self._alone: asyncio.Task[None] | None = None
@@ -99,7 +100,7 @@ class Runs:
                 if is_bad or (tries >= RECOMPUTE_TRIES and await self._can_compute()):
                     await self._recompute_halves(traces, orgs)
                     return
-                await self._patience.wait(tries, error)
+                await self._retry.wait(tries, error)
             else:
                 took_s = time.monotonic() - began
                 if took_s > SLOW_S:
@@ -109,7 +110,7 @@ class Runs:
     async def _recompute_halves(self, traces: Sequence[str], orgs: Sequence[str]) -> None:
         """Spare the others when one run cannot be computed. What fails again is halved at once."""
         if len(traces) == 1:
-            sizes = await self._patience.until_answered(lambda: self._sizes(traces, orgs, 1))
+            sizes = await self._retry.until_answered(lambda: self._sizes(traces, orgs, 1))
             for key, _ in sizes:
                 self._set_aside(key)
             self._touch(self._large.among(traces, orgs))
@@ -155,7 +156,7 @@ class Runs:
 
     async def _compute_large(self) -> None:
         """One large run after the other, until none is behind; as much rest as work, for who shares the engine."""
-        stop = self._patience.stop
+        stop = self._retry.stop
         while (run := self._large.next(time.monotonic())) is not None:
             wait_s = run.due_at() - time.monotonic()
             if wait_s > 0 and not stop.is_set():
@@ -183,7 +184,7 @@ class Runs:
                 self._large.failed(run, time.monotonic(), took_s)
                 self._not_computed(run, brief(error))
             else:  # the engine's fault, not the run's
-                await self._patience.wait(RECOMPUTE_TRIES, error)
+                await self._retry.wait(RECOMPUTE_TRIES, error)
         else:
             took_s = time.monotonic() - began
             self._large.computed(run, seen, time.monotonic(), took_s)
@@ -194,7 +195,7 @@ class Runs:
         log.error("run not computed", org_id=run.key.org, trace_id=run.key.trace, reason=reason)
 
     async def _clock(self) -> int:
-        return int((await self._patience.until_answered(lambda: self._engine.query(query("engine_clock")))).rows[0][0])
+        return int((await self._retry.until_answered(lambda: self._engine.query(query("engine_clock")))).rows[0][0])
 
     async def _compute(
         self,

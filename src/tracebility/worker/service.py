@@ -11,12 +11,13 @@ import structlog
 from tracebility.config import Settings
 from tracebility.errors import StoreUnavailable
 from tracebility.health import unanswered
-from tracebility.stores import clickhouse, redis, redis_control
+from tracebility.retry import pause
+from tracebility.stores import clickhouse, redis_control
 from tracebility.stores.project_owners import LazyOwners
+from tracebility.stores.queue import Queue, connect_queue
 from tracebility.telemetry import Metrics
 from tracebility.tenant.shard_router import SHARD_STREAMS
 from tracebility.worker import memory
-from tracebility.worker.backoff import pause
 from tracebility.worker.consumer import Drain
 from tracebility.worker.legacy import Legacy, Owners
 from tracebility.worker.metrics import WorkerMetrics
@@ -31,7 +32,7 @@ log = structlog.get_logger()
 class WorkerServices:
     """Everything the worker holds while it runs."""
 
-    queue: redis.Queue
+    queue: Queue
     engine: clickhouse.Engine
     hot: redis_control.Hot
     metrics: WorkerMetrics
@@ -78,7 +79,7 @@ async def open_services(settings: Settings) -> AsyncIterator[WorkerServices]:
         ConfigurationError: when a DSN is missing, malformed or refused, or nothing answers there.
     """
     async with AsyncExitStack() as stack:
-        queue = await redis.connect(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
+        queue = await connect_queue(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
         stack.push_async_callback(queue.close)
         control_role = await redis_control.connect(settings.dsn("TRACEBILITY_REDIS_URL"))
         stack.push_async_callback(control_role.close)

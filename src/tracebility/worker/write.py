@@ -12,14 +12,14 @@ from uuid import UUID
 
 from tracebility.failpoints import failpoint
 from tracebility.stores.clickhouse import BAD_DATA, Engine, EngineRejected
-from tracebility.stores.redis import Entry
+from tracebility.stores.queue.entries import Entry
 from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Envelope
 from tracebility.wire.pricing import PriceTable
 from tracebility.worker import rows
-from tracebility.worker.backoff import Patience, brief
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import Block, meter_block, span_block
+from tracebility.worker.engine_retry import EngineRetry, brief
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.outcomes import Outcome, known_before, outcome_block
 from tracebility.worker.plain_columns import map_waiting
@@ -71,8 +71,8 @@ class Writer:
     def __init__(self, engine: Engine, metrics: WorkerMetrics, stop: asyncio.Event) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._patience = Patience(metrics, stop)
-        self._runs = Runs(engine, metrics, self._patience)
+        self._retry = EngineRetry(metrics, stop)
+        self._runs = Runs(engine, metrics, self._retry)
         self._spans_turn, self._runs_turn = asyncio.Lock(), asyncio.Lock()
         self._table = RuleTable()
         self._prices = PriceTable()
@@ -128,7 +128,7 @@ class Writer:
         Raises:
             Stopped: as `write`.
         """
-        return await self._patience.until_answered(lambda: known_before(self._engine, outcomes))
+        return await self._retry.until_answered(lambda: known_before(self._engine, outcomes))
 
     async def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Write what became of envelopes.
@@ -141,7 +141,7 @@ class Writer:
         block = outcome_block(outcomes)
         with self._metrics.stage_seconds.labels("outcomes").time():
             # This program made every word of it: nobody's data is wrong when the engine will not have it.
-            await self._patience.until_answered(lambda: self._put(block))
+            await self._retry.until_answered(lambda: self._put(block))
 
     async def finish(self) -> None:
         """Compute the runs that were left for later, when all that there was is written and the worker is to end."""
@@ -173,7 +173,7 @@ class Writer:
         if block is None:
             return
         with self._metrics.stage_seconds.labels(stage).time():
-            await self._patience.until_answered(lambda: self._put(block), given_up=BAD_DATA)
+            await self._retry.until_answered(lambda: self._put(block), given_up=BAD_DATA)
 
     async def _put(self, block: Block) -> None:
         await self._engine.insert_native(block.table, block.names, block.rows, block.data)

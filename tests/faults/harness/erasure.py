@@ -17,7 +17,8 @@ from tracebility.deletion.jobs import Deletion
 from tracebility.deletion.runner import REFUSED_S, Deleter
 from tracebility.ids import SENTINEL, OrgId, ProjectId, uuid7
 from tracebility.orgs.projects import ProjectPlace
-from tracebility.stores import clickhouse, postgres, redis, redis_control
+from tracebility.stores import clickhouse, postgres, redis_control
+from tracebility.stores.queue import Queue
 from tracebility.telemetry import Metrics
 from tracebility.tenant.ledger import book_of
 from tracebility.tenant.shard_router import shard_of, stream_of
@@ -152,14 +153,14 @@ def envelope_of(org_id: OrgId, project_id: ProjectId, spans: int = 0) -> Envelop
     return Envelope(header, body)
 
 
-async def enter(queue: redis.Queue, *envelopes: Envelope) -> None:
+async def enter(queue: Queue, *envelopes: Envelope) -> None:
     """Put envelopes into the queue as an edge does."""
     for envelope in envelopes:
         stream = stream_of(shard_of(envelope.header.org_id))
         await queue.append_groups([[(stream, envelope.fields())]], [book_of(stream, envelope.header)])
 
 
-async def drain(queue: redis.Queue, engine: clickhouse.Engine, store: redis_control.Hot, org_id: OrgId) -> None:
+async def drain(queue: Queue, engine: clickhouse.Engine, store: redis_control.Hot, org_id: OrgId) -> None:
     """Have a worker settle what is in the queue of an org."""
     stop = asyncio.Event()
     services = WorkerServices(queue, engine, store, WorkerMetrics(Metrics()))

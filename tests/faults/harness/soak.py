@@ -24,7 +24,8 @@ from urllib.request import Request, urlopen
 import asyncpg
 
 from tracebility.quota.reconciler import QuotaReconciler
-from tracebility.stores import clickhouse, postgres, redis, redis_control
+from tracebility.stores import clickhouse, postgres, redis_control
+from tracebility.stores.queue import connect_queue
 
 from .auditor import Auditor
 from .installation import STORES, TARGETS, Installation
@@ -261,7 +262,7 @@ class Soak:
         """Tick as the operator does, until what was accepted before ``end``, in seconds since 1970, is settled."""
         ready = self._stores.ready
         control, engine = await postgres.connect(ready["pg_dsn"]), await clickhouse.connect(ready["clickhouse_url"])
-        queue, hot_store = await redis.connect(ready["redis_url"]), await redis_control.connect(ready["redis_url"])
+        queue, hot_store = await connect_queue(ready["redis_url"]), await redis_control.connect(ready["redis_url"])
         try:
             reconciler = QuotaReconciler(control, engine, queue, hot_store)
             async with asyncio.timeout(SETTLED_S):

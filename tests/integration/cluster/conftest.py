@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 from tracebility.embedded.binaries import valkey_server
 from tracebility.embedded.installation import free_port
 from tracebility.embedded.valkey import Valkey
-from tracebility.stores import redis, redis_control
+from tracebility.stores import redis_control
+from tracebility.stores.queue import Queue, connect_queue
 from tracebility.stores.redis_transport import SLOTS
 
 PASSWORD = "secret"
@@ -126,9 +127,9 @@ async def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture
-async def queue(cluster: Cluster) -> AsyncIterator[redis.Queue]:
+async def queue(cluster: Cluster) -> AsyncIterator[Queue]:
     """The queue, on the cluster."""
-    opened = await redis.connect(cluster.url)
+    opened = await connect_queue(cluster.url)
     yield opened
     await opened.close()
 

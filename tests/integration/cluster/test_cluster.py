@@ -14,6 +14,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from redis.crc import key_slot
+from tests.harness import streams as raw_streams
 
 from tracebility.alerts.ledger_check import LedgerCheck
 from tracebility.alerts.metrics import AlertMetrics
@@ -25,10 +26,11 @@ from tracebility.ingest.app import create_app
 from tracebility.ingest.service import open_services
 from tracebility.quota.reconciler import QuotaReconciler
 from tracebility.shards.shard_map import ShardMove, move
-from tracebility.stores import postgres, redis, redis_control
+from tracebility.stores import postgres, redis_control
 from tracebility.stores.changes import nudge
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.ledger import Ledger, OrgQueue, RawRows, ledger
+from tracebility.stores.queue import Queue
 from tracebility.telemetry import Metrics
 from tracebility.tenant.quota import SPANS, usage_key
 from tracebility.tenant.redis_keys import over_flag, stream_key
@@ -63,7 +65,7 @@ async def send(edge: httpx.AsyncClient, tenant: Any, count: int) -> httpx.Respon
 
 
 @asynccontextmanager
-async def a_worker(queue: redis.Queue, engine: Engine, hot_store: redis_control.Hot) -> AsyncIterator[None]:
+async def a_worker(queue: Queue, engine: Engine, hot_store: redis_control.Hot) -> AsyncIterator[None]:
     """A worker in this process."""
     stop = asyncio.Event()
     services = WorkerServices(queue, engine, hot_store, WorkerMetrics(Metrics()), None)
@@ -73,19 +75,19 @@ async def a_worker(queue: redis.Queue, engine: Engine, hot_store: redis_control.
     await task
 
 
-async def drained(queue: redis.Queue, streams: Sequence[str] = ALL_STREAMS) -> None:
+async def drained(queue: Queue, streams: Sequence[str] = ALL_STREAMS) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while any(depth.length for depth in (await queue.depths(streams)).values()):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
-async def books(queue: redis.Queue, engine: Engine, org_id: Any) -> tuple[int, int, int, int, int]:
+async def books(queue: Queue, engine: Engine, org_id: Any) -> tuple[int, int, int, int, int]:
     found: Ledger = await ledger(OrgQueue(queue, org_id), RawRows(engine, org_id))
     assert found.balanced
     return found.accepted, found.stored, found.dead, found.in_flight, found.distinct
 
 
-async def test_the_streams_are_on_all_three_nodes(cluster: Any, queue: redis.Queue) -> None:
+async def test_the_streams_are_on_all_three_nodes(cluster: Any, queue: Queue) -> None:
     assert {await cluster.holder(stream) for stream in SHARD_STREAMS} == {0, 1, 2}
     assert len(await queue.info()) == 3
 
@@ -94,7 +96,7 @@ async def test_what_is_sent_is_stored_settled_and_in_the_books(
     edge: httpx.AsyncClient,
     control: postgres.Postgres,
     engine: Engine,
-    queue: redis.Queue,
+    queue: Queue,
     hot_store: redis_control.Hot,
     two_orgs: Any,
 ) -> None:
@@ -121,7 +123,7 @@ async def test_an_org_is_moved_to_another_shard_on_another_node(
     cluster: Any,
     control: postgres.Postgres,
     engine: Engine,
-    queue: redis.Queue,
+    queue: Queue,
     hot_store: redis_control.Hot,
     two_orgs: Any,
 ) -> None:
@@ -145,15 +147,15 @@ async def test_an_org_is_moved_to_another_shard_on_another_node(
 
 
 async def test_a_dead_letter_goes_to_its_own_node_and_comes_back(
-    edge: httpx.AsyncClient, engine: Engine, queue: redis.Queue, hot_store: redis_control.Hot, two_orgs: Any
+    edge: httpx.AsyncClient, engine: Engine, queue: Queue, hot_store: redis_control.Hot, two_orgs: Any
 ) -> None:
     [tenant, _] = two_orgs
     stream = stream_of(shard_of(tenant.org_id))
     assert (await send(edge, tenant, 3)).status_code == 202
     [entry] = await queue.range(stream)
-    await queue.delete(stream, [entry.id])
+    await raw_streams.delete(queue, stream, [entry.id])
     fields = {name.decode(): value for name, value in entry.fields.items()}
-    await queue.append([(stream, fields | {"b": b"\xff" + fields["b"]})])
+    await raw_streams.append(queue, [(stream, fields | {"b": b"\xff" + fields["b"]})])
     async with a_worker(queue, engine, hot_store):
         await drained(queue)
         assert await books(queue, engine, tenant.org_id) == (3, 0, 3, 0, 0)
@@ -169,7 +171,7 @@ async def test_a_slot_that_moves_under_load_loses_and_doubles_nothing(
     edge: httpx.AsyncClient,
     cluster: Any,
     engine: Engine,
-    queue: redis.Queue,
+    queue: Queue,
     hot_store: redis_control.Hot,
     two_orgs: Any,
 ) -> None:
@@ -212,7 +214,7 @@ async def test_a_slot_that_moves_under_load_loses_and_doubles_nothing(
     assert sent[0] <= stored <= sent[0] + 2  # the last one may have been cut off behind its append
 
 
-async def test_what_is_asked_of_a_slot_under_way_is_done_and_not_refused(cluster: Any, queue: redis.Queue) -> None:
+async def test_what_is_asked_of_a_slot_under_way_is_done_and_not_refused(cluster: Any, queue: Queue) -> None:
     """A key that is on neither node goes to the one that takes over; of two keys apart both are waited for."""
     stream = f"test:{uuid4().hex}"
     beside = stream_key(stream, "beside")
@@ -243,11 +245,11 @@ async def test_every_key_of_an_org_is_forgotten_on_whichever_node(hot_store: red
 
 
 async def test_with_a_node_away_it_is_refused_and_what_the_others_gave_is_not_lost(
-    cluster: Any, queue: redis.Queue, hot_store: redis_control.Hot
+    cluster: Any, queue: Queue, hot_store: redis_control.Hot
 ) -> None:
     names = [f"test:{uuid4().hex}" for _ in range(30)]
     await queue.ensure_group(names)
-    await queue.append([(name, {"b": b"x"}) for name in names])
+    await raw_streams.append(queue, [(name, {"b": b"x"}) for name in names])
     last = max(range(3), key=lambda nth: str(cluster.ports[nth]))  # not the one that is asked first
     gone = {name for name in names if await cluster.holder(name) == last}
     cluster.processes[last].send_signal(signal.SIGSTOP)
@@ -256,7 +258,7 @@ async def test_with_a_node_away_it_is_refused_and_what_the_others_gave_is_not_lo
             await queue.ping()
         found = await queue.read(names, "one", 10)
         assert {name for name, _ in found} == set(names) - gone
-        kept = await queue.append([(name, {"b": b"y"}) for name in names])
+        kept = await raw_streams.append(queue, [(name, {"b": b"y"}) for name in names])
         assert {name for name, one in zip(names, kept, strict=True) if isinstance(one, StoreUnavailable)} == gone
         for name in (min(gone), min(set(names) - gone)):  # gates wait for it once, and not for each request
             with pytest.raises(StoreUnavailable):
@@ -271,4 +273,4 @@ async def test_with_a_node_away_it_is_refused_and_what_the_others_gave_is_not_lo
                 break
             await asyncio.sleep(0.1)
     for name in names:
-        await queue.delete(name, [entry.id for entry in await queue.range(name)])
+        await raw_streams.delete(queue, name, [entry.id for entry in await queue.range(name)])

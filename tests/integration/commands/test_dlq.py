@@ -5,10 +5,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from tests.harness import streams as raw_streams
 
 from tracebility.ids import uuid7
 from tracebility.stores.postgres import Postgres
-from tracebility.stores.redis import Queue
+from tracebility.stores.queue import Queue
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, stream_of
 from tracebility.wire.envelope import Envelope, Header
 
@@ -28,7 +29,7 @@ async def letters(queue: Queue, two_orgs: Any) -> list[tuple[str, UUID | None]]:
             )  # fmt: skip
             fields = Envelope(header, b"x").fields()
         origin = {"reason": b"cannot be read", "stream": stream_of(3).encode(), "entry_id": b"1-1"}
-        [entry_id] = await queue.append([(DEAD_LETTER_STREAM, fields | origin)])
+        [entry_id] = await raw_streams.append(queue, [(DEAD_LETTER_STREAM, fields | origin)])
         assert isinstance(entry_id, bytes)
         made.append((entry_id.decode(), whose))
     return made
@@ -48,7 +49,10 @@ async def test_what_is_replayed_or_dropped_is_in_the_trail(
     (first, org_id), (second, _), (unknown, _), (unreadable, _) = letters
     assert org_id is not None
     assert await asyncio.to_thread(commands.answer, "dlq", "drop", first) == {"dropped": [{"id": first}]}
-    await asyncio.to_thread(commands.answer, "dlq", "drop", "--all")
+    refused = await asyncio.to_thread(commands.run, "dlq", "drop", "--all", text="n\n")
+    assert (refused.exit_code, await queue.length(DEAD_LETTER_STREAM)) == (1, 3)
+    assert "Delete 3 dead letters with 6 items" in refused.output
+    await asyncio.to_thread(commands.answer, "dlq", "drop", "--all", "--yes")
     rows = await events(control, org_id)
     assert [(row["event_type"], row["actor_type"]) for row in rows] == [("dead_letters.dropped", "operator")] * 2
     assert [row["details"] for row in reversed(rows)] == [

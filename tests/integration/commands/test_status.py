@@ -36,8 +36,8 @@ def test_stores_queue_rows_and_disk_are_shown(stores: Any) -> None:
 
 
 async def test_a_shard_that_waits_is_shown_with_its_age(stores: Any) -> None:
-    from tracebility.commands.reach import reaching
     from tracebility.commands.status import look, render
+    from tracebility.commands.stores import reaching
     from tracebility.embedded.installation import locate
 
     server = Redis.from_url(stores.redis_url)

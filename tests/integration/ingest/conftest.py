@@ -18,7 +18,8 @@ from tracebility.http_protocol import HttpProtocol
 from tracebility.ids import OrgId, ProjectId, WorkspaceId
 from tracebility.ingest.app import create_app
 from tracebility.ingest.service import IngestServices, open_services
-from tracebility.stores import postgres, redis
+from tracebility.stores import postgres
+from tracebility.stores.queue import Queue
 from tracebility.tenant import keys
 from tracebility.tenant.context import Scope
 from tracebility.tenant.shard_router import shard_of, stream_of
@@ -33,7 +34,7 @@ class Tenant:
     workspace_id: WorkspaceId
     project_id: ProjectId
     key: str
-    queue: redis.Queue
+    queue: Queue
 
     @property
     def headers(self) -> dict[str, str]:
@@ -55,7 +56,7 @@ NewTenant = Callable[..., Any]
 
 
 @pytest.fixture
-def new_tenant(control: postgres.Postgres, queue: redis.Queue) -> NewTenant:
+def new_tenant(control: postgres.Postgres, queue: Queue) -> NewTenant:
     """Makes an org with a project and a key of the given scopes."""
 
     async def make(*scopes: Scope) -> Tenant:

@@ -10,7 +10,8 @@ import pytest
 from harness.proxy import Proxy, Road
 
 from tracebility.errors import Overloaded
-from tracebility.stores import postgres, redis
+from tracebility.stores import postgres
+from tracebility.stores.queue import Queue, connect_queue
 from tracebility.stores.redis_control import Hot
 from tracebility.tenant import keys
 from tracebility.tenant.context import Scope
@@ -179,7 +180,7 @@ async def test_with_redis_away_limits_are_this_process_s_own(
         Proxy.before(stores.redis_url) as road,
         run_edge(redis_url=road.through(stores.redis_url), redis_stream_url=empty_redis_url) as edge,
     ):
-        fast.queue = small.queue = await redis.connect(empty_redis_url)
+        fast.queue = small.queue = await connect_queue(empty_redis_url)
         assert (await edge.runs(small, runs(1))).headers["x-quota-spans-remaining"] == "999"
         road.road = Road.CLOSED
         road.reset()
@@ -209,7 +210,7 @@ async def test_who_was_over_the_quota_stays_over_it_while_redis_is_away(
 
 
 async def test_what_an_org_has_too_much_of_waits_beside_its_shard(
-    edge: Any, new_tenant: Any, queue: redis.Queue, monkeypatch: pytest.MonkeyPatch
+    edge: Any, new_tenant: Any, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody drains here, so what is in flight stays."""
     monkeypatch.setattr("tracebility.ingest.enqueue.MOST_IN_FLIGHT", 20)

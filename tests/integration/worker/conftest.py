@@ -14,10 +14,13 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+from tests.harness import streams as raw_streams
 
 from tracebility.ids import uuid7
-from tracebility.stores import clickhouse, redis, redis_control
+from tracebility.stores import clickhouse, redis_control
 from tracebility.stores.project_owners import LazyOwners
+from tracebility.stores.queue import Queue
+from tracebility.stores.queue.entries import Entry
 from tracebility.telemetry import Metrics
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, shard_of, stream_of
 from tracebility.wire.envelope import Envelope, Header
@@ -56,7 +59,7 @@ def request(spans: Iterable[Span]) -> bytes:
 class Tenant:
     """A tenant of one test's own, and its way into queue and engine."""
 
-    queue: redis.Queue
+    queue: Queue
     engine: clickhouse.Engine
     org_id: UUID = field(default_factory=uuid4)
     workspace_id: UUID = field(default_factory=uuid4)
@@ -98,7 +101,7 @@ class Tenant:
         return await self.put(*envelopes)
 
     async def put(self, *envelopes: Envelope) -> list[bytes]:
-        results = await self.queue.append([(self.stream, envelope.fields()) for envelope in envelopes])
+        results = await raw_streams.append(self.queue, [(self.stream, envelope.fields()) for envelope in envelopes])
         return [result for result in results if isinstance(result, bytes)]
 
     async def rows(self, table: str, columns: str = "*", order: str = "1") -> list[dict[str, Any]]:
@@ -115,13 +118,13 @@ class Tenant:
         )
         return dict(found.rows)
 
-    async def dead(self) -> list[redis.Entry]:
+    async def dead(self) -> list[Entry]:
         """The tenant's dead letters, and those that nobody can read."""
         return await self.queue.range(DEAD_LETTER_STREAM, count=1000)
 
 
 @pytest.fixture
-def tenant(queue: redis.Queue, engine: clickhouse.Engine) -> Tenant:
+def tenant(queue: Queue, engine: clickhouse.Engine) -> Tenant:
     return Tenant(queue, engine)
 
 
@@ -129,7 +132,7 @@ class Worker:
     """A worker in this process, draining until the block ends."""
 
     def __init__(
-        self, queue: redis.Queue, engine: clickhouse.Engine, store: redis_control.Hot, owners: LazyOwners | None = None
+        self, queue: Queue, engine: clickhouse.Engine, store: redis_control.Hot, owners: LazyOwners | None = None
     ) -> None:
         self.metrics = WorkerMetrics(Metrics())
         self._services = WorkerServices(queue, engine, store, self.metrics, owners)
@@ -170,13 +173,13 @@ async def until(done: Callable[[], Any], going: Callable[[], bool] = lambda: Tru
 
 
 @pytest.fixture
-def worker(queue: redis.Queue, engine: clickhouse.Engine, hot_store: redis_control.Hot) -> Callable[[], Worker]:
+def worker(queue: Queue, engine: clickhouse.Engine, hot_store: redis_control.Hot) -> Callable[[], Worker]:
     return lambda: Worker(queue, engine, hot_store)
 
 
 @pytest.fixture
 async def legacy_worker(
-    queue: redis.Queue, engine: clickhouse.Engine, hot_store: redis_control.Hot
+    queue: Queue, engine: clickhouse.Engine, hot_store: redis_control.Hot
 ) -> AsyncIterator[Callable[[str], Worker]]:
     """Makes workers that read the stream from before the shards too, and ask this control plane whose it is."""
     opened: list[LazyOwners] = []
@@ -225,7 +228,7 @@ def _spans() -> Callable[..., Span]:
 
 
 @pytest.fixture
-def worker_of(hot_store: redis_control.Hot) -> Callable[[redis.Queue, clickhouse.Engine], Worker]:
+def worker_of(hot_store: redis_control.Hot) -> Callable[[Queue, clickhouse.Engine], Worker]:
     return lambda queue, engine: Worker(queue, engine, hot_store)
 
 

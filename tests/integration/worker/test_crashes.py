@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.harness import streams as raw_streams
 
-from tracebility.stores import consumers
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
-from tracebility.stores.redis import AGAIN
+from tracebility.stores.queue import worker_names
+from tracebility.stores.queue.entries import AGAIN
 from tracebility.tenant.ledger import book_of
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
 
@@ -67,7 +68,7 @@ async def test_a_worker_that_is_told_to_end_writes_what_it_has_and_leaves_the_gr
     await tenant.send([spans(0)])
     await until(has_read)
     process.end()
-    readers = await consumers.consumers(tenant.queue, [tenant.stream])
+    readers = await worker_names.consumers(tenant.queue, [tenant.stream])
     assert str(process.process.pid) not in {one.name.split("/")[1] for one in readers[tenant.stream]}
     assert len(await tenant.rows("span", "span_id")) == 1
 
@@ -83,6 +84,6 @@ async def test_a_worker_killed_while_it_buries_leaves_one_dead_letter(
         await running.drained(tenant)
     letters = [letter for letter in await tenant.dead() if letter.fields[b"stream"] == tenant.stream.encode()]
     assert [letter.fields[b"b"] for letter in letters] == [b"\xff\xff"]
-    await tenant.queue.delete(DEAD_LETTER_STREAM, [letter.id for letter in letters])
+    await raw_streams.delete(tenant.queue, DEAD_LETTER_STREAM, [letter.id for letter in letters])
     found = await ledger(OrgQueue(tenant.queue, tenant.org_id), RawRows(tenant.engine, tenant.org_id))
     assert (found.accepted, found.dead, found.in_flight, found.balanced) == (1, 1, 0, True)

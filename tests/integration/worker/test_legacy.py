@@ -7,10 +7,12 @@ from uuid import UUID, uuid4
 
 import pytest
 from harness.proxy import Proxy, Road
+from tests.harness import streams as raw_streams
 
 from tracebility.ids import SENTINEL
-from tracebility.stores import postgres, redis
+from tracebility.stores import postgres
 from tracebility.stores.clickhouse import Engine
+from tracebility.stores.queue import Queue
 from tracebility.tenant.quota import METERED, metered_member
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, LEGACY_STREAM
 
@@ -32,7 +34,7 @@ def fixture(number: int, project: UUID | str, mark: str = "") -> dict[str, bytes
     return {"d": text.encode()}
 
 
-async def drained(running: Any, queue: redis.Queue) -> None:
+async def drained(running: Any, queue: Queue) -> None:
     async def is_empty() -> bool:
         return await queue.length(LEGACY_STREAM) == 0
 
@@ -49,10 +51,10 @@ async def sentinels(engine: Engine, *ids: str) -> list[dict[str, Any]]:
 
 
 async def test_what_is_of_a_known_project_gets_its_tenant(
-    queue: redis.Queue, two_orgs: Any, stores: Any, legacy_worker: Any, engine: Engine
+    queue: Queue, two_orgs: Any, stores: Any, legacy_worker: Any, engine: Engine
 ) -> None:
     org, _ = two_orgs
-    await queue.append([(LEGACY_STREAM, fixture(number, org.project_id)) for number in (0, 1)])
+    await raw_streams.append(queue, [(LEGACY_STREAM, fixture(number, org.project_id)) for number in (0, 1)])
     async with legacy_worker(stores.pg_dsn) as running:
         await drained(running, queue)
     found = await engine.query(
@@ -68,13 +70,13 @@ async def test_what_is_of_a_known_project_gets_its_tenant(
 
 
 async def test_what_is_of_nobody_we_know_is_kept_under_the_sentinel(
-    queue: redis.Queue, two_orgs: Any, stores: Any, legacy_worker: Any, engine: Engine
+    queue: Queue, two_orgs: Any, stores: Any, legacy_worker: Any, engine: Engine
 ) -> None:
     org, _ = two_orgs
     stranger, first, second = uuid4(), str(uuid4()), str(uuid4())
     entries = [fixture(2, "", first), fixture(3, "", second)]
     entries[0]["d"] = entries[0]["d"].replace(b"99999999-9999-4999-8999-999999999999", str(stranger).encode())
-    await queue.append([(LEGACY_STREAM, one) for one in (*entries, fixture(0, org.project_id))])
+    await raw_streams.append(queue, [(LEGACY_STREAM, one) for one in (*entries, fixture(0, org.project_id))])
     async with legacy_worker(stores.pg_dsn) as running:
         await drained(running, queue)
         assert running.metrics.legacy_unknown._value.get() == 2
@@ -86,30 +88,30 @@ async def test_what_is_of_nobody_we_know_is_kept_under_the_sentinel(
 
 @pytest.mark.parametrize("number", [4, 5, 6, 7])
 async def test_what_cannot_be_read_is_a_dead_letter_that_comes_back_as_it_was(
-    queue: redis.Queue, two_orgs: Any, stores: Any, legacy_worker: Any, number: int
+    queue: Queue, two_orgs: Any, stores: Any, legacy_worker: Any, number: int
 ) -> None:
     org, _ = two_orgs
     bad = fixture(number, org.project_id)
     if number == 4:
         bad = {"d": bad["d"] + str(org.org_id).encode()}
-    [entry_id] = await queue.append([(LEGACY_STREAM, bad)])
+    [entry_id] = await raw_streams.append(queue, [(LEGACY_STREAM, bad)])
     async with legacy_worker(stores.pg_dsn) as running:
         await drained(running, queue)
     letters = await queue.range(DEAD_LETTER_STREAM, count=10_000)
     [letter] = [one for one in letters if one.fields[b"entry_id"] == entry_id]
     assert letter.fields[b"d"] == bad["d"]
     assert letter.fields[b"stream"] == LEGACY_STREAM.encode()
-    await queue.delete(DEAD_LETTER_STREAM, [letter.id])
+    await raw_streams.delete(queue, DEAD_LETTER_STREAM, [letter.id])
 
 
 async def test_with_the_control_plane_away_others_go_on_and_nothing_becomes_nobodys(
-    queue: redis.Queue, tenant: Any, two_orgs: Any, stores: Any, legacy_worker: Any, spans: Any, engine: Engine
+    queue: Queue, tenant: Any, two_orgs: Any, stores: Any, legacy_worker: Any, spans: Any, engine: Engine
 ) -> None:
     org, _ = two_orgs
     mark = str(uuid4())
     async with Proxy.before(stores.pg_dsn) as road:
         road.road = Road.CLOSED
-        await queue.append([(LEGACY_STREAM, fixture(0, org.project_id, mark))])
+        await raw_streams.append(queue, [(LEGACY_STREAM, fixture(0, org.project_id, mark))])
         async with legacy_worker(road.through(stores.pg_dsn)) as running:
             await tenant.send([spans(0)])
             await running.drained(tenant)
@@ -125,14 +127,14 @@ async def test_with_the_control_plane_away_others_go_on_and_nothing_becomes_nobo
 
 
 async def test_over_the_quota_only_what_nobody_reserved_is_dropped_and_is_in_the_books(
-    queue: redis.Queue, two_orgs: Any, stores: Any, legacy_worker: Any, engine: Engine, hot_store: Any, tenant: Any,
+    queue: Queue, two_orgs: Any, stores: Any, legacy_worker: Any, engine: Engine, hot_store: Any, tenant: Any,
     spans: Any,
 ) -> None:  # fmt: skip
     org, other = two_orgs
     flags = [f"quota:over:{one}:2026-11" for one in (org.org_id, tenant.org_id)]
     for flag in flags:
         await hot_store.command("SET", flag, "spans")
-    await queue.append([(LEGACY_STREAM, fixture(0, one.project_id, str(uuid4()))) for one in (org, other)])
+    await raw_streams.append(queue, [(LEGACY_STREAM, fixture(0, one.project_id, str(uuid4()))) for one in (org, other)])
     await tenant.send([spans(0)])
     await tenant.send([spans(1)], degraded=True)
     async with legacy_worker(stores.pg_dsn) as running:
@@ -156,12 +158,12 @@ async def test_over_the_quota_only_what_nobody_reserved_is_dropped_and_is_in_the
 
 
 async def test_an_entry_that_is_delivered_again_is_the_same_envelope(
-    queue: redis.Queue, two_orgs: Any, stores: Any, legacy_worker: Any, engine: Engine, control: postgres.Postgres
+    queue: Queue, two_orgs: Any, stores: Any, legacy_worker: Any, engine: Engine, control: postgres.Postgres
 ) -> None:
     org, _ = two_orgs
     mark = str(uuid4())
     for _ in range(2):
-        await queue.append([(LEGACY_STREAM, fixture(0, org.project_id, mark))])
+        await raw_streams.append(queue, [(LEGACY_STREAM, fixture(0, org.project_id, mark))])
         async with legacy_worker(stores.pg_dsn) as running:
             await drained(running, queue)
     found = await engine.query(

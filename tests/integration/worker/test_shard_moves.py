@@ -16,9 +16,10 @@ from tracebility.config import Settings
 from tracebility.ingest.app import create_app
 from tracebility.ingest.service import open_services
 from tracebility.shards.shard_map import ShardMove, move, undo
-from tracebility.stores import postgres, redis, redis_control
+from tracebility.stores import postgres, redis_control
 from tracebility.stores.changes import nudge
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
+from tracebility.stores.queue import Queue
 from tracebility.tenant.shard_router import ALL_STREAMS, SHARDS, shard_of, stream_of
 
 ACTOR = Actor("operator", "test")
@@ -102,7 +103,7 @@ async def senders(
         )
 
 
-async def streams_of(queue: redis.Queue, org_id: Any) -> set[int]:
+async def streams_of(queue: Queue, org_id: Any) -> set[int]:
     """The shards that the org's envelopes ever came to."""
     counts = [await queue.accepted([stream_of(shard)], org_id) for shard in range(SHARDS)]
     return {shard for shard, items in enumerate(counts) if items}
@@ -110,7 +111,7 @@ async def streams_of(queue: redis.Queue, org_id: Any) -> set[int]:
 
 async def test_an_org_is_moved_split_and_put_back_while_it_sends(
     control: postgres.Postgres,
-    queue: redis.Queue,
+    queue: Queue,
     engine: Any,
     hot_store: redis_control.Hot,
     two_orgs: Any,
@@ -174,7 +175,7 @@ async def test_an_org_is_moved_split_and_put_back_while_it_sends(
 
 
 async def test_an_envelope_says_by_which_epoch_it_was_routed(
-    stores: Any, control: postgres.Postgres, queue: redis.Queue, two_orgs: Any, spans: Any, tmp_path: Path
+    stores: Any, control: postgres.Postgres, queue: Queue, two_orgs: Any, spans: Any, tmp_path: Path
 ) -> None:
     """And comes to a shard of that epoch."""
     from tracebility.wire.envelope import from_fields

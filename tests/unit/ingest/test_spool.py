@@ -55,7 +55,7 @@ class Queue:
     async def ping(self) -> None:
         await self.append_groups([])
 
-    async def say_late(self, slot: int, until_ms: int) -> None:
+    async def note_late(self, slot: int, until_ms: int) -> None:
         assert until_ms > time.time() * 1000
         self.late.append(slot)
 
@@ -234,13 +234,13 @@ async def test_a_damaged_record_hides_no_stamp_but_its_own(tmp_path: Path) -> No
 
 async def test_the_queue_is_told_how_late_something_comes_before_it_comes(tmp_path: Path) -> None:
     queue = Queue()
-    said_late = queue.say_late
+    noted_late = queue.note_late
 
-    async def say_late(slot: int, until_ms: int) -> None:
+    async def note_late(slot: int, until_ms: int) -> None:
         assert not queue.taken
-        await said_late(slot, until_ms)
+        await noted_late(slot, until_ms)
 
-    queue.say_late = say_late  # type: ignore[method-assign]
+    queue.note_late = note_late  # type: ignore[method-assign]
     async with opened(tmp_path) as spool:
         await spool.write(3, ORGS[0], [stamped(ORGS[0], 31), stamped(ORGS[0], 30)])
         async with replaying(spool, queue):
@@ -451,7 +451,7 @@ async def test_a_file_that_cannot_be_opened_now_waits_and_the_others_go_on(
         await write(spool, ORGS[1], "goes on")
     queue, real, tries = Queue(), os.open, []
     [stuck] = files(tmp_path, f"s{shard_of(ORGS[0]):02d}*")
-    monkeypatch.setattr(replay, "RETRY_S", 0.01)
+    monkeypatch.setattr(replay, "QUEUE_RETRY_S", 0.01)
 
     def failing(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
         if str(path) == str(stuck) and len(tries) < 3:
@@ -476,7 +476,7 @@ async def test_what_cannot_be_set_aside_is_not_sent_again_and_again(
     [path] = files(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"two", b"?wo"))
     queue, tries = Queue(), []
-    monkeypatch.setattr(replay, "RETRY_S", 0.01)
+    monkeypatch.setattr(replay, "QUEUE_RETRY_S", 0.01)
     async with opened(tmp_path) as spool:
         real = spool.quarantine
 

@@ -12,6 +12,7 @@ import pytest
 
 from tracebility.errors import Forbidden, Overloaded, StoreUnavailable, Unauthenticated
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
+from tracebility.retry import STORE_RETRY_S
 from tracebility.tenant import keys, resolver
 from tracebility.tenant.context import Scope
 from tracebility.tenant.resolver import Change, KeyRecord, Resolver
@@ -243,7 +244,7 @@ async def test_known_keys_outlive_postgres_for_a_stated_grace(plane: ControlPlan
     with pytest.raises(Overloaded):
         await resolve.resolve("", known.key)
     plane.is_away = False
-    plane.now += resolver.RETRY_S
+    plane.now += STORE_RETRY_S
     assert await resolve.resolve("", known.key) == tenant
 
 

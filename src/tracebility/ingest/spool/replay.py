@@ -20,7 +20,8 @@ from tracebility.ingest.metrics import IngestMetrics
 from tracebility.ingest.spool import records as spooled
 from tracebility.ingest.spool.buffer import Spool
 from tracebility.ingest.spool.segments import ChainKey, Segment
-from tracebility.stores.redis import AGAIN
+from tracebility.retry import QUEUE_RETRY_S
+from tracebility.stores.queue.entries import AGAIN
 from tracebility.tenant.ledger import book_of
 from tracebility.tenant.quota import SLOT_US
 from tracebility.tenant.shard_router import stream_of
@@ -31,7 +32,6 @@ BATCH_BYTES = 2 << 20
 
 # A queue that is back is found within 2 s: every half second it is asked, and has one to answer. What is then sent may
 # take longer, on a slow disk.
-RETRY_S = 0.5
 PING_S = 1.0
 APPEND_S = 5.0
 # What is sent now has entered by then, by the queue's own clock: above the deadline, and how far clocks are apart.
@@ -59,7 +59,7 @@ class Replayer:
                 await self._step()
             except Exception:  # noqa: BLE001  (what is on disk must go on, whatever one file or one moment holds)
                 _log.exception("the replay of the disk buffer failed and goes on")
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(QUEUE_RETRY_S)
 
     async def _step(self) -> None:
         if self._spool.chains:
@@ -68,7 +68,7 @@ class Replayer:
             await self._knock()
         else:
             waiting = asyncio.ensure_future(self._spool.filled.wait())
-            await asyncio.wait([waiting], timeout=RETRY_S)
+            await asyncio.wait([waiting], timeout=QUEUE_RETRY_S)
             waiting.cancel()
 
     async def _round(self) -> None:
@@ -82,7 +82,7 @@ class Replayer:
                 sent = await self._turn(key)
             except (StoreUnavailable, TimeoutError) as error:
                 self._gate.shut(str(error) or "no answer in time")
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(QUEUE_RETRY_S)
                 return
             except OSError as error:  # such as for want of descriptors, or of room: it stays, the others go on
                 _log.error("a file of the disk buffer cannot be replayed now", at=key, error=str(error))
@@ -92,7 +92,7 @@ class Replayer:
             self._not_before = max(self._not_before, began) + sent / REPLAY_BYTES_PER_S
             await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
         if failed:
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(QUEUE_RETRY_S)
 
     async def _turn(self, key: ChainKey) -> int:
         """Send one batch of the chain's oldest segment; how many bytes that was."""
@@ -133,7 +133,7 @@ class Replayer:
             if headers:
                 # Its place in the queue will tell nothing of when it was accepted.
                 slot = min(header.accepted_at_us for header in headers) // SLOT_US
-                await self._queue.say_late(slot, time.time_ns() // 1_000_000 + ENTERED_MS)
+                await self._queue.note_late(slot, time.time_ns() // 1_000_000 + ENTERED_MS)
             results = await self._queue.append_groups([[(stream, {**one, AGAIN: b"1"})] for one in records], books)
         for result in results:
             if isinstance(result, StoreUnavailable):
@@ -148,7 +148,7 @@ class Replayer:
         try:
             await self._ping()
         except (StoreUnavailable, TimeoutError):
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(QUEUE_RETRY_S)
         else:
             self._gate.open()
 
@@ -163,7 +163,7 @@ class ProbedStreams(Streams, Protocol):
             StoreUnavailable: when it does not.
         """
 
-    async def say_late(self, slot: int, until_ms: int) -> None:
+    async def note_late(self, slot: int, until_ms: int) -> None:
         """Say that what enters up to ``until_ms`` may have been accepted in ``slot``.
 
         Raises:

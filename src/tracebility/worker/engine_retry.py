@@ -1,4 +1,4 @@
-"""Waiting for the engine for as long as it takes, or until the worker is told to end."""
+"""Retries a statement until the engine answers, or until the worker is told to end."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
@@ -7,11 +7,11 @@ from typing import TypeVar
 import structlog
 
 from tracebility.errors import StoreUnavailable
+from tracebility.retry import Backoff, pause
 from tracebility.stores.clickhouse import EngineRejected
 from tracebility.worker.metrics import WorkerMetrics
 
-FIRST_WAIT_S = 0.1
-LONGEST_WAIT_S = 5.0
+BACKOFF = Backoff(first_s=0.1, longest_s=5.0)
 # What an engine says of a statement may quote all of its parameters.
 REASON_CHARS = 500
 
@@ -23,8 +23,8 @@ class Stopped(Exception):
     """The worker is to end while a store is away; what it holds stays pending in the queue."""
 
 
-class Patience:
-    """How a worker waits for its engine."""
+class EngineRetry:
+    """Calls the engine until it answers."""
 
     def __init__(self, metrics: WorkerMetrics, stop: asyncio.Event) -> None:
         self._metrics = metrics
@@ -57,18 +57,9 @@ class Patience:
         self._metrics.waits.labels("clickhouse").inc()
         if tries == 1 or tries % 20 == 0:
             log.warning("engine does not take the batch; holding it", tries=tries, reason=brief(error))
-        await pause(self.stop, min(FIRST_WAIT_S * 2 ** min(tries - 1, 10), LONGEST_WAIT_S))
+        await pause(self.stop, BACKOFF.delay_s(tries))
         if self.stop.is_set():
             raise Stopped
-
-
-async def pause(stop: asyncio.Event, seconds: float) -> None:
-    """Wait for ``seconds``, or until ``stop`` is set."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return
 
 
 def brief(error: Exception) -> str:

@@ -9,8 +9,9 @@ import pytest
 from tracebility.shards.balance import LASTING_S, ShardBalance
 from tracebility.shards.metrics import ShardMetrics
 from tracebility.shards.routing import placements
-from tracebility.stores import redis, redis_control
+from tracebility.stores import redis_control
 from tracebility.stores.postgres import Postgres
+from tracebility.stores.queue import Queue
 from tracebility.telemetry import Metrics
 from tracebility.tenant.ledger import accepted_key
 from tracebility.tenant.shard_router import ShardRouter, shard_of, stream_of
@@ -48,9 +49,7 @@ async def loud(store: redis_control.Hot, two_orgs: Any, clock: Clock) -> AsyncIt
 
 
 @pytest.fixture
-def balance(
-    control: Postgres, streams: redis.Queue, store: redis_control.Hot, clock: Clock
-) -> Callable[..., ShardBalance]:
+def balance(control: Postgres, streams: Queue, store: redis_control.Hot, clock: Clock) -> Callable[..., ShardBalance]:
     def make(*, auto: bool, worth_items: int = LOUD_ITEMS) -> ShardBalance:
         metrics = ShardMetrics(Metrics())
         return ShardBalance(

@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 from harness.erasure import WHEN, Work, envelope_of, late_row, later, work_now
+from tests.harness import streams as raw_streams
 
 from tracebility.deletion import jobs
 from tracebility.deletion.jobs import UserDeletion
 from tracebility.deletion.metrics import DeletionMetrics
 from tracebility.deletion.runner import Deleter
 from tracebility.errors import StoreUnavailable
-from tracebility.stores import postgres, redis, redis_control
+from tracebility.stores import postgres, redis_control
+from tracebility.stores.queue import Queue
 from tracebility.telemetry import Metrics
 from tracebility.tenant.shard_router import LEGACY_STREAM, shard_of, stream_of
 
@@ -94,26 +96,26 @@ async def test_a_sweep_that_fails_for_one_deletion_looks_at_the_others(
     assert await work.deleter.sweep() == 1
 
 
-async def test_what_is_in_the_queue_is_waited_for(filled: Any, work: Work, streams: redis.Queue) -> None:
+async def test_what_is_in_the_queue_is_waited_for(filled: Any, work: Work, streams: Queue) -> None:
     mine, _ = filled
     stream = stream_of(shard_of(mine.org_id))
     envelope = envelope_of(mine.org_id, mine.place.project_id)
     job = await work.ask(jobs.delete_project, mine.place, work_now())
-    [entry_id] = await streams.append([(stream, envelope.fields())])
+    [entry_id] = await raw_streams.append(streams, [(stream, envelope.fields())])
     await work.deleter.tick()
     assert (await work.job(job)).step == "drain"
     await mine.add("span", late_row(mine))
     assert isinstance(entry_id, bytes)
-    await streams.ack_and_delete(stream, [entry_id])
+    await raw_streams.acknowledge(streams, stream, [entry_id])
     await work.done(job)
     assert not [row for row in (await mine.rows())["span"] if str(row[2]) == str(mine.place.project_id)]
 
 
 async def test_what_nobody_drains_is_not_waited_for(
-    filled: Any, work: Work, streams: redis.Queue, control: postgres.Postgres, engine: Any, store: redis_control.Hot
+    filled: Any, work: Work, streams: Queue, control: postgres.Postgres, engine: Any, store: redis_control.Hot
 ) -> None:
     mine, _ = filled
-    await streams.append([(LEGACY_STREAM, {"d": b"{}"})])
+    await raw_streams.append(streams, [(LEGACY_STREAM, {"d": b"{}"})])
     job = await work.ask(jobs.delete_run, mine.place, "r1")
     await work.deleter.tick()
     assert (await work.job(job)).step == "drain"

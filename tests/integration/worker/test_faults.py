@@ -8,12 +8,13 @@ from urllib.parse import urlsplit
 
 import pytest
 from redis.asyncio import Redis
+from tests.harness import streams as raw_streams
 from typer.testing import CliRunner
 
 from tracebility.cli import app
-from tracebility.stores import clickhouse, consumers, redis_control
+from tracebility.stores import clickhouse, redis_control, worker_names
 from tracebility.stores.queries import query
-from tracebility.stores.redis import AGAIN
+from tracebility.stores.queue.entries import AGAIN
 from tracebility.tenant.dead_letters import FLAG_LIFE_MS, flag_key
 from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM
 from tracebility.worker import write
@@ -28,7 +29,7 @@ CLOCK, OUTCOMES = query("engine_clock"), query("known_outcomes")
 
 @pytest.fixture
 async def no_dead_letters(tenant: Any) -> None:
-    await tenant.queue.unbury(await tenant.queue.range(DEAD_LETTER_STREAM, count=1000))
+    await tenant.queue.remove_dead_letters(await tenant.queue.range(DEAD_LETTER_STREAM, count=1000))
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ async def delivered_elsewhere(tenant: Any, span: Any, times: int) -> bytes:
     [entry] = await tenant.send([span])
     await tenant.queue.read([tenant.stream], GHOST, 1)
     for _ in range(times - 1):
-        await tenant.queue.read_pending(tenant.stream, GHOST, b"0", 1)
+        await raw_streams.read_pending(tenant.queue, tenant.stream, GHOST, b"0", 1)
     return bytes(entry)
 
 
@@ -57,7 +58,9 @@ async def test_an_envelope_that_cannot_be_read_is_set_aside_and_the_others_go_on
     tenant: Any, worker: Make, spans: Make
 ) -> None:
     await tenant.send(b"\xff no protobuf", [spans(0)])
-    await tenant.queue.append([(tenant.stream, {"h": b"no header", "b": b""}), (tenant.stream, {"x": b"y"})])
+    await raw_streams.append(
+        tenant.queue, [(tenant.stream, {"h": b"no header", "b": b""}), (tenant.stream, {"x": b"y"})]
+    )
     await tenant.put(tenant.envelope(b"", source="morse"))
     async with worker() as running:
         await running.drained(tenant)
@@ -103,7 +106,7 @@ async def test_an_org_that_has_more_dead_letters_than_its_share_is_refused_until
     assert 0 < await hot_store.command("PTTL", flag_key(tenant.org_id)) <= FLAG_LIFE_MS
     assert not await hot_store.command("EXISTS", flag_key(other.org_id))
     letters = await tenant.dead()
-    assert [await tenant.queue.unbury(letters) for _ in range(2)] == [4, 0]
+    assert [await tenant.queue.remove_dead_letters(letters) for _ in range(2)] == [4, 0]
     assert not {tenant.org_id, other.org_id} & (await tenant.queue.dead_bytes()).keys()
 
 
@@ -239,7 +242,7 @@ async def test_what_may_have_ended_its_workers_is_tried_in_groups_apart_from_the
     suspects = await tenant.send(*([spans(number)] for number in range(5)))
     await tenant.queue.read([tenant.stream], GHOST, 10)
     for _ in range(APART_FROM - 2):
-        await tenant.queue.read_pending(tenant.stream, GHOST, b"0", 10)
+        await raw_streams.read_pending(tenant.queue, tenant.stream, GHOST, b"0", 10)
     others = await tenant.send([spans(5)], [spans(6)])
     await tenant.queue.read([tenant.stream], GHOST, 10)
     async with worker() as running:
@@ -257,7 +260,7 @@ async def test_what_is_new_is_read_while_there_are_suspects(
     suspects = await tenant.send([spans(0)])
     await tenant.queue.read([tenant.stream], GHOST, 10)
     for _ in range(ALONE_FROM - 2):
-        await tenant.queue.read_pending(tenant.stream, GHOST, b"0", 10)
+        await raw_streams.read_pending(tenant.queue, tenant.stream, GHOST, b"0", 10)
     new = await tenant.send([spans(1)])
     async with worker() as running:
         await running.until(lambda: set(new) in written)
@@ -278,12 +281,12 @@ async def test_a_look_that_is_over_passes_over_a_few_suspects_not_all(
     suspects += await tenant.send(*([spans(number)] for number in range(1, 10)))
     for _ in range(ALONE_FROM):
         await tenant.queue.read([tenant.stream], GHOST, 10)
-        await tenant.queue.read_pending(tenant.stream, GHOST, b"0", 10)
+        await raw_streams.read_pending(tenant.queue, tenant.stream, GHOST, b"0", 10)
     new = await tenant.send([spans(10)])
     async with worker() as running:
         await running.until(lambda: set(new) in written)
     assert len(looks) == 2
-    await tenant.queue.ack_and_delete(tenant.stream, suspects)
+    await raw_streams.acknowledge(tenant.queue, tenant.stream, suspects)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -341,7 +344,7 @@ async def test_what_a_worker_held_when_it_was_told_to_end_is_no_suspect_for_that
         for _ in range(ALONE_FROM):
             async with worker_of(tenant.queue, engine) as running:
                 await running.until(lambda: running.metrics.held_bytes._value.get() > 0)
-        [(_, [silent])] = await tenant.queue.silent([tenant.stream], 0, count=10)
+        [(_, [silent])] = await tenant.queue.idle([tenant.stream], 0, count=10)
         assert silent == (entry_id, 1)
         await engine.close()
     async with worker() as running:
@@ -371,20 +374,20 @@ async def test_a_worker_takes_nothing_twice_that_it_holds(
 async def test_a_worker_that_is_gone_is_forgotten_once_it_holds_nothing(tenant: Any, spans: Make) -> None:
     """With a reader the store drops what it was given and has not acknowledged."""
     await tenant.queue.ensure_group([tenant.stream])
-    host = consumers.new_name().partition("/")[0]
+    host = worker_names.new_name().partition("/")[0]
     holding, idle = f"{host}/1/1/a", f"{host}/1/1/b"
     await tenant.send([spans(0)])
     [(_, [entry])] = await tenant.queue.read([tenant.stream], holding, 1)
     await tenant.queue.read([tenant.stream], idle, 1)
 
     async def readers() -> set[str]:
-        found = await consumers.consumers(tenant.queue, [tenant.stream])
+        found = await worker_names.consumers(tenant.queue, [tenant.stream])
         return {one.name for one in found[tenant.stream]} & {holding, idle}
 
     assert await readers() == {holding, idle}
     await forget_the_gone(tenant.queue, "me", [tenant.stream])
     assert await readers() == {holding}
-    await tenant.queue.ack_and_delete(tenant.stream, [entry.id])
+    await raw_streams.acknowledge(tenant.queue, tenant.stream, [entry.id])
     await forget_the_gone(tenant.queue, "me", [tenant.stream])
     assert await readers() == set()
 
@@ -452,7 +455,9 @@ async def test_an_engine_that_does_not_say_or_take_outcomes_is_waited_for(
     tenant: Any, worker: Make, spans: Make, rejected: Make, method: str, what: str
 ) -> None:
     rejected(method, what, 439, 3)
-    await tenant.queue.append([(tenant.stream, {**tenant.envelope(tenant.body([spans(0)])).fields(), AGAIN: b"1"})])
+    await raw_streams.append(
+        tenant.queue, [(tenant.stream, {**tenant.envelope(tenant.body([spans(0)])).fields(), AGAIN: b"1"})]
+    )
     async with worker() as running:
         await running.drained(tenant)
     assert await tenant.dead() == []
@@ -466,7 +471,7 @@ async def test_entries_that_vanish_while_pending_are_counted_as_lost(
     await tenant.queue.ensure_group([tenant.stream])
     [gone] = await tenant.send([spans(0)])
     await tenant.queue.read([tenant.stream], GHOST, 10)
-    await tenant.queue.delete(tenant.stream, [gone])
+    await raw_streams.delete(tenant.queue, tenant.stream, [gone])
     async with worker() as running:
         await running.until(lambda: running.metrics.lost._value.get() == 1)
 
@@ -526,7 +531,7 @@ async def test_while_the_engine_is_away_nothing_is_acknowledged_and_then_all_is_
         async with worker_of(tenant.queue, engine) as running:
             await tenant.send([spans(0)], [spans(1, 0)])
             await running.until(lambda: running.metrics.waits.labels("clickhouse")._value.get() > 2)
-            assert await tenant.queue.pending(tenant.stream) == 2
+            assert await raw_streams.pending(tenant.queue, tenant.stream) == 2
             gate.is_shut = False
             await running.drained(tenant)
         await engine.close()
@@ -568,7 +573,7 @@ async def test_a_worker_that_ends_while_the_engine_is_away_leaves_its_entries_to
             await tenant.send([spans(0)])
             await running.until(lambda: running.metrics.waits.labels("clickhouse")._value.get() > 0)
         await engine.close()
-    assert await tenant.queue.pending(tenant.stream) == 1
+    assert await raw_streams.pending(tenant.queue, tenant.stream) == 1
     monkeypatch.setattr("tracebility.worker.reclaim.CLAIM_IDLE_MS", 1)
     async with worker() as running:
         await running.drained(tenant)

@@ -17,9 +17,10 @@ from tracebility.ids import OrgId
 from tracebility.ingest import beat, enqueue
 from tracebility.ingest.spool import buffer
 from tracebility.quota.reconciler import SKEW_US, QuotaReconciler
-from tracebility.stores import clickhouse, postgres, redis, redis_control
+from tracebility.stores import clickhouse, postgres, redis_control
 from tracebility.stores.clickhouse import Engine
-from tracebility.stores.redis import LATE
+from tracebility.stores.queue import Queue
+from tracebility.stores.queue.entries import LATE
 from tracebility.tenant.quota import BYTES, METERED, OLDEST_SPOOLED, SLOT_US, SPANS, metered_member, usage_key
 from tracebility.tenant.scripts import SAY
 from tracebility.worker.columns import MAX_VERSION
@@ -98,7 +99,7 @@ async def books(control: postgres.Postgres, engine: Engine, store: redis_control
 
 
 @pytest.fixture
-def reconciler(books: Books, streams: redis.Queue) -> QuotaReconciler:
+def reconciler(books: Books, streams: Queue) -> QuotaReconciler:
     return QuotaReconciler(books.control, books.engine, streams, books.store, books.clock)
 
 
@@ -125,9 +126,7 @@ async def test_what_is_after_the_watermark_is_settled_when_the_watermark_has_pas
     assert (await reconciler.tick()).orgs == 0, "nothing has changed, so nobody is summed"
 
 
-async def test_what_is_under_way_holds_the_watermark(
-    books: Books, reconciler: QuotaReconciler, streams: redis.Queue
-) -> None:
+async def test_what_is_under_way_holds_the_watermark(books: Books, reconciler: QuotaReconciler, streams: Queue) -> None:
     before = await reconciler.watermark()
     oldest_ms = books.clock.now_us // 1000 - 300_000
     stream = "tracebility:ingest:v1:3"
@@ -154,33 +153,33 @@ async def test_what_is_in_a_disk_buffer_holds_the_watermark_and_in_one_that_is_g
 
 
 async def test_what_came_from_a_disk_buffer_holds_the_watermark_until_it_has_left_the_queue(
-    books: Books, reconciler: QuotaReconciler, streams: redis.Queue
+    books: Books, reconciler: QuotaReconciler, streams: Queue
 ) -> None:
     before, stream = await reconciler.watermark(), "tracebility:ingest:v1:3"
     now_ms = books.clock.now_us // 1000
-    await streams.say_late(before - 50, now_ms + 10_000)
+    await streams.note_late(before - 50, now_ms + 10_000)
     await books.store.command("XADD", stream, f"{now_ms}-0", "h", "", "b", "")
     books.clock.now_us += 60 * 10**6
     assert await reconciler.watermark() < before - 50
     await books.store.command("XADD", stream, f"{now_ms + 30_000}-0", "h", "", "b", "")
     await books.store.command("XDEL", stream, f"{now_ms}-0")
     assert await reconciler.watermark() > before
-    await streams.say_late(before - 70, now_ms + 31_000)
-    await streams.say_late(before - 70, now_ms + 20_000)
+    await streams.note_late(before - 70, now_ms + 31_000)
+    await streams.note_late(before - 70, now_ms + 20_000)
     assert await reconciler.watermark() < before - 70
     await books.store.command("DEL", stream)
     assert await reconciler.watermark() > before
 
 
 async def test_what_is_on_its_way_while_the_watermark_is_taken_is_seen(
-    books: Books, reconciler: QuotaReconciler, streams: redis.Queue, monkeypatch: pytest.MonkeyPatch
+    books: Books, reconciler: QuotaReconciler, streams: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes from a disk buffer into the queue between two of the questions, whichever they are."""
     before = await reconciler.watermark()
     now_ms = books.clock.now_us // 1000
 
     async def go() -> None:
-        await streams.say_late(before - 50, now_ms + 10_000)
+        await streams.note_late(before - 50, now_ms + 10_000)
         await books.store.command("XADD", "tracebility:ingest:v1:3", f"{now_ms}-0", "h", "", "b", "")
         await books.store.run(SAY, [OLDEST_SPOOLED], ["one", ""])
 
@@ -233,7 +232,7 @@ async def test_a_reconciler_that_was_stopped_for_long_changes_nothing(
 
 @pytest.mark.parametrize("weather", [Road.CLOSED, Road.HALF_OPEN])
 async def test_with_the_data_plane_away_nothing_is_written(
-    books: Books, streams: redis.Queue, stores: Any, weather: Road
+    books: Books, streams: Queue, stores: Any, weather: Road
 ) -> None:
     await books.meter((uuid4(), 600_000_000))
     async with Proxy.before(stores.clickhouse_url) as road:

@@ -11,14 +11,15 @@ from tracebility.alerts.ledger_check import LedgerCheck
 from tracebility.alerts.metrics import AlertMetrics
 from tracebility.alerts.standing import StandingAlerts
 from tracebility.deletion import jobs
-from tracebility.stores import clickhouse, postgres, redis, redis_control
+from tracebility.stores import clickhouse, postgres, redis_control
 from tracebility.stores.ledger import Ledger, OrgQueue, RawRows, ledger
+from tracebility.stores.queue import Queue
 from tracebility.telemetry import Metrics
 
 
 @pytest.fixture
 async def sender(
-    filled: tuple[Filled, Filled], streams: redis.Queue, engine: clickhouse.Engine, store: redis_control.Hot
+    filled: tuple[Filled, Filled], streams: Queue, engine: clickhouse.Engine, store: redis_control.Hot
 ) -> Filled:
     """An org of which five spans are stored, and an item that nobody could read is dead."""
     mine, _ = filled
@@ -28,7 +29,7 @@ async def sender(
 
 
 @pytest.fixture
-def books(sender: Filled, streams: redis.Queue, engine: clickhouse.Engine) -> Callable[[], Awaitable[Ledger]]:
+def books(sender: Filled, streams: Queue, engine: clickhouse.Engine) -> Callable[[], Awaitable[Ledger]]:
     async def read() -> Ledger:
         return await ledger(OrgQueue(streams, sender.org_id), RawRows(engine, sender.org_id))
 
@@ -40,7 +41,7 @@ def alerted(
     sender: Filled,
     control: postgres.Postgres,
     engine: clickhouse.Engine,
-    streams: redis.Queue,
+    streams: Queue,
 ) -> Callable[[], Awaitable[bool]]:
     """Whether the operator is told of books: the org's are looked at as after a settlement of its usage."""
     due: set[UUID] = set()
@@ -80,7 +81,7 @@ async def test_the_books_of_an_org_are_after_its_deletion_as_they_were_before(
 
 
 async def test_what_comes_after_a_deletion_enters_and_leaves_the_books(
-    sender: Filled, work: Work, books: Any, alerted: Any, streams: redis.Queue, engine: Any, store: redis_control.Hot
+    sender: Filled, work: Work, books: Any, alerted: Any, streams: Queue, engine: Any, store: redis_control.Hot
 ) -> None:
     """From the disk buffer of an edge that was cut off."""
     await work.done(await work.ask(jobs.delete_org, sender.org_id, work_now()))
@@ -94,7 +95,7 @@ async def test_what_comes_after_a_deletion_enters_and_leaves_the_books(
 
 
 async def test_what_is_in_the_queue_while_its_org_is_forgotten_counts_once(
-    sender: Filled, work: Work, books: Any, alerted: Any, streams: redis.Queue, engine: Any, store: redis_control.Hot,
+    sender: Filled, work: Work, books: Any, alerted: Any, streams: Queue, engine: Any, store: redis_control.Hot,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """It came when what was accepted before the deletion had left."""

@@ -12,11 +12,13 @@ from uuid import uuid4
 import pytest
 from harness.proxy import Proxy, Road
 from redis.asyncio import Redis
+from tests.harness import streams as raw_streams
 
 from tracebility import health
 from tracebility.ingest import accept, beat, enqueue
 from tracebility.quota.reconciler import QuotaReconciler
-from tracebility.stores import redis, redis_control
+from tracebility.stores import redis_control
+from tracebility.stores.queue import Queue
 from tracebility.tenant.quota import OLDEST_SPOOLED, SLOT_US, SPOOLS, QuotaMeter, Usage
 from tracebility.tenant.shard_router import ALL_STREAMS
 
@@ -133,7 +135,7 @@ async def told(hot_store: redis_control.Hot, edge: Any, something: bool) -> None
 
 async def test_what_waits_in_a_disk_buffer_is_not_settled_away(
     run_edge: Any, new_tenant: Any, control: Any, engine: Any, hot_store: redis_control.Hot, empty_redis_url: str,
-    empty_queue: redis.Queue, monkeypatch: pytest.MonkeyPatch,
+    empty_queue: Queue, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     tenant, plan = await new_tenant("ingest:write"), f"p{uuid4().hex[:12]}"
     # What is sent is stamped ten minutes ago: it waits for so long.
@@ -171,7 +173,7 @@ async def test_what_waits_in_a_disk_buffer_is_not_settled_away(
             assert not await is_settled_away()
             assert (await edge.runs(tenant, body())).status_code == 402
         for stream in ALL_STREAMS:
-            await empty_queue.ack_and_delete(stream, [entry.id for entry in await empty_queue.range(stream)])
+            await raw_streams.acknowledge(empty_queue, stream, [entry.id for entry in await empty_queue.range(stream)])
         assert await is_settled_away()
 
 

@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
+from tests.harness import streams as raw_streams
 
-from tracebility.stores.redis import Queue
+from tracebility.stores.queue import Queue
 from tracebility.telemetry import Metrics
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.reclaim import CLAIM_COUNT, claim, left_behind
@@ -24,10 +25,10 @@ async def stream(queue: Queue) -> AsyncIterator[str]:
 async def test_thousands_that_were_left_are_all_taken_over_and_those_that_vanished_are_counted(
     queue: Queue, stream: str
 ) -> None:
-    ids = [one for one in await queue.append([(stream, {"b": b"x"})] * LEFT) if isinstance(one, bytes)]
+    ids = [one for one in await raw_streams.append(queue, [(stream, {"b": b"x"})] * LEFT) if isinstance(one, bytes)]
     await queue.read([stream], "dead", LEFT)
     vanished = ids[:: LEFT // LOST][:LOST]
-    await queue.delete(stream, vanished)
+    await raw_streams.delete(queue, stream, vanished)
     metrics = WorkerMetrics(Metrics())
     held: set[bytes] = set()
 

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 from harness.installation import until
 from harness.proxy import Proxy, Road
+from tests.harness import streams as raw_streams
 
 from tracebility.alerts import checks, without_postgres
 from tracebility.alerts import webhook as webhook_module
@@ -28,8 +29,10 @@ from tracebility.config import Settings
 from tracebility.errors import TrailTampered
 from tracebility.ids import OrgId
 from tracebility.operator import service
-from tracebility.stores import postgres, redis, redis_control
+from tracebility.stores import postgres, redis_control
 from tracebility.stores.clickhouse import Engine
+from tracebility.stores.queue import Queue
+from tracebility.stores.queue.entries import DEAD_BYTES
 from tracebility.telemetry import Metrics
 from tracebility.tenant.dead_letters import flag_key
 from tracebility.tenant.ledger import Book, accepted_key
@@ -38,7 +41,7 @@ from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, overflow_of, str
 
 
 @pytest.fixture
-def queue(empty_queue: redis.Queue) -> redis.Queue:
+def queue(empty_queue: Queue) -> Queue:
     return empty_queue
 
 
@@ -61,14 +64,14 @@ async def standing_alerts(control: postgres.Postgres) -> StandingAlerts:
 
 @pytest.fixture
 def alerts(
-    standing_alerts: StandingAlerts, control: postgres.Postgres, engine: Engine, queue: redis.Queue,
+    standing_alerts: StandingAlerts, control: postgres.Postgres, engine: Engine, queue: Queue,
     store: redis_control.Hot, tampered: list[Problem],
 ) -> Alerts:  # fmt: skip
     return Alerts(standing_alerts, control, engine, queue, store, nothing_missing, lambda: tampered)
 
 
 @pytest.fixture
-def ledgers(standing_alerts: StandingAlerts, engine: Engine, queue: redis.Queue, due: set[UUID]) -> LedgerCheck:
+def ledgers(standing_alerts: StandingAlerts, engine: Engine, queue: Queue, due: set[UUID]) -> LedgerCheck:
     return LedgerCheck(standing_alerts, engine, queue, AlertMetrics(Metrics()), due)
 
 
@@ -91,7 +94,7 @@ async def test_nothing_is_told_where_nothing_is_wrong(alerts: Alerts) -> None:
     assert await standing(alerts) == {}
 
 
-async def test_an_envelope_that_its_stream_lost_is_named(ledgers: LedgerCheck, queue: redis.Queue) -> None:
+async def test_an_envelope_that_its_stream_lost_is_named(ledgers: LedgerCheck, queue: Queue) -> None:
     entry = Book(stream_of(4), uuid4(), uuid4(), 500_000, 7)
     await queue.append_groups([], [entry])
     found = await ledgers.tick()
@@ -102,21 +105,21 @@ async def test_an_envelope_that_its_stream_lost_is_named(ledgers: LedgerCheck, q
 
 
 async def test_what_waits_for_long_and_a_shard_that_grows_alone_are_told(
-    alerts: Alerts, queue: redis.Queue, store: redis_control.Hot
+    alerts: Alerts, queue: Queue, store: redis_control.Hot
 ) -> None:
     old = f"{int(time.time() * 1000) - 90_000}-1"
     await store.command("XADD", stream_of(2), old, "h", "")
     assert (await standing(alerts)).keys() == {"queue_lag"}
-    await queue.append([(stream_of(2), {"h": b""})] * 1_000)
-    await queue.append([(stream_of(3), {"h": b""})] * 100)
+    await raw_streams.append(queue, [(stream_of(2), {"h": b""})] * 1_000)
+    await raw_streams.append(queue, [(stream_of(3), {"h": b""})] * 100)
     found = await standing(alerts)
     assert found.keys() == {"queue_lag", "shard_skew"}
     assert found["shard_skew"].details["stream"] == stream_of(2)
 
 
-async def test_what_waits_beside_a_shard_is_of_it(alerts: Alerts, queue: redis.Queue) -> None:
-    await queue.append([(stream_of(2), {"h": b""})] * 200)
-    await queue.append([(overflow_of(2), {"h": b""})] * 900)
+async def test_what_waits_beside_a_shard_is_of_it(alerts: Alerts, queue: Queue) -> None:
+    await raw_streams.append(queue, [(stream_of(2), {"h": b""})] * 200)
+    await raw_streams.append(queue, [(overflow_of(2), {"h": b""})] * 900)
     found = (await standing(alerts))["shard_skew"]
     assert (found.details["stream"], found.details["entries"]) == (stream_of(2), 1_100)
 
@@ -150,11 +153,11 @@ async def test_a_trail_that_is_not_as_it_was_written_is_told(alerts: Alerts, tam
 
 
 async def test_dead_letters_stand_until_the_last_is_gone_and_a_new_leader_knows_of_them(
-    alerts: Alerts, queue: redis.Queue, store: redis_control.Hot, control: postgres.Postgres, engine: Engine,
+    alerts: Alerts, queue: Queue, store: redis_control.Hot, control: postgres.Postgres, engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     await control.execute("DELETE FROM notification WHERE kind = 'dead_letters'")
-    letters = [(await queue.append([(DEAD_LETTER_STREAM, {"h": b""})]))[0] for _ in range(2)]
+    letters = [(await raw_streams.append(queue, [(DEAD_LETTER_STREAM, {"h": b""})]))[0] for _ in range(2)]
     assert (await standing(alerts))["dead_letters"].details == {"dead_letters": 2}, "they came before the first check"
     assert (await standing(alerts))["dead_letters"].details == {"dead_letters": 2}
     board = StandingAlerts(control, AlertMetrics(Metrics()))
@@ -162,10 +165,10 @@ async def test_dead_letters_stand_until_the_last_is_gone_and_a_new_leader_knows_
     assert "dead_letters" in await standing(next_leader)
     assert await notified(control, "dead_letters") == ["firing"]
 
-    await queue.append([(DEAD_LETTER_STREAM, {"h": b""})])
+    await raw_streams.append(queue, [(DEAD_LETTER_STREAM, {"h": b""})])
     assert (await standing(next_leader))["dead_letters"].details == {"dead_letters": 3}
     assert await notified(control, "dead_letters") == ["firing"] * 2, "there are more"
-    await queue.append([(DEAD_LETTER_STREAM, {"h": b""})])
+    await raw_streams.append(queue, [(DEAD_LETTER_STREAM, {"h": b""})])
     await standing(next_leader)
     assert await notified(control, "dead_letters") == ["firing"] * 2, "it was told a moment ago"
     monkeypatch.setattr("tracebility.alerts.standing.TELL_AGAIN_S", 0.0)
@@ -180,15 +183,15 @@ async def test_dead_letters_stand_until_the_last_is_gone_and_a_new_leader_knows_
 
 
 async def test_an_org_that_has_more_dead_letters_than_its_share_is_told_and_stays_refused(
-    alerts: Alerts, queue: redis.Queue, store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
+    alerts: Alerts, queue: Queue, store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tracebility.tenant.dead_letters.MOST_BYTES", 1_000)
     over, within = OrgId(uuid4()), OrgId(uuid4())
     for org_id, size in ((over, 1_001), (within, 1_000)):
-        await store.command("HSET", redis.DEAD_BYTES, str(org_id), size)
+        await store.command("HSET", DEAD_BYTES, str(org_id), size)
     assert (await standing(alerts))["dead_letters"].details == {"dead_letters": 0, "refused": [str(over)]}
     assert [await store.command("EXISTS", flag_key(org_id)) for org_id in (over, within)] == [1, 0]
-    await store.command("DEL", redis.DEAD_BYTES)
+    await store.command("DEL", DEAD_BYTES)
     assert await standing(alerts) == {}
 
 
@@ -374,10 +377,10 @@ async def told(webhook: Webhook, kind: str, state: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("store_name", ["clickhouse", "redis", "postgres"])
 async def test_a_store_that_hangs_is_told_and_holds_up_no_other_check(
-    leading_operator: Webhook, roads: dict[str, Proxy], empty_queue: redis.Queue, store: redis_control.Hot,
+    leading_operator: Webhook, roads: dict[str, Proxy], empty_queue: Queue, store: redis_control.Hot,
     store_name: str,
 ) -> None:  # fmt: skip
-    await empty_queue.append([(DEAD_LETTER_STREAM, {"h": b""})])
+    await raw_streams.append(empty_queue, [(DEAD_LETTER_STREAM, {"h": b""})])
     await told(leading_operator, "dead_letters", "firing")
     roads[store_name].road = Road.BLACKHOLE
     firing = await told(leading_operator, "store_away", "firing")

@@ -6,17 +6,19 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from tests.harness import streams as raw_streams
 
 from tracebility.ids import OrgId
-from tracebility.stores import redis, scoped
+from tracebility.stores import scoped
 from tracebility.stores.ledger import Ledger, OrgQueue, ledger
-from tracebility.stores.redis import AGAIN
+from tracebility.stores.queue import Queue
+from tracebility.stores.queue.entries import AGAIN, Departure, Leaving
 from tracebility.tenant.ledger import book_of, counts_key
 from tracebility.tenant.shard_router import ALL_STREAMS, overflow_of, shard_of
 
 
 @pytest.fixture
-async def books(stores: Any, queue: redis.Queue, tenant: Any) -> AsyncIterator[Callable[[], Any]]:
+async def books(stores: Any, queue: Queue, tenant: Any) -> AsyncIterator[Callable[[], Any]]:
     """The ledger of the test's org, as those who answer requests read it."""
     engine = await scoped.connect(stores.clickhouse_reader_url)
 
@@ -62,14 +64,14 @@ class HeldEngine:
         await self.may_go_on.wait()
 
 
-async def enter(queue: redis.Queue, tenant: Any, envelope: Any, stream: str = "", **more: bytes) -> None:
+async def enter(queue: Queue, tenant: Any, envelope: Any, stream: str = "", **more: bytes) -> None:
     """Put an envelope into the queue as an edge does."""
     fields, stream = {**envelope.fields(), **more}, stream or tenant.stream
     await queue.append_groups([[(stream, fields)]], [book_of(stream, envelope.header)])
 
 
 async def test_an_envelope_is_in_flight_and_then_stored(
-    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
+    queue: Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
 ) -> None:
     envelope = an_envelope(tenant)
     await enter(queue, tenant, envelope)
@@ -80,7 +82,7 @@ async def test_an_envelope_is_in_flight_and_then_stored(
 
 
 async def test_items_that_came_in_two_envelopes_count_in_both_and_are_distinct_once(
-    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
+    queue: Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
 ) -> None:
     for _ in range(2):
         await enter(queue, tenant, an_envelope(tenant))
@@ -91,7 +93,7 @@ async def test_items_that_came_in_two_envelopes_count_in_both_and_are_distinct_o
 
 @pytest.mark.parametrize("first_has_left", ["long ago", "just now", "not yet"])
 async def test_an_envelope_that_comes_once_more_counts_once(
-    queue: redis.Queue,
+    queue: Queue,
     tenant: Any,
     worker: Any,
     books: Any,
@@ -121,16 +123,16 @@ async def test_an_envelope_that_comes_once_more_counts_once(
 
 
 async def test_an_envelope_whose_edge_died_before_it_was_entered_is_accepted_all_the_same(
-    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
+    queue: Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
 ) -> None:
-    await queue.append([(tenant.stream, an_envelope(tenant).fields())])
+    await raw_streams.append(queue, [(tenant.stream, an_envelope(tenant).fields())])
     async with worker() as running:
         await running.drained(tenant)
     assert said(await books()) == (3, 3, 0, 0, 3)
 
 
 async def test_a_dead_letter_is_dead_until_it_is_replayed_and_stored(
-    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
+    queue: Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
 ) -> None:
     good = an_envelope(tenant)
     bad = type(good)(good.header, b"\xff" + good.body)
@@ -146,12 +148,12 @@ async def test_a_dead_letter_is_dead_until_it_is_replayed_and_stored(
 
 
 async def test_an_entry_that_the_stream_lost_is_missed(
-    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
+    queue: Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
 ) -> None:
     envelope = an_envelope(tenant)
     await enter(queue, tenant, envelope)
     [entry] = await queue.range(tenant.stream)
-    await queue.delete(tenant.stream, [entry.id])
+    await raw_streams.delete(queue, tenant.stream, [entry.id])
     async with worker() as running:
         await running.drained(tenant)
     found = await books()
@@ -161,7 +163,7 @@ async def test_an_entry_that_the_stream_lost_is_missed(
 
 
 async def test_an_entry_that_was_refused_is_in_no_books(
-    queue: redis.Queue, tenant: Any, books: Any, an_envelope: Any
+    queue: Queue, tenant: Any, books: Any, an_envelope: Any
 ) -> None:
     envelope = an_envelope(tenant)
     book = book_of(tenant.stream, envelope.header)
@@ -171,22 +173,22 @@ async def test_an_entry_that_was_refused_is_in_no_books(
     assert said(await books()) == (0, 0, 0, 0, 0)
 
 
-async def test_what_waits_in_a_stream_is_not_missing(queue: redis.Queue, tenant: Any, an_envelope: Any) -> None:
+async def test_what_waits_in_a_stream_is_not_missing(queue: Queue, tenant: Any, an_envelope: Any) -> None:
     envelopes = [an_envelope(tenant) for _ in range(2)]
     for envelope in envelopes:
         await enter(queue, tenant, envelope)
         await asyncio.sleep(0.002)  # which came first is told by the millisecond
     assert tenant.org_id not in {org_id for org_id, _ in await queue.missing(ALL_STREAMS)}
     [first, second] = await queue.range(tenant.stream)
-    await queue.delete(tenant.stream, [first.id])
+    await raw_streams.delete(queue, tenant.stream, [first.id])
     assert (tenant.org_id, envelopes[0].header.id) in await queue.missing(ALL_STREAMS)
     assert (tenant.org_id, envelopes[1].header.id) not in await queue.missing(ALL_STREAMS)
-    await queue.delete(tenant.stream, [second.id])
+    await raw_streams.delete(queue, tenant.stream, [second.id])
 
 
 @pytest.mark.parametrize("order", ["overflow first", "disk buffer first", "together"])
 async def test_an_envelope_that_comes_in_both_streams_of_its_shard_counts_once(
-    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any, order: str
+    queue: Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any, order: str
 ) -> None:
     """It overflowed, the answer was lost, and the disk buffer brought it to the shard's own stream."""
     envelope, overflow = an_envelope(tenant), overflow_of(shard_of(tenant.org_id))
@@ -203,7 +205,7 @@ async def test_an_envelope_that_comes_in_both_streams_of_its_shard_counts_once(
 
 
 async def test_a_first_try_that_is_settled_long_after_its_copy_counts_once(
-    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was in the hands of a worker that died; then none ran for a while."""
     for module in ("stores.redis", "worker.outcomes"):
@@ -223,19 +225,19 @@ async def test_a_first_try_that_is_settled_long_after_its_copy_counts_once(
     assert said(await books()) == (3, 3, 0, 0, 3)
 
 
-async def _has_length(queue: redis.Queue, stream: str, length: int) -> bool:
+async def _has_length(queue: Queue, stream: str, length: int) -> bool:
     return await queue.length(stream) == length
 
 
 async def test_a_departure_that_is_asked_for_again_takes_no_other_entry_out_of_flight(
-    queue: redis.Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
+    queue: Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any
 ) -> None:
     """Two workers settled the first entry; the disk buffer brought the second before the slower one was done."""
     envelope = an_envelope(tenant)
     await enter(queue, tenant, envelope)
     [entry] = await queue.range(tenant.stream)
-    departures = await queue.count([redis.Departure(book_of(tenant.stream, envelope.header), False, entry.id)])
-    leaving = redis.Leaving(tenant.stream, [entry.id], departures)
+    departures = await queue.count([Departure(book_of(tenant.stream, envelope.header), False, entry.id)])
+    leaving = Leaving(tenant.stream, [entry.id], departures)
     await queue.leave([leaving])
     await enter(queue, tenant, envelope, **{AGAIN: b"1"})
     await queue.leave([leaving])
@@ -247,7 +249,7 @@ async def test_a_departure_that_is_asked_for_again_takes_no_other_entry_out_of_f
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("is_one_stream", [True, False])
 async def test_an_envelope_whose_two_entries_are_settled_at_once_counts_once(
-    queue: redis.Queue,
+    queue: Queue,
     tenant: Any,
     engine: Any,
     worker_of: Any,
@@ -272,7 +274,7 @@ async def test_an_envelope_whose_two_entries_are_settled_at_once_counts_once(
 
 
 async def test_an_entry_that_two_workers_settle_counts_once(
-    queue: redis.Queue,
+    queue: Queue,
     tenant: Any,
     engine: Any,
     worker: Any,
@@ -295,23 +297,23 @@ async def test_an_entry_that_two_workers_settle_counts_once(
     assert said(await books()) == (3, 3, 0, 0, 3)
 
 
-async def _is_empty(queue: redis.Queue, streams: list[str]) -> bool:
+async def _is_empty(queue: Queue, streams: list[str]) -> bool:
     return all(depth.length == 0 for depth in (await queue.depths(streams)).values())
 
 
 async def test_a_departure_whose_answer_was_lost_may_be_asked_for_again(
-    queue: redis.Queue, tenant: Any, books: Any, an_envelope: Any
+    queue: Queue, tenant: Any, books: Any, an_envelope: Any
 ) -> None:
     """Also that of an envelope whose writer died before it was entered: it is accepted once, when its entry goes."""
     entered, not_entered = an_envelope(tenant), an_envelope(tenant)
     await enter(queue, tenant, entered)
-    await queue.append([(tenant.stream, not_entered.fields())])
+    await raw_streams.append(queue, [(tenant.stream, not_entered.fields())])
     entries = await queue.range(tenant.stream)
-    leaving = redis.Leaving(
+    leaving = Leaving(
         tenant.stream,
         [entry.id for entry in entries],
         [
-            redis.Departure(book_of(tenant.stream, envelope.header), False, entry.id)
+            Departure(book_of(tenant.stream, envelope.header), False, entry.id)
             for envelope, entry in zip((entered, not_entered), entries, strict=True)
         ],
     )

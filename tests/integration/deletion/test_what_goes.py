@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 from harness.erasure import ASKER, KEPT, Filled, Work, envelope_of, events, work_now
+from tests.harness import streams as raw_streams
 
 from tracebility.deletion import jobs
 from tracebility.deletion.jobs import UserDeletion
@@ -16,7 +17,8 @@ from tracebility.errors import BeingDeleted
 from tracebility.ids import OrgId, ProjectId, uuid7
 from tracebility.orgs import orgs, projects
 from tracebility.quota.reconciler import QuotaReconciler
-from tracebility.stores import postgres, redis, redis_control
+from tracebility.stores import postgres, redis_control
+from tracebility.stores.queue import Queue
 from tracebility.tenant.quota import METERED, metered_member, usage_key
 from tracebility.tenant.redis_keys import key, over_flag
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
@@ -60,7 +62,7 @@ async def test_a_users_runs_go_whole_in_every_project(filled: Any, work: Work, m
 
 
 async def test_a_project_goes_with_its_keys_and_dead_letters(
-    filled: Any, work: Work, control: postgres.Postgres, streams: redis.Queue
+    filled: Any, work: Work, control: postgres.Postgres, streams: Queue
 ) -> None:
     mine, other = filled
     others = await other.rows()
@@ -78,7 +80,7 @@ async def test_a_project_goes_with_its_keys_and_dead_letters(
 
 
 async def test_an_org_goes_but_for_what_usage_and_the_trail_name(
-    filled: Any, work: Work, control: postgres.Postgres, streams: redis.Queue, store: redis_control.Hot
+    filled: Any, work: Work, control: postgres.Postgres, streams: Queue, store: redis_control.Hot
 ) -> None:
     mine, other = filled
     others = await other.rows()
@@ -106,7 +108,7 @@ async def test_an_org_goes_but_for_what_usage_and_the_trail_name(
 
 
 async def test_nothing_of_a_deleted_org_comes_back_to_the_hot_counter(
-    filled: Any, work: Work, control: postgres.Postgres, streams: redis.Queue, store: redis_control.Hot, engine: Any
+    filled: Any, work: Work, control: postgres.Postgres, streams: Queue, store: redis_control.Hot, engine: Any
 ) -> None:
     """Its last usage is settled with its end, and what is said of it later changes nothing."""
     mine, other = filled
@@ -162,8 +164,8 @@ async def test_a_deleted_org_is_not_let_in_again(filled: Any, work: Work, contro
             await projects.create_workspace(transaction, ASKER, mine.org_id, projects.NewPlace("again"))
 
 
-async def bury(streams: redis.Queue, org_id: OrgId, project_id: ProjectId) -> bytes:
+async def bury(streams: Queue, org_id: OrgId, project_id: ProjectId) -> bytes:
     fields = envelope_of(org_id, project_id).fields() | {"reason": b"r", "stream": b"s"}
-    [entry_id] = await streams.append([(DEAD_LETTER_STREAM, fields)])
+    [entry_id] = await raw_streams.append(streams, [(DEAD_LETTER_STREAM, fields)])
     assert isinstance(entry_id, bytes)
     return entry_id

@@ -9,7 +9,8 @@ from tracebility.deletion.metrics import DeletionMetrics
 from tracebility.deletion.runner import Deleter
 from tracebility.ids import ProjectId, uuid7
 from tracebility.orgs.projects import ProjectPlace
-from tracebility.stores import clickhouse, postgres, redis, redis_control
+from tracebility.stores import clickhouse, postgres, redis_control
+from tracebility.stores.queue import Queue
 from tracebility.telemetry import Metrics
 
 
@@ -32,9 +33,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def work(
-    control: postgres.Postgres, engine: clickhouse.Engine, streams: redis.Queue, store: redis_control.Hot
-) -> Work:
+async def work(control: postgres.Postgres, engine: clickhouse.Engine, streams: Queue, store: redis_control.Hot) -> Work:
     """The clock is past the wait for what is under way."""
     await control.execute("UPDATE deletion_job SET state = 'failed' WHERE state IN ('queued', 'running')")
     metrics = DeletionMetrics(Metrics())

@@ -1,9 +1,5 @@
-"""Trails of a test's own in the shared stores, and the operator's parts to work on them."""
+"""An audit log of a test's own in the shared stores, and the operator's parts to work on it."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -16,7 +12,6 @@ from tracebility.audit.reconciler import AuditReconciler
 from tracebility.audit.relay import AuditRelay
 from tracebility.audit.verify import problems
 from tracebility.ids import OrgId, uuid7
-from tracebility.stores import redis, redis_control
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 from tracebility.telemetry import Metrics
@@ -89,44 +84,5 @@ class Trail:
 
 
 @pytest.fixture
-def store(empty_hot_store: redis_control.Hot) -> redis_control.Hot:
-    """The control role of a server in which nothing is."""
-    return empty_hot_store
-
-
-@pytest.fixture
-def streams(empty_queue: redis.Queue) -> redis.Queue:
-    """The queue there."""
-    return empty_queue
-
-
-@pytest.fixture
 def trail(control: Postgres, engine: Engine) -> Trail:
     return Trail(control, engine)
-
-
-@pytest.fixture
-def operator_process(stores: Any) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
-    """Starts an operator in a process of its own."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(failpoint: str = "") -> "subprocess.Popen[bytes]":
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("TRACEBILITY_")}
-        environment |= {
-            "TRACEBILITY_PG_DSN": stores.pg_dsn,
-            "TRACEBILITY_REDIS_URL": stores.redis_url,
-            "TRACEBILITY_CLICKHOUSE_URL": stores.clickhouse_url,
-            "TRACEBILITY_FAILPOINT": failpoint,
-            "TRACEBILITY_PORT": "0",
-        }
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "tracebility.targets", "operator"], env=environment, stderr=subprocess.DEVNULL
-            )
-        )
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracebility.stores.redis import GROUP, Queue
+from tracebility.stores.queue import Queue
+from tracebility.stores.queue.entries import GROUP
 
 # Nobody is paused for an hour and still of use. A name costs the store a hundred bytes until then.
 FORGET_AFTER_MS = 3_600_000

@@ -18,9 +18,10 @@ from tracebility.errors import MovedLately, NotFound, Unprocessable
 from tracebility.ids import OrgId
 from tracebility.shards.routing import org_loads, placements, routing
 from tracebility.shards.shard_map import HYSTERESIS, ShardMove, ShardMoved, coolest_for, look, move, plan, undo
-from tracebility.stores import postgres, redis, redis_control
+from tracebility.stores import postgres, redis_control
 from tracebility.stores.changes import nudge, resolving
 from tracebility.stores.postgres import Conflict, Postgres
+from tracebility.stores.queue import Queue
 from tracebility.tenant.ledger import accepted_key
 from tracebility.tenant.shard_router import DEFAULT, MOVED, SPLIT, ShardRouter, overflow_of, shard_of, stream_of
 
@@ -259,7 +260,7 @@ async def test_with_postgres_away_a_router_goes_on_and_learns_when_it_is_back(
 
 
 @pytest.fixture
-def books(empty_queue: redis.Queue) -> redis.Queue:
+def books(empty_queue: Queue) -> Queue:
     return empty_queue
 
 
@@ -281,7 +282,7 @@ async def sent(empty_redis_url: str) -> AsyncIterator[Callable[..., Awaitable[No
 
 
 async def test_an_orgs_load_is_what_it_sent_lately_wherever_it_queued(
-    control: Postgres, books: redis.Queue, sent: Any, two_orgs: Any, org: OrgId, moving: Any, undoing: Any
+    control: Postgres, books: Queue, sent: Any, two_orgs: Any, org: OrgId, moving: Any, undoing: Any
 ) -> None:
     elsewhere = (shard_of(org) + 1) % 16
     await moving(elsewhere)
@@ -294,7 +295,7 @@ async def test_an_orgs_load_is_what_it_sent_lately_wherever_it_queued(
 
 
 async def test_a_plan_is_made_of_what_orgs_sent_and_changes_nothing(
-    control: Postgres, books: redis.Queue, sent: Any, two_orgs: Any
+    control: Postgres, books: Queue, sent: Any, two_orgs: Any
 ) -> None:
     loud, quiet = (tenant.org_id for tenant in two_orgs)
     await sent(loud, shard_of(loud), 9_000)
@@ -310,7 +311,7 @@ async def test_a_plan_is_made_of_what_orgs_sent_and_changes_nothing(
 
 
 async def test_a_plan_leaves_out_who_was_moved_lately(
-    control: Postgres, books: redis.Queue, sent: Any, org: OrgId, moving: Any
+    control: Postgres, books: Queue, sent: Any, org: OrgId, moving: Any
 ) -> None:
     await sent(org, 3, 9_000)
     await moving(3, force=True) if shard_of(org) != 3 else await moving(4, force=True)
@@ -323,7 +324,7 @@ async def test_a_plan_leaves_out_who_was_moved_lately(
 
 
 async def test_who_looks_sees_what_came_to_each_shard_and_of_whom(
-    control: Postgres, books: redis.Queue, sent: Any, org: OrgId, moving: Any
+    control: Postgres, books: Queue, sent: Any, org: OrgId, moving: Any
 ) -> None:
     other = (shard_of(org) + 1) % 16
     await sent(org, shard_of(org), 1000)
@@ -342,7 +343,7 @@ async def test_who_looks_sees_what_came_to_each_shard_and_of_whom(
 
 
 async def test_pieces_go_to_the_shards_with_the_least_load(
-    control: Postgres, books: redis.Queue, sent: Any, two_orgs: Any
+    control: Postgres, books: Queue, sent: Any, two_orgs: Any
 ) -> None:
     loud, other = (tenant.org_id for tenant in two_orgs)
     await sent(loud, shard_of(loud), 1000)
