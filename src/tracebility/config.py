@@ -54,6 +54,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_socket: Annotated[
         str, Field(description="ingest-api: unix socket of the api target, for every route that is not an ingest route")
     ] = ""
+    metrics_sockets: Annotated[
+        str,
+        Field(description="ingest-api: name=path,... of other targets' unix sockets; /metrics has theirs too"),
+    ] = ""
     web: Annotated[bool, Field(description="api: serve the pages for browsers beside the API")] = True
     alert_webhook_url: Annotated[
         str, Field(description="operator: where alerts are posted; without it, only logged")

@@ -184,6 +184,7 @@ class Supervisor:
             "TRACEBILITY_LISTEN_FD": str(self._listener.fileno()),
             "TRACEBILITY_API_SOCKET": str(api_socket),
             "TRACEBILITY_SPOOL_DIR": str(self._data.path / "spool"),
+            "TRACEBILITY_METRICS_SOCKETS": f"ingest-worker={worker_socket},operator={operator_socket},api={api_socket}",
         }
         # Huge pages for its 40 MB batches: mapping and encoding cost 15 % less.
         worker = {"TRACEBILITY_LISTEN_SOCKET": str(worker_socket), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}

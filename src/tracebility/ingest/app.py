@@ -15,6 +15,7 @@ from tracebility.failpoints import failpoint
 from tracebility.ingest import body, gates
 from tracebility.ingest.accept import Answer, Sent
 from tracebility.ingest.service import IngestServices
+from tracebility.ingest.target_metrics import with_other_targets
 from tracebility.telemetry import METRICS_CONTENT_TYPE
 from tracebility.wire import encoding
 
@@ -103,7 +104,8 @@ class _Edge:
         if scope["method"] not in ("GET", "HEAD"):
             await respond_problem(send, MethodNotAllowed(f"{path} takes GET."), path)
         elif path == "/metrics":
-            data = self._services.metrics.all.exposition()
+            own = self._services.metrics.all.exposition()
+            data = await with_other_targets(own, self._services.metrics_sockets)
             await respond(send, 200, METRICS_CONTENT_TYPE.encode(), data)
         elif path == "/healthz":
             await respond(send, 200, b"application/json", b'{"status":"ok"}')

@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from tracebility.ingest.front import ApiProxy
 from tracebility.ingest.metrics import IngestMetrics
 from tracebility.ingest.spool.buffer import Spool
 from tracebility.ingest.spool.replay import Replayer
+from tracebility.ingest.target_metrics import sockets_of
 from tracebility.quota.settled import PostgresUsage
 from tracebility.shards.routing import routing
 from tracebility.stores import postgres, redis_control
@@ -48,6 +49,7 @@ class IngestServices:
     metrics: IngestMetrics
     readiness: Callable[[], Awaitable[Readiness]]
     front: ApiProxy | None = None
+    metrics_sockets: Mapping[str, str] = field(default_factory=dict)
 
 
 @asynccontextmanager
@@ -96,6 +98,7 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
             metrics=metrics,
             readiness=readiness,
             front=front,
+            metrics_sockets=sockets_of(settings.metrics_sockets),
         )
 
 
