@@ -15,7 +15,7 @@ from tracebility.audit.reconciler import Reconciliation
 from tracebility.audit.verify import Problem, problems
 from tracebility.commands.changes import OrgArgument, id_of
 from tracebility.commands.options import AsJson, DataDir, new_app, tell
-from tracebility.commands.stores import Stores, with_stores
+from tracebility.commands.stores import Stores, log_to_stderr, with_stores
 from tracebility.errors import TracebilityError
 from tracebility.ids import SENTINEL, OrgId
 from tracebility.operator.loops import run_once
@@ -197,4 +197,5 @@ def _with_stores(data_dir: Path | None, act: Callable[[Postgres, Engine], Awaita
     async def run(stores: Stores) -> T:
         return await act(await stores.control(), await stores.engine())
 
+    log_to_stderr()
     return with_stores(data_dir, run)

@@ -17,7 +17,6 @@ from tracebility.commands.stores import Stores, with_stores
 from tracebility.errors import TracebilityError
 from tracebility.ids import OrgId
 from tracebility.orgs.projects import ProjectPlace
-from tracebility.stores.changes import nudge
 from tracebility.stores.postgres import Postgres, Statements, Transaction
 
 T = TypeVar("T")
@@ -82,7 +81,7 @@ def changing(data_dir: Path | None, change: Callable[[Transaction, Actor], Await
         async with control.transaction() as transaction:
             done = await change(transaction, actor())
         with suppress(TracebilityError):  # it is committed, and Redis may be away
-            await nudge(await stores.redis_control())
+            await stores.tell_processes()
         return done
 
     return with_stores(data_dir, act)

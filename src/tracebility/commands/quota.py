@@ -9,7 +9,7 @@ from tracebility.api.times import nanoseconds
 from tracebility.audit.events import AuditWriter, Event, EventType
 from tracebility.commands.changes import OrgArgument, actor, document, now, org_of, reading
 from tracebility.commands.options import AsJson, DataDir, new_app, tell
-from tracebility.commands.stores import Stores, with_stores
+from tracebility.commands.stores import Stores, log_to_stderr, with_stores
 from tracebility.errors import TracebilityError
 from tracebility.quota import usage
 from tracebility.quota.quotas import MeterUsage, Quotas, read_quotas
@@ -107,6 +107,7 @@ def reconcile(data_dir: DataDir = None, as_json: AsJson = False) -> None:
             await stores.control(), await stores.engine(), await stores.queue(), await stores.redis_control()
         ).tick()
 
+    log_to_stderr()
     done = with_stores(data_dir, settle)
     text = f"Settled up to {done.watermark}: {done.orgs} orgs had used something, {done.advanced} went forward."
     tell(text, done.document(), as_json=as_json)

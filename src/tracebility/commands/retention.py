@@ -7,7 +7,7 @@ import typer
 from tracebility.audit.events import Actor
 from tracebility.commands.changes import ProjectArgument, changing, document, project_of
 from tracebility.commands.options import AsJson, DataDir, days_of, new_app, tell
-from tracebility.commands.stores import Stores, with_stores
+from tracebility.commands.stores import Stores, log_to_stderr, with_stores
 from tracebility.deletion.metrics import DeletionMetrics
 from tracebility.deletion.retention import Aged, Retention
 from tracebility.orgs import projects
@@ -70,6 +70,7 @@ def apply(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         metrics = DeletionMetrics(Metrics())
         return await Retention(await stores.control(), await stores.engine(), metrics).tick()
 
+    log_to_stderr()
     done = with_stores(data_dir, remove)
     rows = ", ".join(f"{count:,} of {table}" for table, count in done.rows.items()) or "no rows"
     tell(f"{done.projects} projects have a retention; removed: {rows}.", done.document(), as_json=as_json)

@@ -1,4 +1,10 @@
-"""The stores of the installation that a command is meant for: opened when it asks for them, closed when it ends."""
+"""The stores of the installation that a command is meant for: opened when it asks for them, closed when it ends.
+
+A client is imported when it is opened, here and nowhere else: all of them take half a second of CPU to import, and most
+commands need PostgreSQL's alone.
+"""
+
+from __future__ import annotations
 
 import asyncio
 import logging
@@ -6,15 +12,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tracebility.embedded.installation import DSN_VARIABLES, Located, locate
 from tracebility.errors import ConfigurationError, StoreUnavailable, TracebilityError
-from tracebility.stores import clickhouse, postgres, redis_control
-from tracebility.stores.queue import Queue, connect_queue
-from tracebility.stores.redis_control import Hot
 from tracebility.stores.start import place
-from tracebility.telemetry import configure_logging
+
+if TYPE_CHECKING:
+    from tracebility.stores.clickhouse import Engine
+    from tracebility.stores.postgres import Postgres
+    from tracebility.stores.queue import Queue
+    from tracebility.stores.redis_control import Hot
 
 # A store that hangs takes a connection and never answers it. A diagnosis is to come within 5 s.
 OPEN_WAIT_S = 5.0
@@ -32,19 +40,25 @@ class Stores:
         self._stack = stack
         self._opened: dict[str, Any] = {}
 
-    async def control(self) -> postgres.Postgres:
+    async def control(self) -> Postgres:
         """The control plane."""
+        from tracebility.stores import postgres
+
         return await self._open(
             "control", "pg_dsn", self.found.pg_dsn, lambda: postgres.connect(self.found.pg_dsn, wait_s=0)
         )
 
-    async def engine(self) -> clickhouse.Engine:
+    async def engine(self) -> Engine:
         """The data plane."""
+        from tracebility.stores import clickhouse
+
         url = self.found.clickhouse_url
         return await self._open("engine", "clickhouse_url", url, lambda: clickhouse.connect(url, wait_s=0))
 
     async def queue(self) -> Queue:
         """The queue, which may have a Redis server of its own."""
+        from tracebility.stores.queue import connect_queue
+
         return await self._open(
             "queue", self.found.queue_variable, self.found.queue_url,
             lambda: connect_queue(self.found.queue_url, variable=self.found.queue_variable, wait_s=0),
@@ -52,14 +66,28 @@ class Stores:
 
     async def redis_control(self) -> Hot:
         """Redis in its control role."""
+        from tracebility.stores import redis_control
+
         url = self.found.redis_url
         return await self._open("redis_control", "redis_url", url, lambda: redis_control.connect(url, wait_s=0))
 
     async def redis_server(self) -> Queue:
         """The control role's server with a client that can ask for its settings."""
+        from tracebility.stores.queue import connect_queue
+
         return await self._open(
             "server", "redis_url", self.found.redis_url, lambda: connect_queue(self.found.redis_url, wait_s=0)
         )
+
+    async def tell_processes(self) -> None:
+        """Tell every process that the control plane has changed.
+
+        Raises:
+            ConfigurationError, StoreUnavailable: when Redis is away; processes then ask within seconds.
+        """
+        from tracebility.stores.changes import nudge
+
+        await nudge(await self.redis_control())
 
     async def _open(self, client: str, named: str, dsn: str, connect: Callable[[], Awaitable[T]]) -> T:
         if client not in self._opened:
@@ -79,9 +107,15 @@ class Stores:
 
 
 def quiet_libraries() -> None:
-    """Keep logs off standard output, and the ClickHouse client's tracebacks off the screen: it also raises them."""
-    configure_logging("command", level=logging.WARNING)
+    """Keep the ClickHouse client's tracebacks off the screen: it raises the errors that it logs."""
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+
+
+def log_to_stderr() -> None:
+    """For commands that do an operator's work, which logs: standard output is for results."""
+    from tracebility.telemetry import configure_logging
+
+    configure_logging("command", level=logging.WARNING)
 
 
 def with_stores(data_dir: Path | None, act: Callable[[Stores], Awaitable[T]]) -> T:
@@ -99,12 +133,12 @@ def with_stores(data_dir: Path | None, act: Callable[[Stores], Awaitable[T]]) ->
 class Reached:
     """The clients of the stores that answer, and why the others do not."""
 
-    control: postgres.Postgres | None = None
+    control: Postgres | None = None
     queue: Queue | None = None
     queue_store: str = "redis"  # "redis stream" if the queue has a server of its own
     redis_control: Hot | None = None
     redis_server: Queue | None = None  # the server of the control role, if the queue has its own
-    engine: clickhouse.Engine | None = None
+    engine: Engine | None = None
     away: dict[str, str] = field(default_factory=dict)
 
 
