@@ -1,6 +1,7 @@
 """What every command has in common, and how the command line fails."""
 
 import ast
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -107,3 +108,22 @@ def test_what_is_no_id_is_never_repeated(name: str) -> None:
 
 def test_ids_are_looked_for_in_every_command_that_takes_one() -> None:
     assert {"orgs show", "projects delete", "keys list", "ledger", "audit gaps"} <= {*OF_AN_ORG_OR_PROJECT}
+
+
+WAITING = """
+import time
+from tracebility import cli
+cli.app = lambda: (print("here", flush=True), time.sleep(60))
+cli.main()
+"""
+
+
+def test_a_command_ends_at_sigint_also_where_a_shell_had_it_ignored() -> None:
+    """Shells without job control start a command with SIGINT ignored where it ends in `&`."""
+    started = subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$0" -c "$1"', sys.executable, WAITING], stdout=subprocess.PIPE
+    )
+    assert started.stdout is not None
+    assert started.stdout.readline() == b"here\n"
+    started.send_signal(signal.SIGINT)
+    assert started.wait(20) == 130

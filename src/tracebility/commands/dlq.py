@@ -17,6 +17,7 @@ from tracebility.errors import TracebilityError
 from tracebility.ids import OrgId
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queue import Queue
+from tracebility.tenant.resends import invalidate_marks
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
 from tracebility.worker import dead_letters
 from tracebility.worker.dead_letters import DeadLetter, find, letters
@@ -133,11 +134,15 @@ def drop_letters(
         letters, items = with_stores(data_dir, _counted)
         confirm(f"Delete {letters:,} dead letters with {items:,} items for good?", yes=yes)
 
+    async def invalidate(stores: Stores, orgs: list[UUID]) -> None:
+        """Have the bodies that these letters came in count as new: sent again, they must be stored."""
+        await invalidate_marks(await stores.redis_control(), orgs)
+
     async def drop(queue: Queue, letter: DeadLetter) -> dict[str, Any]:
         await dead_letters.drop(queue, letter)
         return {"id": letter.id}
 
-    done = _each(data_dir, letter_id, everything, "dead_letters.dropped", drop)
+    done = _each(data_dir, letter_id, everything, "dead_letters.dropped", drop, invalidate)
     tell(f"{len(done)} deleted.", {"dropped": done}, as_json=as_json)
 
 
@@ -147,6 +152,7 @@ def _each(
     everything: bool,
     event_type: str,
     act: Callable[[Queue, DeadLetter], Awaitable[dict[str, Any]]],
+    prepare: Callable[[Stores, list[UUID]], Awaitable[None]] | None = None,
 ) -> list[dict[str, Any]]:
     if (letter_id is None) != everything:
         raise TracebilityError("Name one dead letter by its id, or all of them with --all.")
@@ -161,6 +167,8 @@ def _each(
             async for letter in letters(queue):
                 _mean(meant, letter)
         await _write_down(await stores.control(), event_type, meant)
+        if prepare is not None:
+            await prepare(stores, [org_id for org_id in meant if org_id is not None])
         # Those there now, by their ids: what fails again comes back behind them, and bodies are fetched one at a time.
         return [await act(queue, await _found(queue, one)) for ids in meant.values() for one in ids]
 

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import typer
 
-from tracebility.api.times import nanoseconds
+from tracebility import times
 from tracebility.audit.events import AuditWriter, Event, EventType
 from tracebility.commands.changes import OrgArgument, actor, document, now, org_of, reading
 from tracebility.commands.options import AsJson, DataDir, new_app, tell
@@ -84,7 +84,7 @@ async def _usage(stores: Stores, org_id: UUID, since: str, until: str, *, export
 def _nanoseconds(name: str, text: str) -> int:
 
     try:
-        return nanoseconds(text)
+        return times.bounded(text)
     except ValueError:
         raise TracebilityError(f"{name} takes an RFC 3339 time such as 2026-03-01T12:00:00Z.") from None
 

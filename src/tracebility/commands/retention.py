@@ -68,7 +68,9 @@ def apply(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
     async def remove(stores: Stores) -> Aged:
         metrics = DeletionMetrics(Metrics())
-        return await Retention(await stores.control(), await stores.engine(), metrics).tick()
+        return await Retention(
+            await stores.control(), await stores.engine(), await stores.redis_control(), metrics
+        ).tick()
 
     log_to_stderr()
     done = with_stores(data_dir, remove)
