@@ -22,6 +22,7 @@ from tracebility.commands.changes import (
 from tracebility.commands.options import AsJson, DataDir, new_app, tell
 from tracebility.deletion import jobs
 from tracebility.deletion.jobs import Deletion
+from tracebility.errors import NotFound, TracebilityError
 from tracebility.stores.postgres import Postgres, Transaction
 from tracebility.validation import stamp
 
@@ -102,7 +103,10 @@ def delete_run(
     """
 
     async def delete(transaction: Transaction, actor: Actor) -> Deletion:
-        return await jobs.delete_run(transaction, actor, await project_of(transaction, project_id), run_id)
+        try:
+            return await jobs.delete_run(transaction, actor, await project_of(transaction, project_id), run_id)
+        except NotFound:
+            raise TracebilityError("RUN is not the id of a run: a UUID, or 16 or 32 hex digits.") from None
 
     reading(data_dir, lambda control: project_of(control, project_id))
     confirm(f"Delete run {run_id} with all its spans?", yes=yes)

@@ -13,9 +13,9 @@ from uuid import UUID, uuid4
 import pytest
 from aiohttp import web
 from tests.harness import streams as raw_streams
+from tests.harness.installation import until
+from tests.harness.proxy import Proxy, Road
 
-from harness.installation import until
-from harness.proxy import Proxy, Road
 from tracebility.alerts import checks, without_postgres
 from tracebility.alerts import webhook as webhook_module
 from tracebility.alerts.checks import Alerts, clock_offset_ms

@@ -54,12 +54,13 @@ def test_a_run_a_user_and_a_project_are_deleted_by_commands(commands: Any) -> No
     org, project = made["org_id"], made["project_id"]
     [listed] = commands.answer("projects", "list", org)["items"]
     assert (listed["project_id"], listed["name"]) == (project, "default")
-    run = commands.answer("projects", "delete-run", project, "AB12", "--yes")
+    run = commands.answer("projects", "delete-run", project, "AB" * 16, "--yes")
     user = commands.answer("orgs", "delete-user", org, "user 42", "--yes")
     assert commands.run("projects", "delete", project, text="n\n").exit_code == 1
+    assert "not the id of a run" in commands.refusal("projects", "delete-run", project, "no id", "--yes")
     whole = commands.answer("projects", "delete", project, "--yes")
     jobs = [(job["kind"], job["target"]) for job in (run, user, whole)]
-    assert jobs == [("run", "ab12"), ("user", "user 42"), ("project", project)]
+    assert jobs == [("run", "ab" * 16), ("user", "user 42"), ("project", project)]
     assert {job["id"] for job in commands.answer("deletions", "list", org)["items"]} == {
         run["id"],
         user["id"],

@@ -120,7 +120,7 @@ async def test_alerts_that_stand_are_shown(stores: Any, control: Postgres) -> No
 
 def test_a_stopped_installation_says_how_to_start_it(tmp_path: Path) -> None:
     (tmp_path / "installation.json").write_text("{}")
-    with pytest.raises(ConfigurationError, match=r"is stopped. Start it with 'tracebility up --data-dir "):
+    with pytest.raises(ConfigurationError, match=r"is stopped; start it with 'tracebility up --data-dir "):
         locate(tmp_path, {})
 
 
