@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
-from tracebility.worker.rows import SOURCES
 
 from tracebility.errors import Overloaded, QuotaExceeded, RateLimited, Unauthenticated
 from tracebility.wire import otlp
@@ -17,6 +16,7 @@ from tracebility.wire.otlp_protocol import OTLP
 from tracebility.wire.protocol import Call, Route, Router
 from tracebility.wire.protocols import PROTOCOLS, ROUTER
 from tracebility.wire.rejection import ItemWarning, Rejection
+from tracebility.worker.mapping import MAPPERS
 
 MULTIPART = replace(
     NATIVE,
@@ -74,7 +74,7 @@ def test_a_content_type_keeps_the_parameters_that_its_parser_needs(header: str, 
 
 
 def test_the_worker_maps_every_protocol() -> None:
-    assert {protocol.source for protocol in PROTOCOLS} == set(SOURCES)
+    assert {protocol.source for protocol in PROTOCOLS} == set(MAPPERS)
 
 
 @pytest.mark.parametrize("encoding", ["json", "protobuf"])
