@@ -61,6 +61,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_socket: Annotated[
         str, Field(description="ingest-api: unix socket of the api target, for every route that is not an ingest route")
     ] = ""
+    metrics_sockets: Annotated[
+        str,
+        Field(description="ingest-api: name=path,... of other targets' unix sockets; /metrics has theirs too"),
+    ] = ""
     api_as_owner: Annotated[
         bool, Field(description="api: start although its ClickHouse user owns the data; not set by hand")
     ] = False

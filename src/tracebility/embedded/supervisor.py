@@ -192,6 +192,8 @@ class Supervisor:
         workers = ["ingest-worker", *(f"ingest-worker-{number}" for number in range(2, self._options.workers + 1))]
         # Its threads only look names up: a heap for each of them is memory that nobody uses.
         small_heap = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.trim_threshold=131072"}
+        others = ",".join(f"{name}={sockets / f'{name}.sock'}" for name in (*workers, "operator", "api"))
+        edge["TRACEBILITY_METRICS_SOCKETS"] = others
         return [
             *(self._target("ingest-worker", huge_pages, name=name, path=sockets / f"{name}.sock") for name in workers),
             self._target("operator", small_heap, path=operator_socket),
