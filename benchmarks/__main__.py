@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
-from harness.installation import Installation
+from tests.harness.installation import Installation
 
 from . import edge, end_to_end, loads, reads, report
 

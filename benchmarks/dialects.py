@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import uvloop
-from harness.installation import Installation
+from tests.harness.installation import Installation
 
 from . import loads, report
 from .end_to_end import CONNECTIONS, Figures, figures, span_bytes

@@ -11,8 +11,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import numpy as np
-from harness.payload import Request
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from tests.harness.payload import Request
 
 from tracebility.ids import uuid7
 from tracebility.wire.conventions import RuleTable
