@@ -35,7 +35,7 @@ def text(found: list[tuple[str, float, Figures]]) -> str:
     rows = [
         (
             name, round(size), one.fast.queryable_per_s, one.raw_per_s, one.of_raw,
-            one.fast.cpu_us_per_span["ingest-worker"], one.fast.cpu_us_per_span["clickhouse"],
+            one.fast.worker_us, one.fast.cpu_us_per_span["clickhouse"],
             sum(one.fast.cpu_us_per_span.values()), one.fast.cores_busy,
             one.soon["p50"], one.soon["p95"], one.soon["p99"],
         )
