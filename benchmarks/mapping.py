@@ -18,10 +18,10 @@ from tracebility.ids import uuid7
 from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Envelope, Header
 from tracebility.wire.pricing import PriceTable
-from tracebility.worker import memory, rows
+from tracebility.worker import mapping, memory
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import meter_block, span_block
-from tracebility.worker.plain_columns import map_waiting
+from tracebility.worker.span_reader import AttributeNames
 
 from . import loads, report
 
@@ -33,14 +33,14 @@ class Mapping:
     """The worker's way from envelopes to blocks: the one place of the benchmarks that calls it."""
 
     def __init__(self) -> None:
-        self._table, self._prices = RuleTable(), PriceTable()
+        self._names, self._prices = AttributeNames(RuleTable()), PriceTable()
 
     def map(self, envelopes: list[Envelope]) -> Batch:
         """A batch with every span of ``envelopes``."""
-        batch = Batch(self._table, self._prices)
+        batch = Batch(self._names, self._prices)
         for envelope in envelopes:
-            rows.add(batch, envelope)
-        map_waiting(batch)
+            mapping.add(batch, envelope)
+        mapping.map_pending(batch)
         assert not batch.refused, batch.refused[0]
         return batch
 

@@ -1,4 +1,4 @@
-"""Places found in the bytes of spans are those of what protobuf decodes there; other bytes are never followed."""
+"""What is found in the bytes of spans is what protobuf decodes there, in whichever spelling they come."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from tracebility.wire import otlp_places
-from tracebility.wire.otlp_places import INT, STRING, Spans, find
+from tracebility.wire.otlp import spans as wire_spans
+from tracebility.wire.otlp.spans import INT, NOTHING, STRING, BadIds, Spans, find
 
 VALUES = st.one_of(
     st.builds(lambda text: AnyValue(string_value=text), st.text(max_size=200)),
@@ -36,12 +36,12 @@ SPANS = st.builds(
 
 def places(bodies: list[bytes]) -> Spans:
     ends = np.cumsum([len(body) for body in bodies]).tolist()
-    return find(bodies, [0, *ends[:-1]], ends)
+    return find(bodies, [0, *ends[:-1]][: len(ends)], ends)
 
 
 def text(spans: Spans, at: int, end: int) -> str:
     """What a cell holds: its length, then the text."""
-    length, start = otlp_places.varints_at(spans.data, np.array([at]), 4)
+    length, start = wire_spans.varints_at(spans.data, np.array([at]), 4)
     assert start[0] + int(length[0]) == end
     return spans.buffer[int(start[0]) : end].decode()
 
@@ -62,23 +62,26 @@ def assert_same(spans: Spans, nth: int, span: Span) -> None:
         pair.key for pair in span.attributes
     ]
     for one, pair in zip(mine, span.attributes, strict=True):
-        assert AnyValue.FromString(buffer[found.text_at[one] - 1 : found.end[one]]) == pair.value
+        if found.form[one] == NOTHING:
+            assert pair.value.WhichOneof("value") is None
+            continue
+        value = AnyValue.FromString(buffer[found.text_at[one] - 1 : found.end[one]])
+        value.DiscardUnknownFields()
+        assert value == pair.value
         if found.form[one] == STRING:
             assert text(spans, found.text_at[one], found.end[one]) == pair.value.string_value
         elif found.form[one] == INT:
-            number = otlp_places.varints_at(spans.data, found.text_at[[one]], 10)[0].view(np.int64)
+            number = wire_spans.varints_at(spans.data, found.text_at[[one]], 10)[0].view(np.int64)
             assert number[0] == pair.value.int_value
 
 
 @given(st.lists(SPANS, max_size=6))
 @example([])
-def test_what_plain_spans_hold_is_found(made: list[Span]) -> None:
+def test_what_spans_hold_is_found(made: list[Span]) -> None:
     spans = places([span.SerializeToString() for span in made])
+    assert not spans.decoded
     for nth, span in enumerate(made):
-        is_usual = all(pair.key and pair.value.WhichOneof("value") for pair in span.attributes)
-        assert spans.is_plain[nth] == is_usual
-        if is_usual:
-            assert_same(spans, nth, span)
+        assert_same(spans, nth, span)
 
 
 USUAL = Span(
@@ -102,28 +105,63 @@ USUAL = Span(
 NEXT = Span(trace_id=bytes(16), span_id=bytes(8), name="next", attributes=USUAL.attributes[:1])
 
 
-def test_damaged_bytes_are_read_as_protobuf_reads_them_or_not_at_all() -> None:
-    """Every cut, and every byte put to each of many values; each beside a whole span, which is not drawn into it."""
-    whole, neighbour = USUAL.SerializeToString(), NEXT.SerializeToString()
+def damaged() -> list[bytes]:
+    """Every cut of a usual span, and every byte put to each of many values."""
+    whole = USUAL.SerializeToString()
     values = sorted({*range(0, 256, 9), *range(20), 0x22, 0x2A, 0x30, 0x39, 0x41, 0x4A, 0x7A, 0x7F, 0x80, 0x85, 0xFF})
-    damaged = [whole[:cut] for cut in range(len(whole))]
-    damaged += [whole[:at] + bytes([value]) + whole[at + 1 :] for at in range(len(whole)) for value in values]
-    spans = places([part for one in damaged for part in (one, neighbour)])
-    assert spans.is_plain[1::2].all()
-    seen = 0
-    for nth, one in enumerate(damaged):
-        if spans.is_plain[2 * nth]:
-            try:
-                decoded = Span.FromString(one)
-            except DecodeError:
-                # Text that is not UTF-8, or an array that is torn: the edge has refused it. A cut makes neither.
-                assert len(one) == len(whole)
-                continue
-            assert_same(spans, 2 * nth, decoded)
-            seen += 1
-    assert 1000 < seen < len(damaged)
-    for nth in (1, len(damaged), 2 * len(damaged) - 1):
+    cuts = [whole[:cut] for cut in range(len(whole))]
+    return cuts + [whole[:at] + bytes([value]) + whole[at + 1 :] for at in range(len(whole)) for value in values]
+
+
+def decoded(body: bytes) -> Span | None:
+    try:
+        span = Span.FromString(body)
+    except DecodeError:
+        return None
+    span.DiscardUnknownFields()
+    return span
+
+
+def has_ids(span: Span) -> bool:
+    return (len(span.trace_id), len(span.span_id)) == (16, 8) and len(span.parent_span_id) in (0, 8)
+
+
+def test_damaged_bytes_are_read_as_protobuf_reads_them() -> None:
+    """All of them together, each beside a whole span that is not drawn into it."""
+    readable = [(one, span) for one in damaged() if (span := decoded(one)) is not None and has_ids(span)]
+    spans = places([part for one, _ in readable for part in (one, NEXT.SerializeToString())])
+    for nth, (_, span) in enumerate(readable):
+        assert_same(spans, 2 * nth, span)
+    for nth in (1, len(readable), 2 * len(readable) - 1):
         assert_same(spans, nth // 2 * 2 + 1, NEXT)
+    assert len(readable) > 1000
+
+
+def test_bytes_that_are_no_span_are_refused_or_read_without_harm_to_others() -> None:
+    """The walk does not see that text is not UTF-8, or an array torn: the edge has refused those."""
+    unreadable = [one for one in damaged() if (span := decoded(one)) is None or not has_ids(span)]
+    refused = 0
+    for one in unreadable[::7]:
+        try:
+            spans = places([one, NEXT.SerializeToString()])
+        except (DecodeError, BadIds):
+            refused += 1
+        else:
+            assert_same(spans, 1, NEXT)
+    assert refused > len(unreadable[::7]) // 2
+
+
+def test_a_span_of_many_fields_is_decoded_in_linear_time() -> None:
+    """In step with others each of its fields would cost as much as a field of thousands of spans."""
+    crowded = Span(trace_id=bytes(16), span_id=bytes(8), name="crowded")
+    for number in range(9_000):
+        crowded.attributes.add(key=f"k{number}").value.int_value = number
+        crowded.events.add(name="e")
+    spans = places([crowded.SerializeToString(), USUAL.SerializeToString()])
+    assert list(spans.decoded) == [0]
+    assert_same(spans, 0, crowded)
+    assert_same(spans, 1, USUAL)
+    assert len(spans.more(0).events) == 9_000
 
 
 def status(message: bytes) -> bytes:
@@ -165,7 +203,12 @@ IDS = NEXT.SerializeToString()[:28]
         IDS + attribute(b"\x0a\x01k\x12\x03\x18\x81\x00"),
     ],
 )
-def test_rarer_spellings_are_left_to_protobuf(body: bytes) -> None:
+def test_rarer_spellings_say_the_same(body: bytes) -> None:
+    span = Span.FromString(body)
+    if not has_ids(span):
+        with pytest.raises(BadIds):
+            places([body, NEXT.SerializeToString()])
+        return
     spans = places([body, NEXT.SerializeToString()])
-    assert spans.is_plain.tolist() == [False, True]
+    assert_same(spans, 0, span)
     assert_same(spans, 1, NEXT)

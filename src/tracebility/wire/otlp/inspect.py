@@ -13,9 +13,18 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tracebility.wire import jsontext, limits, otlp_fill, otlp_json, otlp_repeats, otlp_sizes, otlp_text, otlp_wire
+from tracebility.wire import jsontext, limits
 from tracebility.wire.inspection import Inspection
-from tracebility.wire.otlp_parts import Slice, in_parts, not_a_request, rejection, too_many_groups, too_many_spans
+from tracebility.wire.otlp import json, json_structs, protobuf
+from tracebility.wire.otlp.split import (
+    Slice,
+    check_repeated,
+    in_parts,
+    not_a_request,
+    rejection,
+    too_many_groups,
+    too_many_spans,
+)
 from tracebility.wire.rejection import ItemWarning, Rejection
 
 PROTOBUF = "protobuf"
@@ -35,7 +44,7 @@ def decode(body: bytes, content_type: str) -> ExportTraceServiceRequest:
         BadRequest: when it is not one.
     """
     if content_type == JSON:
-        return otlp_fill.decode(body)
+        return json.decode(body)
     try:
         return ExportTraceServiceRequest.FromString(body)
     except DecodeError as error:
@@ -57,21 +66,20 @@ def inspect(body: bytes, content_type: str) -> Inspection:
 
     Raises:
         BadRequest: when it is not an OTLP request down to its spans.
-        PayloadTooLarge: when it holds too many spans, or too much is around them.
+        PayloadTooLarge: when it holds too many spans, or resources and scopes are too large.
     """
     if len(body) <= limits.ENVELOPE_BYTES:
         found = _whole(body, content_type, limits.GROUPS)
         if found is not None:
             return found
     if content_type == JSON:
-        text = otlp_text
-        slices = text.cut(otlp_json.repair(body))
-        found = in_parts(slices, _why_not_json, text.why_not_around, text.join, text.read_around)
+        slices = json.cut(json_structs.repair(body))
+        found = in_parts(slices, _why_not_json, json.why_not_scope, json.join, json.read_scope)
         return _first_warned(found, JSON)
-    slices = otlp_wire.cut(body)
+    slices = protobuf.cut(body)
     if not slices and len(body) <= limits.ENVELOPE_BYTES:
         decode(body, content_type)  # what could not be read is in none of its spans
-    found = in_parts(slices, _why_not_protobuf, otlp_wire.why_not_around, otlp_wire.join, otlp_wire.read_around)
+    found = in_parts(slices, _why_not_protobuf, protobuf.why_not_scope, protobuf.join, protobuf.read_scope)
     return _first_warned(found, PROTOBUF)
 
 
@@ -79,7 +87,7 @@ def inspect_inline(body: bytes, content_type: str) -> Inspection | None:
     """What `inspect` says of a body of one envelope; None as soon as that turns out to take long.
 
     Raises:
-        PayloadTooLarge: when it holds too many spans, or too much is around them.
+        PayloadTooLarge: when it holds too many spans, or resources and scopes are too large.
     """
     return _whole(body, content_type, _FEW)
 
@@ -100,21 +108,21 @@ def _whole(body: bytes, content_type: str, patience: int) -> Inspection | None:
     """
     try:
         if content_type == JSON:
-            sent = jsontext.decode(otlp_json.repair(body), otlp_json.read_request)
-            groups, spans = _bounded(otlp_json.groups_of(sent))
+            sent = jsontext.decode(json_structs.repair(body), json_structs.read_request)
+            groups, spans = _bounded(json_structs.groups_of(sent))
             if groups > patience:
                 return None
-            otlp_repeats.check(otlp_fill.around(sent), otlp_json.spans_in_scopes(sent), len(body))
-            found = _found(enumerate(map(_why_not_sent, count(), otlp_json.spans_of(sent))), spans, patience)
-            return _warned(found, [span.start_time_unix_nano for span in otlp_json.spans_of(sent)])
+            check_repeated(json.without_spans(sent), json_structs.spans_in_scopes(sent), len(body))
+            found = _found(enumerate(map(_why_not_sent, count(), json_structs.spans_of(sent))), spans, patience)
+            return _warned(found, [span.start_time_unix_nano for span in json_structs.spans_of(sent)])
         request = ExportTraceServiceRequest.FromString(body)
-    except (DecodeError, msgspec.ValidationError, UnicodeDecodeError, otlp_fill.Unfit):
+    except (DecodeError, msgspec.ValidationError, UnicodeDecodeError, json.Unfit):
         return None  # no reader says which span it is; cut along its spans, the body tells
     groups, spans = _bounded(_groups_of(request))
     if groups > patience:
         return None
     in_scopes = [len(scoped.spans) for group in request.resource_spans for scoped in group.scope_spans]
-    otlp_repeats.check(request, in_scopes, len(body))
+    check_repeated(request, in_scopes, len(body))
     return _warned(_found(_verdicts(body, request), spans, patience), [*map(_start, spans_of(request))])
 
 
@@ -163,7 +171,7 @@ def _first_warned(found: Inspection, content_type: str) -> Inspection:
 
 def _verdicts(body: bytes, request: ExportTraceServiceRequest) -> Iterator[tuple[int, str]]:
     index = 0
-    long = otlp_sizes.spans_above(body, request, _FEW_BYTES)
+    long = protobuf.spans_above(body, request, _FEW_BYTES)
     for resource in request.resource_spans:
         for scope in resource.scope_spans:
             spans = list(scope.spans)
@@ -183,7 +191,7 @@ def _why_not_read(index: int, span: Span, sent: bytes) -> str:
         not reason
         and len(sent) > _FEW_BYTES
         and _at_the_top(span) + sent.count(b"\n") > limits.ATTRIBUTES
-        and otlp_wire.has_too_many_attributes(sent)
+        and protobuf.has_too_many_attributes(sent)
     ):
         reason = _CROWDED
     return f"{named(index, span)}: {reason}" if reason else ""
@@ -235,10 +243,10 @@ def _why_not_protobuf(index: int, one: Slice) -> str:
         return f"span {index}: it is {len(one.span)} bytes, more than {limits.ITEM_BYTES >> 20} MiB"
     try:
         is_large = len(one.span) > limits.ENVELOPE_BYTES
-        if is_large and otlp_wire.has_too_many_attributes(one.span):
+        if is_large and protobuf.has_too_many_attributes(one.span):
             return f"span {index}: {_CROWDED}"
-        [span] = spans_of(ExportTraceServiceRequest.FromString(otlp_wire.alone(one)))
-    except (otlp_wire.Malformed, DecodeError) as error:
+        [span] = spans_of(ExportTraceServiceRequest.FromString(protobuf.alone(one)))
+    except (protobuf.Malformed, DecodeError) as error:
         return f"span {index}: it is no protobuf span, holds text that is not UTF-8, or is nested too deep: {error}"
     return _why_not_read(index, span, b"" if is_large else bytes(one.span))
 
@@ -250,7 +258,7 @@ def _why_not_json(index: int, one: Slice) -> str:
     if len(text) > limits.ENVELOPE_BYTES and text.count(b'"key"') > limits.ATTRIBUTES:
         return f"span {index}: {_CROWDED}"
     try:
-        return _why_not_sent(index, otlp_json.read_span(text))
+        return _why_not_sent(index, json_structs.read_span(text))
     except UnicodeDecodeError as error:
         return f"span {index}: a string is not UTF-8: {error.reason}"
     except msgspec.DecodeError as error:
@@ -259,12 +267,12 @@ def _why_not_json(index: int, one: Slice) -> str:
         return f"span {index}: {jsontext.told(error)}"
 
 
-def _why_not_sent(index: int, sent: otlp_json.Span) -> str:
+def _why_not_sent(index: int, sent: json_structs.Span) -> str:
     span = Span()
     try:
-        nested = otlp_fill.check_span(span, sent)
+        nested = json.check_span(span, sent)
         reason = _too_many(nested) if nested > limits.ATTRIBUTES else why_not(span)
-    except otlp_fill.Unfit as error:
+    except json.Unfit as error:
         reason = str(error)
     return f"{named(index, span)}: {reason}" if reason else ""
 

@@ -7,16 +7,20 @@ Ids are hex of either case, 64-bit numbers text or numbers, enums numbers or nam
 import binascii
 import re
 from base64 import b64decode
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+from tracebility.errors import BadRequest
 from tracebility.wire import jsontext, limits
-from tracebility.wire.otlp_json import AnyValue, Attributes, Request, ResourceSpans, Span, read_request, repair
-from tracebility.wire.otlp_parts import not_a_request
+from tracebility.wire.otlp.json_structs import AnyValue, Attributes, Request, ResourceSpans, Span, read_request, repair
+from tracebility.wire.otlp.split import ResourceScope, Slice, not_a_request, too_many_groups, too_many_spans
 
 
 class Unfit(ValueError):
@@ -39,7 +43,7 @@ def decode(body: bytes) -> ExportTraceServiceRequest:
     return message
 
 
-def around(request: Request) -> ExportTraceServiceRequest:
+def without_spans(request: Request) -> ExportTraceServiceRequest:
     """All resources and scopes of ``request``, without spans.
 
     Raises:
@@ -281,3 +285,98 @@ def _enum(field: str, enum: Any, value: int | str | None) -> Any:
         return enum.Value(value)
     except ValueError:
         raise Unfit(f"{field} is not a name of the specification: {value[:40]!r}") from None
+
+
+def cut(body: bytes) -> list[Slice]:
+    """The spans of a JSON request whose text `jsontext.repair` has seen.
+
+    Raises:
+        BadRequest: when it is not JSON of an OTLP request down to its spans.
+        PayloadTooLarge: when it holds too many spans, or too many groups of them.
+    """
+    try:
+        request = jsontext.decode(body, _decode_request)
+        slices: list[Slice] = []
+        groups = _list(request.resource_spans)
+        seen = len(groups)
+        for group in map(_decode_group, groups):
+            scopes = _list(group.scope_spans)
+            seen += len(scopes)
+            if seen > limits.GROUPS:
+                raise too_many_groups()
+            for scope in map(_decode_scope, scopes):
+                owner = ResourceScope(
+                    _members(resource=group.resource, schemaUrl=group.schema_url),
+                    _members(scope=scope.scope, schemaUrl=scope.schema_url),
+                )
+                slices += [Slice(owner, memoryview(span)) for span in _list(scope.spans)]
+                if len(slices) > limits.ITEMS:
+                    raise too_many_spans()
+    except (msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise not_a_request(jsontext.told(error)) from error
+    return slices
+
+
+def join(slices: Iterable[Slice]) -> bytes:
+    """A request of ``slices``."""
+    groups = [
+        b'{%b"scopeSpans":[{%b"spans":[%b]}]}' % (owner.resource, owner.scope, b",".join(one.span for one in members))
+        for owner, members in groupby(slices, lambda one: one.owner)
+    ]
+    return b'{"resourceSpans":[%b]}' % b",".join(groups)
+
+
+def why_not_scope(owner: ResourceScope) -> str:
+    """Why no span can be kept that has this resource and scope; empty when they are well."""
+    size = len(owner.resource) + len(owner.scope)
+    if size > limits.RESOURCE_SCOPE_BYTES:
+        return f"its resource and scope are {size} bytes, more than {limits.RESOURCE_SCOPE_BYTES >> 10} KiB"
+    try:
+        read_scope(owner)
+    except BadRequest as error:
+        return f"its resource or scope cannot be read: {error.detail}"
+    return ""
+
+
+def read_scope(owner: ResourceScope) -> ExportTraceServiceRequest:
+    """A resource and scope, with a span that says nothing.
+
+    Raises:
+        BadRequest: when they cannot be read.
+    """
+    return decode(join([Slice(owner, b"{}")]))
+
+
+class _RawRequest(msgspec.Struct, frozen=True, rename="camel"):
+    resource_spans: Raw = Raw()
+
+
+class _RawGroup(msgspec.Struct, frozen=True, rename="camel"):
+    resource: Raw = Raw()
+    scope_spans: Raw = Raw()
+    schema_url: Raw = Raw()
+
+
+class _RawScope(msgspec.Struct, frozen=True, rename="camel"):
+    scope: Raw = Raw()
+    spans: Raw = Raw()
+    schema_url: Raw = Raw()
+
+
+_decode_request = msgspec.json.Decoder(_RawRequest).decode
+_decode_group: Callable[[Raw], _RawGroup] = msgspec.json.Decoder(_RawGroup).decode
+_decode_scope: Callable[[Raw], _RawScope] = msgspec.json.Decoder(_RawScope).decode
+_decode_list = msgspec.json.Decoder(list[Raw]).decode
+
+
+def _list(raw: Raw) -> list[Raw]:
+    text = bytes(raw)
+    if not text or text == b"null":
+        return []
+    jsontext.check_values(text, limits.GROUPS, "spans in one list")
+    return _decode_list(text)
+
+
+def _members(**values: Raw) -> bytes:
+    """What stands before the list in an object: each member that was sent, with a comma after it."""
+    return b"".join(b'"%b":%b,' % (name.encode(), bytes(raw)) for name, raw in values.items() if bytes(raw))

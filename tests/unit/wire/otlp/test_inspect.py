@@ -16,6 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from tracebility.errors import BadRequest, PayloadTooLarge
 from tracebility.wire import limits, otlp
 from tracebility.wire.inspection import Inspection
+from tracebility.wire.otlp import protobuf
 
 NOW = 1_769_860_800 * 10**9
 
@@ -341,7 +342,7 @@ def test_shells_in_a_small_body_are_counted_too(body: bytes, content_type: str) 
         (b'{"resourceSpans":[{"scopeSpans":[{"spans":[' + b"{}," * 50_000 + b'{"name":1}]}]}]}', "json"),
     ],
 )
-def test_a_glance_gives_up_on_what_takes_long(body: bytes, content_type: str) -> None:
+def test_an_inline_inspection_gives_up_on_what_takes_long(body: bytes, content_type: str) -> None:
     assert otlp.inspect_inline(body, content_type) is None
     found = otlp.inspect(body, content_type)
     assert (found.items, len(found.rejected) in (50_000, 50_001)) == (0, True)
@@ -350,7 +351,7 @@ def test_a_glance_gives_up_on_what_takes_long(body: bytes, content_type: str) ->
 
 
 @pytest.mark.parametrize("content_type", ["protobuf", "json"])
-def test_a_glance_sees_what_an_inspection_sees(content_type: str) -> None:
+def test_an_inline_inspection_finds_what_a_full_one_finds(content_type: str) -> None:
     made = request([good(1), good(2, name="x" * 5000)], [good(3)])
     body = made.SerializeToString() if content_type == "protobuf" else as_json(made)
     assert otlp.inspect_inline(body, content_type) == otlp.inspect(body, content_type)
@@ -363,7 +364,7 @@ def test_equal_surroundings_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) 
         looked.append(around)
         return ""
 
-    monkeypatch.setattr(otlp.otlp_wire, "why_not_around", look)
+    monkeypatch.setattr(protobuf, "why_not_scope", look)
     body = shells(field(2, b"\x12\x00"), 100, field(2, b"\x12\x01\xff"))
     assert len(otlp.inspect(body, "protobuf").rejected) == 101
     assert len(looked) == 1

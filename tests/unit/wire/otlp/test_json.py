@@ -14,8 +14,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as Message
 
 from tracebility.errors import BadRequest
 from tracebility.wire import limits, otlp
-from tracebility.wire.otlp_fill import Unfit, check_span, fill_span
-from tracebility.wire.otlp_json import Span
+from tracebility.wire.otlp.json import Unfit, check_span, fill_span
+from tracebility.wire.otlp.json_structs import Span
 
 SPAN = {
     "traceId": "5B8EFFF798038103D269B633813FC60C",

@@ -1,25 +1,77 @@
-"""An OTLP request in protobuf cut along its spans, on the wire (tag, length, bytes), without decoding them.
+"""The protobuf wire format of OTLP requests: where spans lie, and requests split by span, without decoding them.
 
-For requests too large for one envelope or one parse, and for those of which a span cannot be parsed at all, so that the
-others are kept. What surrounds a span, its resource and its scope, is kept as it came, and repeated where spans that
-shared it part ways.
+Requests are split when they are too large for one envelope or one parse, or when a span cannot be parsed, so that the
+others are kept. A span's resource and scope are kept as they came, and repeated where spans that shared them part.
 """
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tracebility.errors import PayloadTooLarge
 from tracebility.wire import limits
-from tracebility.wire.otlp_parts import Around, Slice, not_a_request, too_many_spans
+from tracebility.wire.otlp.split import ResourceScope, Slice, not_a_request, too_many_spans
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class Malformed(ValueError):
     """The bytes are not protobuf. ``str()`` says where."""
+
+
+class Group(NamedTuple):
+    """Spans of one resource and scope: the encoded resource and scope, and start and end of each span."""
+
+    resource: bytes
+    scope: bytes
+    spans: list[tuple[int, int]]
+
+
+def groups(body: bytes) -> Iterator[Group]:
+    """The spans of ``body``, in the order of the decoded request.
+
+    Raises:
+        Malformed: when it is not protobuf, or holds what only a decoder follows, such as protobuf's own groups.
+    """
+    for _, start, end in _messages(body, 0, len(body), 1):
+        resource: list[bytes] = []
+        scopes: list[tuple[int, int]] = []
+        for number, _, at, to in fields(body, start, end):
+            if number in (1, 2) and to < at:
+                raise Malformed(f"field {number} at byte {at} is not a message")
+            if number == 1:
+                resource.append(body[at:to])  # a message in pieces is its pieces joined
+            elif number == 2:
+                scopes.append((at, to))
+        for scope_at, scope_end in scopes:
+            scope: list[bytes] = []
+            spans: list[tuple[int, int]] = []
+            for number, _, at, to in fields(body, scope_at, scope_end):
+                if number in (1, 2) and to < at:
+                    raise Malformed(f"field {number} at byte {at} is not a message")
+                if number == 2:
+                    spans.append((at, to))
+                elif number == 1:
+                    scope.append(body[at:to])
+            yield Group(b"".join(resource), b"".join(scope), spans)
+
+
+def spans_above(body: bytes, request: ExportTraceServiceRequest, most: int) -> dict[int, bytes]:
+    """The spans of ``body`` that are larger than ``most`` bytes, as they came, by their position in ``request``."""
+    if len(body) <= most:
+        return {}
+    expected = sum(len(scope.spans) for resource in request.resource_spans for scope in resource.scope_spans)
+    try:
+        places = _spans(body)
+    except Malformed:
+        places = []
+    if len(places) == expected:
+        return {at: body[start:end] for at, (start, end) in enumerate(places) if end - start > most}
+    spans = (span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans)
+    return {at: span.SerializeToString() for at, span in enumerate(spans) if span.ByteSize() > most}
 
 
 def cut(body: bytes) -> list[Slice]:
@@ -38,9 +90,9 @@ def cut(body: bytes) -> list[Slice]:
 def join(slices: Iterable[Slice]) -> bytes:
     """A request of ``slices``."""
     request = bytearray()
-    for around, members in groupby(slices, lambda one: one.around):
-        scope = b"".join((around.scope, *(_field(2, one.span) for one in members)))
-        request += _field(1, around.resource + _field(2, scope))
+    for owner, members in groupby(slices, lambda one: one.owner):
+        scope = b"".join((owner.scope, *(_field(2, one.span) for one in members)))
+        request += _field(1, owner.resource + _field(2, scope))
     return bytes(request)
 
 
@@ -61,27 +113,27 @@ def has_too_many_attributes(span: bytes | memoryview) -> bool:
     return _count(span, _SPAN) > limits.ATTRIBUTES
 
 
-def why_not_around(around: Around) -> str:
+def why_not_scope(owner: ResourceScope) -> str:
     """Why no span can be kept that has this resource and scope; empty when they are well."""
-    size = len(around.resource) + len(around.scope)
-    if size > limits.AROUND_BYTES:
-        return f"its resource and scope are {size} bytes, more than {limits.AROUND_BYTES >> 10} KiB"
+    size = len(owner.resource) + len(owner.scope)
+    if size > limits.RESOURCE_SCOPE_BYTES:
+        return f"its resource and scope are {size} bytes, more than {limits.RESOURCE_SCOPE_BYTES >> 10} KiB"
     try:
-        if _count(around.resource, _RESOURCE) + _count(around.scope, _SCOPE) > limits.ATTRIBUTES:
+        if _count(owner.resource, _RESOURCE) + _count(owner.scope, _SCOPE) > limits.ATTRIBUTES:
             return f"its resource and scope have more than {limits.ATTRIBUTES} attributes"
-        read_around(around)
+        read_scope(owner)
     except (Malformed, DecodeError) as error:
         return f"its resource or scope cannot be read: {error}"
     return ""
 
 
-def read_around(around: Around) -> ExportTraceServiceRequest:
+def read_scope(owner: ResourceScope) -> ExportTraceServiceRequest:
     """A resource and scope, with a span that says nothing.
 
     Raises:
         DecodeError: when they cannot be read.
     """
-    return ExportTraceServiceRequest.FromString(join([Slice(around, b"")]))
+    return ExportTraceServiceRequest.FromString(join([Slice(owner, b"")]))
 
 
 def _count(message: bytes | memoryview, children: "_Children") -> int:
@@ -90,7 +142,7 @@ def _count(message: bytes | memoryview, children: "_Children") -> int:
     todo = [(0, len(message), children)]
     while todo:
         start, end, inside = todo.pop()
-        for number, _, value_start, value_end in _fields(message, start, end):
+        for number, _, value_start, value_end in fields(message, start, end):
             counts, inner = inside.get(number, _NO_CHILD)
             if inner is not None and value_end >= value_start:
                 seen += counts
@@ -102,7 +154,7 @@ def _count(message: bytes | memoryview, children: "_Children") -> int:
     return seen
 
 
-_NOTHING = Around(b"", b"")
+_NOTHING = ResourceScope(b"", b"")
 
 # By number of the field: whether a message there counts, and what may be in it. A value does not: its pair does, or its
 # place in an array.
@@ -135,9 +187,9 @@ def _cut(body: bytes) -> Iterator[Slice]:
             spans += len(members)
             if spans > limits.ITEMS:
                 raise too_many_spans()
-            around = Around(resource, _without(body, scope_start, scope_end, members))
+            owner = ResourceScope(resource, _without(body, scope_start, scope_end, members))
             for _, span_start, span_end in members:
-                yield Slice(around, view[span_start:span_end])
+                yield Slice(owner, view[span_start:span_end])
 
 
 _Place = tuple[int, int, int]  # where the tag begins, where the message begins and ends
@@ -145,7 +197,7 @@ _Place = tuple[int, int, int]  # where the tag begins, where the message begins 
 
 def _messages(body: bytes, start: int, end: int, wanted: int) -> Iterator[_Place]:
     count = 0
-    for number, tag, value_start, value_end in _fields(body, start, end):
+    for number, tag, value_start, value_end in fields(body, start, end):
         if number == wanted:
             if value_end < value_start:
                 raise Malformed(f"field {number} at byte {tag} is not a message")
@@ -164,10 +216,23 @@ def _without(body: bytes, start: int, end: int, places: list[_Place]) -> bytes:
     return b"".join(kept)
 
 
-def _fields(body: bytes | memoryview, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Number, start of the tag, start and end of the value; the end is before the start of what has no length."""
+def fields(body: bytes | memoryview, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Number, start of the tag, start and end of the value; the end is before the start of what has no length.
+
+    Raises:
+        Malformed: when the bytes are no protobuf message.
+    """
     while at < end:
         tag_at = at
+        # Nearly all large messages are one field again and again, of 128 bytes to 16 KiB: no calls for those.
+        if body[at] & 0x87 == _BYTES and at + 2 < end and body[at + 1] >= 0x80 > body[at + 2]:
+            number = body[at] >> 3
+            at, length = at + 3, body[at + 1] & 0x7F | body[at + 2] << 7
+            if number and at + length <= end:
+                yield number, tag_at, at, at + length
+                at += length
+                continue
+            at = tag_at
         tag, at = _varint(body, at, end)
         number, form = tag >> 3, tag & 7
         if number == 0:
@@ -211,3 +276,8 @@ def _field(number: int, value: bytes | memoryview) -> bytes:
         length >>= 7
     head.append(length)
     return b"".join((head, value))
+
+
+def _spans(body: bytes) -> list[tuple[int, int]]:
+    """Start and end of each span, in the order of the decoded request."""
+    return [place for group in groups(body) for place in group.spans]

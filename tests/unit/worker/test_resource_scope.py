@@ -6,9 +6,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracebility.wire import otlp_repeats
 from tracebility.wire.conventions import RuleTable
-from tracebility.worker import otlp_rows
+from tracebility.wire.otlp import split
+from tracebility.worker.mapping import read_owner
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 63) - 1) | st.floats() | st.text() | st.binary(),
@@ -26,9 +26,8 @@ def test_what_is_around_spans_is_as_large_as_its_attributes_in_a_row(
     [group] = request.resource_spans
     [scoped] = group.scope_spans
     scoped.scope.attributes.extend(wire.make_request(resource=scope).resource_spans[0].resource.attributes)
-    keys, values, _ = otlp_rows.read_resource(RuleTable(), group.resource.attributes)
-    _, _, of_scope = otlp_rows.read_scope(scoped.scope)
-    chars = otlp_repeats.around_chars(request)
-    assert chars == sum(map(len, chain(keys, values, *of_scope)))
+    owner = read_owner(RuleTable(), group.resource, scoped.scope)
+    chars = split.scope_chars_of(request)
+    assert chars == owner.chars == sum(map(len, chain(owner.keys, owner.values, *owner.scope_attributes)))
     around_bytes = group.resource.ByteSize() + scoped.scope.ByteSize()
-    assert chars <= otlp_repeats.MOST_GROWTH * around_bytes
+    assert chars <= split.MOST_GROWTH * around_bytes

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from tracebility.errors import BadRequest
 from tracebility.wire.conventions import SOURCES
 from tracebility.wire.envelope import MalformedEnvelope
 from tracebility.wire.limits import LABEL_CHARS, MAX_UNIX_NANO, MESSAGE_CHARS, NAME_CHARS, TAGS
-from tracebility.worker import rows
+from tracebility.worker import mapping
 from tracebility.worker.batch import event_id
 
 
@@ -278,7 +279,7 @@ def test_what_has_no_column_is_kept_beside_the_attributes(wire: Wire) -> None:
     span.dropped_attributes_count = 3
     span.links.add(trace_id=bytes([1] * 16), span_id=bytes([2] * 8))
     batch = wire.Mapped()
-    rows.add(batch, wire.make_envelope(request.SerializeToString()))
+    mapping.add(batch, wire.make_envelope(request.SerializeToString()))
     assert batch.attributes() == {
         "a": "AP8=",
         "b": '{"c":[1,null,true]}',
@@ -290,7 +291,7 @@ def test_what_has_no_column_is_kept_beside_the_attributes(wire: Wire) -> None:
     row = batch.row()
     assert (row.scope_name, row.environment, row.session_id) == ("lib", "prod", "r")
     assert json.loads(row.links)[0]["span_id"] == "02" * 8
-    assert batch.resources == [(("service.name", "deployment.environment", "session.id"), ("shop", "prod", "r"), 1)]
+    assert row.resource == {"service.name": "shop", "deployment.environment": "prod", "session.id": "r"}
 
 
 LONG = "x" * (LABEL_CHARS + 1)
@@ -317,7 +318,7 @@ def test_a_long_label_is_cut_and_stays_whole_as_an_attribute(wire: Wire, column:
 def test_what_a_long_label_says_is_an_attribute_once(wire: Wire) -> None:
     mapped = wire.map_span({"openinference.span.kind": "AGENT", "llm.model_name": LONG, "tool.name": LONG})
     assert mapped.row().model == ""
-    assert mapped.attribute_keys == ["openinference.span.kind", "tool.name", "llm.model_name"]
+    assert sorted(mapped.attributes()) == ["llm.model_name", "openinference.span.kind", "tool.name"]
 
 
 def test_long_names_are_cut_and_stay_whole_as_attributes(wire: Wire) -> None:
@@ -353,7 +354,7 @@ def test_long_names_of_attributes_are_cut(wire: Wire, name: str) -> None:
     scope.version = name
     scope.attributes.append(wire.make_span({name: "s"}).attributes[0])
     batch = wire.Mapped()
-    rows.add(batch, wire.make_envelope(request.SerializeToString()))
+    mapping.add(batch, wire.make_envelope(request.SerializeToString()))
     assert batch.attributes() == {name[:LABEL_CHARS]: "v", f"otel.scope.{name}"[:LABEL_CHARS]: "s"}
     assert batch.row().resource == {name[:LABEL_CHARS]: "r"}
     assert (batch.row().scope_name, batch.row().scope_version) == ((name * 4)[:NAME_CHARS], name[:LABEL_CHARS])
@@ -368,14 +369,14 @@ def test_metadata_with_a_long_name_stays_an_attribute(wire: Wire) -> None:
 def test_spans_get_short_labels_of_their_resource(wire: Wire) -> None:
     batch = wire.Mapped()
     resource = {"session.id": LONG}
-    rows.add(batch, wire.make_envelope(wire.make_request(wire.make_span(), resource=resource).SerializeToString()))
+    mapping.add(batch, wire.make_envelope(wire.make_request(wire.make_span(), resource=resource).SerializeToString()))
     assert (batch.row().session_id, batch.row().resource) == (LONG[:LABEL_CHARS], {"session.id": LONG})
 
 
 def test_spans_that_the_edge_refused_are_passed_over(wire: Wire) -> None:
     spans = [wire.make_span({}, name=str(number), span_id=bytes([number + 1] * 8)) for number in range(4)]
     batch = wire.Mapped()
-    rows.add(batch, wire.make_envelope(wire.make_request(*spans).SerializeToString(), rejected=(0, 2), items=2))
+    mapping.add(batch, wire.make_envelope(wire.make_request(*spans).SerializeToString(), rejected=(0, 2), items=2))
     assert [batch.row(index).name for index in range(2)] == ["1", "3"]
     assert [batch.row(index).size for index in range(2)] == [spans[1].ByteSize(), spans[3].ByteSize()]
 
@@ -385,7 +386,7 @@ def test_a_body_of_more_or_fewer_spans_than_were_accepted_is_not_stored(wire: Wi
     batch = wire.Mapped()
     body = wire.make_request(wire.make_span(), wire.make_span()).SerializeToString()
     with pytest.raises(MalformedEnvelope, match=f"the edge accepted {items}"):
-        rows.add(batch, wire.make_envelope(body, items=items))
+        mapping.add(batch, wire.make_envelope(body, items=items))
     assert len(batch) == 0
 
 
@@ -394,13 +395,36 @@ def test_the_event_id_is_of_the_span_and_not_of_its_envelope(wire: Wire) -> None
     ids = set()
     for envelope in (wire.make_envelope(body), wire.make_envelope(body, id=UUID(int=8), accepted_at_us=9)):
         batch = wire.Mapped()
-        rows.add(batch, envelope)
+        mapping.add(batch, envelope)
         ids.add(batch.row().event_id)
         assert event_id(envelope.header, batch.row().trace_id, batch.row().span_id).bytes == batch.row().event_id
     assert len(ids) == 1
     other = wire.Mapped()
-    rows.add(other, wire.make_envelope(body, org_id=UUID(int=99)))
+    mapping.add(other, wire.make_envelope(body, org_id=UUID(int=99)))
     assert other.row().event_id not in ids
+
+
+OUTPUT, USAGE = {"output.value": "said"}, {"gen_ai.usage.input_tokens": 5}
+
+
+def test_versions_favour_copies_that_say_more_and_then_the_newest(wire: Wire) -> None:
+    copies: list[tuple[dict[str, Any], dict[str, int]]] = [
+        ({}, {"end_time_unix_nano": 0}),
+        (USAGE, {"end_time_unix_nano": 0}),
+        ({}, {}),
+        (OUTPUT, {}),
+        (OUTPUT | USAGE, {}),
+    ]
+    versions = [wire.map_span(attributes, **times).sent()[0]["version"] for attributes, times in copies]
+    assert versions == sorted(set(versions))
+    runs = [{"end_time": None}, {}, {"outputs": "said"}, {"outputs": "said", "usage": {"input_tokens": 5}}]
+    versions = [wire.map_run(**fields).sent()[0]["version"] for fields in runs]
+    assert versions == sorted(set(versions))
+    body = wire.make_request(wire.make_span(OUTPUT)).SerializeToString()
+    for accepted_at_us in (1, 2):
+        batch = wire.Mapped()
+        mapping.add(batch, wire.make_envelope(body, accepted_at_us=accepted_at_us))
+        assert batch.sent()[0]["version"] % (1 << 52) == accepted_at_us
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd", "deflate"])
@@ -412,29 +436,40 @@ def test_a_compressed_body_is_read(wire: Wire, encoding: str) -> None:
     body = wire.make_request(wire.make_span(name="here")).SerializeToString()
     packers = {"gzip": lambda data: zlib.compress(data, wbits=31), "deflate": zlib.compress, "zstd": zstd.compress}
     batch = wire.Mapped()
-    rows.add(batch, wire.make_envelope(packers[encoding](body), content_encoding=encoding))
+    mapping.add(batch, wire.make_envelope(packers[encoding](body), content_encoding=encoding))
     assert batch.row().name == "here"
 
 
-def test_a_body_that_cannot_be_read_leaves_the_batch_as_it_was(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = wire.make_request(wire.make_span({"a": "b", "metadata": '{"k": 1}', "tag.tags": ["t"]}))
+def test_a_body_that_cannot_be_read_leaves_the_batch_as_it_was(wire: Wire) -> None:
     batch = wire.Mapped()
-    rows.add(batch, as_json(wire, request))
-    before = (list(batch.rows), list(batch.attribute_keys), list(batch.metadata_keys), list(batch.tags), batch.bytes)
-    good, bad = wire.make_span({"a": "b", "tag.tags": ["x"]}), wire.make_span({"c": "d", "metadata": '{"z": 1}'})
-    calls = []
+    mapping.add(batch, as_json(wire, wire.make_request(wire.make_span(name="kept"))))
+    before = (len(batch), batch.pending_bytes, batch.bytes)
+    for body in (b"{", b'{"resourceSpans": [{"scopeSpans": 1}]}'):
+        with pytest.raises(BadRequest):
+            mapping.add(batch, wire.make_envelope(body, content_type="json"))
+    good = {
+        "id": "0192f0c1-0000-7000-8000-000000000001",
+        "name": "r",
+        "kind": "llm",
+        "start_time": "2026-11-24T12:00:00Z",
+    }
+    runs = json.dumps({"runs": [good, good | {"start_time": "no time"}]}).encode()
+    with pytest.raises(MalformedEnvelope, match="run 1 was accepted"):
+        mapping.add(batch, wire.make_envelope(runs, source="native", items=2))
+    assert (len(batch), batch.pending_bytes, batch.bytes) == before
+    assert batch.row().name == "kept"
 
-    def settle(*args: Any) -> Any:
-        calls.append(args)
-        if len(calls) == 2:
-            raise ValueError("a fault in the second span")
-        return (0, 0, 0, 0, 0, 0, None, "")
 
-    monkeypatch.setattr("tracebility.worker.otlp_rows.settle", settle)
-    with pytest.raises(ValueError, match="second span"):
-        rows.add(batch, as_json(wire, wire.make_request(good, bad), items=2))
-    assert before == (batch.rows, batch.attribute_keys, batch.metadata_keys, batch.tags, batch.bytes)
-    assert len(batch.resources) == len(batch.envelopes) == 1
+def test_a_request_in_json_is_stored_as_the_same_in_protobuf(wire: Wire) -> None:
+    span = wire.make_span({"gen_ai.response.model": "gpt-4o", "n": 1, "x": 0.5, "l": ["a"]}, kind=3)
+    span.events.append(wire.make_event("x", {"e": "f"}))
+    request = wire.make_request(span, resource={"service.name": "shop"}, scope="lib")
+    rows = []
+    for envelope in (as_json(wire, request), wire.make_envelope(request.SerializeToString())):
+        batch = wire.Mapped()
+        mapping.add(batch, envelope)
+        rows.append(batch.sent())
+    assert rows[0] == rows[1]
 
 
 def as_json(wire: Wire, request: Any, **fields: Any) -> Any:
@@ -482,7 +517,7 @@ def test_no_span_stops_the_mapping_and_every_row_fits_its_columns(
     )
     assert len(mapped.sent()) == 1
     lost = set(attributes) - set(mapped.attributes())
-    assert all(mapped.table[name] is not None for name in lost)
+    assert all(mapped.names.table[name] is not None for name in lost)
 
 
 def test_a_resource_that_would_be_repeated_without_bound_is_not_mapped(wire: Wire) -> None:
@@ -491,5 +526,5 @@ def test_a_resource_that_would_be_repeated_without_bound_is_not_mapped(wire: Wir
     body = wire.make_request(*spans, resource={"k": "x" * (300 << 10)}).SerializeToString()
     batch = wire.Mapped()
     with pytest.raises(MalformedEnvelope, match="repeated for each of their spans"):
-        rows.add(batch, wire.make_envelope(body, items=len(spans)))
+        mapping.add(batch, wire.make_envelope(body, items=len(spans)))
     assert len(batch) == 0

@@ -1,13 +1,14 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tracebility.wire.otlp import spans_of
-from tracebility.wire.otlp_sizes import span_sizes, spans_above
+from tracebility.wire.otlp.protobuf import Malformed, groups, spans_above
 
 
 @given(st.lists(st.lists(st.lists(st.tuples(st.text(max_size=300), st.integers(0, 1 << 63)))), max_size=4))
-def test_sizes_are_those_of_the_spans_as_sent(shape: list[list[list[tuple[str, int]]]]) -> None:
+def test_spans_lie_where_protobuf_finds_them(shape: list[list[list[tuple[str, int]]]]) -> None:
     request = ExportTraceServiceRequest()
     for scopes in shape:
         resource = request.resource_spans.add(schema_url="x")
@@ -17,15 +18,16 @@ def test_sizes_are_those_of_the_spans_as_sent(shape: list[list[list[tuple[str, i
             scope.scope.name = "lib"
             for name, start in spans:
                 scope.spans.add(name=name, start_time_unix_nano=start, trace_id=bytes(16))
-    sizes = span_sizes(request.SerializeToString(), request)
-    assert sizes == [span.ByteSize() for span in spans_of(request)]
+    body = request.SerializeToString()
+    found = [body[start:end] for group in groups(body) for start, end in group.spans]
+    assert found == [span.SerializeToString() for span in spans_of(request)]
 
 
-def test_a_spelling_that_is_not_followed_is_measured_span_by_span() -> None:
+def test_what_only_a_decoder_follows_is_malformed_here() -> None:
     request = ExportTraceServiceRequest()
     request.resource_spans.add().scope_spans.add().spans.add(name="a")
-    body = request.SerializeToString() + b"\x7b\x7c"  # an unknown group, field 15
-    assert span_sizes(body, request) == [3]
+    with pytest.raises(Malformed, match="wire type"):
+        list(groups(request.SerializeToString() + b"\x7b\x7c"))  # an unknown group, field 15
 
 
 BOUND = 20_000
