@@ -1,4 +1,4 @@
-"""What an installation is told from outside: one DSN per store, and a few numbers. Read from the environment only.
+"""Settings: one DSN per store and a few numbers, read from the environment only.
 
 A DSN carries its own credentials; there is no second place for a user or a password.
 """

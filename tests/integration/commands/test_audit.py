@@ -146,10 +146,7 @@ async def test_where_an_event_was_forged_behind_the_last_nothing_is_changed_and_
         refused = await command(stores, *arguments)
         assert (refused.exit_code, refused.stdout) == (1, "")
         assert isinstance(refused.exception, TracebilityError)
-        assert str(refused.exception) == (
-            "The audit trail of this organisation is not as it was written, so nothing is changed until that is "
-            "mended. Run 'tracebility audit verify': it says what was done to it, and where."
-        )
+        assert "Run 'tracebility audit verify'" in str(refused.exception)
     async with control.transaction() as transaction:  # other tests verify everything
         await transaction.execute("ALTER TABLE audit_log DISABLE TRIGGER ALL")
         await transaction.execute("DELETE FROM audit_log WHERE event_id = $1", forged)
