@@ -47,13 +47,12 @@ def metric_names() -> set[str]:
     return names
 
 
-def commands(command: typer.core.TyperGroup | typer.core.TyperCommand, path: str) -> Iterator[str]:
-    below = getattr(command, "commands", None)
-    if below is None:
+def commands(command: object, path: str) -> Iterator[str]:
+    if not isinstance(command, typer.core.TyperGroup):
         yield path
         return
-    for name, sub in below.items():
-        yield from commands(sub, f"{path} {name}")
+    for name in command.list_commands(None):
+        yield from commands(command.get_command(None, name), f"{path} {name}")
 
 
 @pytest.mark.parametrize("field", msgspec.structs.fields(Settings), ids=lambda field: field.name)
@@ -93,6 +92,19 @@ def test_every_metric_is_documented() -> None:
     names = metric_names()
     assert len(names) > 5, "the search for metrics finds none: has their declaration changed?"
     assert [name for name in sorted(names) if f"`{name}`" not in page("metrics.md")] == []
+
+
+def test_every_loop_and_alert_is_documented() -> None:
+    source = ROOT / "src" / "tracebility"
+    loops = set(re.findall(r'Loop\("([\w-]+)"', (source / "operator" / "service.py").read_text()))
+    alerts = {
+        kind
+        for file in (source / "alerts").glob("*.py")
+        for kind in re.findall(r'(?:Alert|tell)\(\s*"(\w+)"', file.read_text())
+    }
+    assert {"alerts", "ledger-check"} <= loops
+    assert {"store_away", "books", "dead_letters"} <= alerts
+    assert [name for name in sorted(loops | alerts) if f"| `{name}` |" not in page("operations.md")] == []
 
 
 def test_every_command_is_documented() -> None:

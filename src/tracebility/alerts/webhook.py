@@ -1,13 +1,15 @@
-"""Notifications to the webhook: signed, in order, again until it answers 2xx; without one they stay where they are.
+"""Notifications to the webhook: signed, in order, repeated until it answers 2xx. Without a webhook they stay unsent.
 
-The signature is ``t=<unix seconds>,v1=<HMAC-SHA256 of "t.body", hex>`` in ``X-Tracebility-Signature``: whoever has the
-secret can tell ours from others', and an old one from a new one. Without a secret there is none.
+The signature is ``t=<unix seconds>,v1=<HMAC-SHA256 of "t.body", hex>`` in ``X-Tracebility-Signature``: a receiver
+with the secret can tell ours from others', and an old one from a new one. Without a secret nothing is signed.
 """
 
 import hmac
 import json
 import time
+from collections.abc import Mapping
 from hashlib import sha256
+from typing import Any
 
 import aiohttp
 import structlog
@@ -25,21 +27,31 @@ log = structlog.get_logger()
 
 
 def signature(secret: str, at_s: int, body: bytes) -> str:
-    """What ``X-Tracebility-Signature`` says."""
+    """The value of ``X-Tracebility-Signature``."""
     digest = hmac.new(secret.encode(), b"%d." % at_s + body, sha256).hexdigest()
     return f"t={at_s},v1={digest}"
 
 
 class Notifier:
-    """Sends what is unsent."""
+    """Sends unsent notifications."""
 
     def __init__(self, control: Postgres, url: str, secret: str) -> None:
         self._control = control
         self._url = url
         self._secret = secret
 
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a webhook."""
+        return bool(self._url)
+
+    async def send(self, document: Mapping[str, Any]) -> bool:
+        """Send one notification that is in no table; whether the webhook took it."""
+        async with _session() as session:
+            return await self._send(session, json.dumps(document).encode())
+
     async def tick(self) -> int:
-        """Send; how many were taken.
+        """Send what is unsent; the number that the webhook took.
 
         Raises:
             StoreUnavailable: when the control plane is away.
@@ -48,8 +60,7 @@ class Notifier:
             return 0
         rows = await self._control.fetch("unsent_notifications", MOST_A_TICK)
         taken = 0
-        timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
-        async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        async with _session() as session:
             for row in rows:
                 document = {
                     "id": str(row["id"]),
@@ -89,6 +100,11 @@ class Notifier:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.warning("the webhook does not answer", reason=str(error) or type(error).__name__)
         return False
+
+
+def _session() -> aiohttp.ClientSession:
+    timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
+    return aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
 
 
 def _left(row: Row) -> Event:

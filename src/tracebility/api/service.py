@@ -1,4 +1,4 @@
-"""What the api target holds while it runs: its stores, its resolver, its metrics. Opened once, handed to the app."""
+"""The services of the api target: stores, resolver, access log, metrics. Opened once and passed to the app."""
 
 import asyncio
 import time
@@ -31,9 +31,9 @@ class ApiServices:
     control: postgres.Postgres
     engine: scoped.ScopedEngine
     queue: scoped.ScopedQueue
-    pings_of_redis: Sequence[Ping]  # in each of its roles
-    announce: Callable[[], Awaitable[None]]  # tells processes that something was changed
-    forget_bodies: Callable[[OrgId], Awaitable[None]]  # what the org sent until now counts as new when sent again
+    pings_of_redis: Sequence[Ping]  # of the queue and of the control role
+    announce: Callable[[], Awaitable[None]]  # tells other processes about a change
+    forget_bodies: Callable[[OrgId], Awaitable[None]]  # makes every body that the org sent until now count as new
     resolver: Resolver
     access: AccessTrail
     metrics: Metrics = field(default_factory=Metrics)
@@ -41,14 +41,14 @@ class ApiServices:
     now_ns: Callable[[], int] = time.time_ns
 
     def now(self) -> datetime:
-        """This moment."""
+        """The current time."""
         return datetime.fromtimestamp(self.now_ns() / 1e9, UTC)
 
     @asynccontextmanager
     async def changing(self, *, deletes_of: OrgId | None = None) -> AsyncIterator[postgres.Transaction]:
-        """A transaction that changes what processes remember: once it is committed, they hear of it.
+        """A transaction whose changes other processes have cached. They are told after the commit.
 
-        With ``deletes_of`` it asks for a deletion of data of that org, which may send the same again from then on.
+        With ``deletes_of`` it requests a deletion of data of that org, which may send the same data again afterwards.
         """
         async with self.control.transaction() as transaction:
             yield transaction
@@ -58,17 +58,18 @@ class ApiServices:
                 await self.forget_bodies(deletes_of)
 
     async def missing_stores(self) -> dict[str, str]:
-        """The stores that do not answer, and what they say instead."""
+        """The stores that do not answer, each with the reason."""
         redis_pings = [("redis", ping) for ping in self.pings_of_redis]
         return await unanswered(("postgres", self.control.ping), *redis_pings, ("clickhouse", self.engine.ping))
 
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
-    """The services of one process, closed at the end of the block.
+    """Open the services of one process; they are closed at the end of the block.
 
     Raises:
-        ConfigurationError: when a DSN is missing, malformed or refused, or nothing answers there.
+        ConfigurationError: when a DSN is missing, malformed or refused, nothing answers there, or the ClickHouse user
+            may write.
     """
     async with AsyncExitStack() as stack:
         control = await postgres.connect(settings.dsn("TRACEBILITY_PG_DSN"))

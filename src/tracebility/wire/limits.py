@@ -43,7 +43,7 @@ ITEM_BYTES = 10 << 20
 ATTRIBUTES = 10_000
 
 # A resource and a scope: each part of a split request carries them.
-AROUND_BYTES = 256 << 10
+RESOURCE_SCOPE_BYTES = 256 << 10
 
 # Nested arrays and objects in JSON. Deeper ones exhaust the stack of some JSON parsers.
 JSON_DEPTH = 128
