@@ -16,7 +16,6 @@ from tracebility.commands.doctor import Verdict, examine
 from tracebility.commands.status import look, render
 from tracebility.commands.stores import LOOK_WAIT_S, reaching
 from tracebility.embedded.installation import Located, locate
-from tracebility.errors import ConfigurationError
 from tracebility.stores.postgres import Postgres
 from tracebility.tenant.shard_router import stream_of
 
@@ -116,12 +115,6 @@ async def test_alerts_that_stand_are_shown(stores: Any, control: Postgres) -> No
         assert findings["alert test_alert"].verdict is Verdict.NOTED
     finally:
         await control.execute("end_alert", "test_alert")
-
-
-def test_a_stopped_installation_says_how_to_start_it(tmp_path: Path) -> None:
-    (tmp_path / "installation.json").write_text("{}")
-    with pytest.raises(ConfigurationError, match=r"is stopped; start it with 'tracebility up --data-dir "):
-        locate(tmp_path, {})
 
 
 def test_doctor_names_the_user_of_each_target(stores: Any) -> None:
