@@ -183,7 +183,7 @@ async def test_what_is_on_its_way_while_the_watermark_is_taken_is_seen(
         await books.store.command("XADD", "tracebility:ingest:v1:3", f"{now_ms}-0", "h", "", "b", "")
         await books.store.run(SAY, [OLDEST_SPOOLED], ["one", ""])
 
-    for name, is_before in product(("depths", "late"), (True, False)):
+    for name, is_before in product(("depths", "late_slots"), (True, False)):
         await books.store.command("DEL", LATE, "tracebility:ingest:v1:3")
         await books.store.run(SAY, [OLDEST_SPOOLED], ["one", f"{before - 50}|{now_ms}"])
         ask = getattr(streams, name)
