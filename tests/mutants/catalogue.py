@@ -264,15 +264,15 @@ MUTANTS = (
     ),
     Mutant(
         "what came from a disk buffer is in the queue without its stamp",
-        "src/tracebility/ingest/spool/replay.py",
+        "src/tracebility/ingest/disk_buffer/replay.py",
         "            if headers:\n",
         "            if False:\n",
         "tests/integration/ingest/test_faults.py",
     ),
     Mutant(
         "an edge that ends goes on holding what it held at its last beat",
-        "src/tracebility/ingest/beat.py",
-        "            with suppress(StoreUnavailable):\n                await self._say_oldest()",
+        "src/tracebility/ingest/heartbeat.py",
+        "            with suppress(StoreUnavailable):\n                await self._report_oldest()",
         "            pass",
         "tests/integration/ingest/test_faults.py",
     ),
@@ -328,8 +328,8 @@ MUTANTS = (
     Mutant(
         "the same body is let in and charged again",
         "src/tracebility/tenant/admission.py",
-        "claim), KEPT, BODY_LIFE_MS)",
-        "claim), KEPT, 1)",
+        "mark(admitted.at_us), MARK_LIFE_MS)",
+        "mark(admitted.at_us), 1)",
         "tests/integration/ingest/test_gates.py",
     ),
     Mutant(

@@ -25,7 +25,7 @@ from tracebility.stores.queries import query
 from tracebility.stores.queue import Queue
 from tracebility.stores.redis_control import Hot
 from tracebility.tenant.context import MeterLimit
-from tracebility.tenant.quota import METERED, METERS, OLDEST_SPOOLED, SLOT_US, QuotaMeter, Usage, usage_key
+from tracebility.tenant.quota import METERED, METERS, OLDEST_BUFFERED, SLOT_US, QuotaMeter, Usage, usage_key
 from tracebility.tenant.redis_keys import over_flag
 from tracebility.tenant.scripts import FLAG
 from tracebility.tenant.shard_router import OVERFLOW_STREAMS, SHARD_STREAMS
@@ -138,7 +138,7 @@ class QuotaReconciler:
 
     async def _spooled(self, now_us: int) -> list[int]:
         """The oldest slot in each disk buffer."""
-        said = await self._hot.command("HVALS", OLDEST_SPOOLED)
+        said = await self._hot.command("HVALS", OLDEST_BUFFERED)
         figures = [tuple(map(int, one.split(b"|"))) for one in said]
         return [slot for slot, at_ms in figures if now_us - at_ms * 1000 <= GONE_HOLDS_US]
 

@@ -206,6 +206,11 @@ class ScopedEngine:
         _must_be(scope, OrgScope)
         return OrgClickHouse(self.__engine, scope)
 
+    async def is_owner(self) -> bool:
+        """Whether its user may write. The row policies do not bind such a user: without a tenant it sees every row."""
+        [[readonly]] = (await self.__engine.query("SELECT getSetting('readonly')")).rows
+        return int(readonly) == 0
+
     async def ping(self) -> None:
         """Return when the engine answers.
 
@@ -289,13 +294,13 @@ async def connect_scoped_queue(url: str, variable: str) -> ScopedQueue:
     return ScopedQueue(await connect_queue(url, variable=variable))
 
 
-async def connect(url: str) -> ScopedEngine:
-    """The engine at ``url``, which names a user that may only read.
+async def connect(url: str, variable: str = clickhouse.VARIABLE) -> ScopedEngine:
+    """The engine at ``url``, which is the value of ``variable`` and should name a user that may only read.
 
     Raises:
         ConfigurationError: when nothing answers there, or it refuses the user, password or database.
     """
-    return ScopedEngine(await clickhouse.connect(url, operation_timeout_s=ANSWER_WAIT_S))
+    return ScopedEngine(await clickhouse.connect(url, variable=variable, operation_timeout_s=ANSWER_WAIT_S))
 
 
 def _ran_out_of_its_memory(unavailable: StoreUnavailable) -> bool:

@@ -16,6 +16,7 @@ from uuid import UUID
 from tracebility.ids import OrgId
 from tracebility.tenant.context import MeterLimit, TenantContext
 from tracebility.tenant.redis_keys import key, shared_key
+from tracebility.tenant.resends import mark_key
 from tracebility.tenant.scripts import REFUND, SETTLE, HotStore
 
 SPANS, BYTES = "spans", "bytes"
@@ -24,10 +25,6 @@ UNLIMITED = -1
 
 # Usage of a period is of no use after it has ended and its stragglers are settled.
 USAGE_LIFE_MS = 40 * 86_400 * 1000
-# How long an identical body is known again.
-BODY_LIFE_MS = 10 * 60 * 1000
-# The mark of a body that was let in and kept.
-KEPT = "kept"
 
 # While usage cannot be known, an org gets so much more of a meter at most.
 LOCAL_SHARE = 0.01
@@ -42,9 +39,9 @@ METERED = shared_key("metered")
 # The ingest processes, each with the milliseconds of its last beat.
 EDGES = shared_key("edges")
 # Bytes in the disk buffer of each of them, also of those that are gone.
-SPOOLS = shared_key("spools")
+DISK_BUFFERS = shared_key("spools")
 # The slot of the oldest envelope in each disk buffer that holds one, and the milliseconds at which that was last said.
-OLDEST_SPOOLED = shared_key("oldest_spooled")
+OLDEST_BUFFERED = shared_key("oldest_spooled")
 
 
 class Usage(NamedTuple):
@@ -71,7 +68,7 @@ class Claim:
 
     accepted_at_us: int
     period: str
-    body: str  # a hash of the body and of where it goes
+    body: str  # digest of the body and of where it goes (`resends.digest`)
     quantities: Mapping[str, int]
 
     @property
@@ -89,11 +86,6 @@ def usage_key(org_id: OrgId, period: str) -> str:
 def metered_member(org_id: UUID, period: str) -> str:
     """A member of `METERED`."""
     return f"{org_id}|{period}"
-
-
-def body_key(tenant: TenantContext, claim: Claim) -> str:
-    """Where the mark of a body is."""
-    return key(tenant.org_id, "body", claim.body)
 
 
 def hard_limit(tenant: TenantContext, meter: str) -> int | None:
@@ -122,7 +114,7 @@ class QuotaMeter:
 
     async def refund(self, tenant: TenantContext, claim: Claim, token: str, slot: int) -> bool:
         """Give back what was counted in ``slot`` and not kept; False when a later attempt has taken it over."""
-        keys = [usage_key(tenant.org_id, claim.period), body_key(tenant, claim)]
+        keys = [usage_key(tenant.org_id, claim.period), mark_key(tenant.org_id, claim.body)]
         said = [part for meter, quantity in claim.quantities.items() for part in (meter, quantity)]
         return bool(await self._hot.run(REFUND, keys, [token, slot, *said]))
 

@@ -49,4 +49,4 @@ COUNT, LEAVE = map(_load, ("count", "leave"))
 # What a dead letter takes its stream gives back in the next step; a worker that waited for room would wait for ever.
 BURY, UNBURY = map(_load, ("bury", "unbury"))
 LEASE = _load("lease")
-NOTE, FLAG = map(_load, ("note", "flag"))
+NOTE, FLAG, REMOVED = map(_load, ("note", "flag", "removed"))

@@ -8,20 +8,20 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from harness.proxy import Proxy, Road
 from redis.asyncio import Redis
+from tests.harness.proxy import Proxy, Road
 
 from tracebility.audit.events import AuditWriter
 from tracebility.errors import StoreUnavailable, TrailTampered
 from tracebility.ids import OrgId
-from tracebility.ingest import beat, enqueue
-from tracebility.ingest.spool import buffer
+from tracebility.ingest import enqueue, heartbeat
+from tracebility.ingest.disk_buffer import buffer
 from tracebility.quota.reconciler import SKEW_US, QuotaReconciler
 from tracebility.stores import clickhouse, postgres, redis_control
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.queue import Queue
 from tracebility.stores.queue.entries import LATE
-from tracebility.tenant.quota import BYTES, METERED, OLDEST_SPOOLED, SLOT_US, SPANS, metered_member, usage_key
+from tracebility.tenant.quota import BYTES, METERED, OLDEST_BUFFERED, SLOT_US, SPANS, metered_member, usage_key
 from tracebility.tenant.scripts import SAY
 from tracebility.worker.columns import MAX_VERSION
 
@@ -142,9 +142,9 @@ async def test_what_is_in_a_disk_buffer_holds_the_watermark_and_in_one_that_is_g
     before = await reconciler.watermark()
     now_ms = books.clock.now_us // 1000
     for name, slot in (("one", before - 50), ("other", before - 60)):
-        await books.store.run(SAY, [OLDEST_SPOOLED], [name, f"{slot}|{now_ms}"])
+        await books.store.run(SAY, [OLDEST_BUFFERED], [name, f"{slot}|{now_ms}"])
     assert await reconciler.watermark() < before - 60
-    await books.store.run(SAY, [OLDEST_SPOOLED], ["other", ""])
+    await books.store.run(SAY, [OLDEST_BUFFERED], ["other", ""])
     assert before - 60 < await reconciler.watermark() < before - 50
     books.clock.now_us += 3_599 * 10**6
     assert await reconciler.watermark() < before - 50
@@ -181,11 +181,11 @@ async def test_what_is_on_its_way_while_the_watermark_is_taken_is_seen(
     async def go() -> None:
         await streams.note_late(before - 50, now_ms + 10_000)
         await books.store.command("XADD", "tracebility:ingest:v1:3", f"{now_ms}-0", "h", "", "b", "")
-        await books.store.run(SAY, [OLDEST_SPOOLED], ["one", ""])
+        await books.store.run(SAY, [OLDEST_BUFFERED], ["one", ""])
 
     for name, is_before in product(("depths", "late_slots"), (True, False)):
         await books.store.command("DEL", LATE, "tracebility:ingest:v1:3")
-        await books.store.run(SAY, [OLDEST_SPOOLED], ["one", f"{before - 50}|{now_ms}"])
+        await books.store.run(SAY, [OLDEST_BUFFERED], ["one", f"{before - 50}|{now_ms}"])
         ask = getattr(streams, name)
 
         async def meanwhile(argument: Any, ask: Any = ask, is_before: bool = is_before) -> Any:
@@ -201,9 +201,9 @@ async def test_what_is_on_its_way_while_the_watermark_is_taken_is_seen(
             assert await reconciler.watermark() < before - 50
 
 
-def test_the_watermark_stays_behind_what_no_beat_has_told_of_yet() -> None:
+def test_the_watermark_stays_behind_what_no_heartbeat_has_reported_yet() -> None:
     pipeline_s = enqueue.DEADLINE_S + enqueue.PIPELINE_BYTES * enqueue.SECONDS_PER_BYTE
-    assert pipeline_s + buffer.REFUSE_S + beat.BEAT_S < SKEW_US / 1e6
+    assert pipeline_s + buffer.REFUSE_S + heartbeat.PERIOD_S < SKEW_US / 1e6
 
 
 async def test_what_comes_late_is_summed_when_it_comes(books: Books, reconciler: QuotaReconciler) -> None:
@@ -286,7 +286,7 @@ async def test_the_flag_stands_while_the_watermark_is_held(books: Books, reconci
     await books.meter((uuid4(), 600_000_000))
     await reconciler.tick()
     slot, now_ms = await reconciler.watermark() - 50, books.clock.now_us // 1000
-    await books.store.run(SAY, [OLDEST_SPOOLED], ["one", f"{slot}|{now_ms}"])
+    await books.store.run(SAY, [OLDEST_BUFFERED], ["one", f"{slot}|{now_ms}"])
     await books.store.command("DEL", f"quota:over:{books.org_id}:{PERIOD}")
     await books.say()
     assert (await reconciler.tick()).advanced == 0

@@ -11,8 +11,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from harness.proxy import Proxy, Road
 from tests.harness import streams as raw_streams
+from tests.harness.proxy import Proxy, Road
 
 from tracebility.audit.events import Actor
 from tracebility.errors import MovedLately, NotFound, Unprocessable

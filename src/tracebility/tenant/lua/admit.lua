@@ -3,13 +3,14 @@
 --
 -- KEYS  1 the rate of the org, 2 the rate of the key, 3 usage of the org in the period, 4 the mark of this body,
 --       5 the flag of an org that nothing more is taken from, because of its dead letters
+--       6 the time at which data of the org was last removed: older marks of bodies are invalid
 -- ARGV  1 the time in microseconds, '' for the store's own
 --       2, 3 interval (microseconds a request, 0: no limit) and burst of the org; 4, 5 of the key
 --       6 the mark's life in milliseconds (0: only the rate is asked), 7 the token of this attempt
 --       8 the slot that the request is stamped with, then meter, quantity and hard limit (-1: none) of each meter
 -- Answers
---       {0, slot, wait, left, watermark, used...}  let in, and counted in `slot`; `wait` and `left` are microseconds and
---                                            requests until, and within, the burst of the org
+--       {0, slot, wait, left, watermark, now, used...}  let in, and counted in `slot`; `wait` and `left` are microseconds
+--                                            and requests until, and within, the burst of the org; `now` in microseconds
 --       {1, which, wait, left}               over the rate of the org (1) or of the key (2)
 --       {2}                                  this body was let in and kept before
 --       {3, meter, used}                     over the hard limit of the n-th meter
@@ -48,8 +49,15 @@ for which = 1, 2 do
         end
     end
 end
+-- A mark is `kept|<when it was admitted>`, or `<token>|<slot>` while its request has not been kept yet.
 local mark = ARGV[6] ~= '0' and redis.call('GET', KEYS[4])
-if ARGV[6] ~= '0' and mark ~= 'kept' then
+local admitted_at = mark and string.match(mark, '^kept|(%d+)$')
+local is_same = false
+if admitted_at then
+    is_same = tonumber(admitted_at) > tonumber(redis.call('GET', KEYS[6]) or 0)
+    mark = false
+end
+if ARGV[6] ~= '0' and not is_same then
     for at = 9, #ARGV, 3 do
         if redis.call('HEXISTS', KEYS[3], ARGV[at]) == 0 then
             return {4} -- before anything is counted: it is asked again
@@ -62,7 +70,7 @@ end
 if ARGV[6] == '0' then
     return {0, 0, wait, left}
 end
-if mark == 'kept' then
+if is_same then
     return {2}
 end
 if redis.call('EXISTS', KEYS[5]) == 1 then
@@ -88,7 +96,7 @@ end
 -- over is counted with the stamp of who took it: its envelopes come later than those of the first attempt would have.
 local watermark = tonumber(redis.call('HGET', KEYS[3], 'watermark') or 0)
 local slot = math.max(tonumber(ARGV[8]), watermark + 1)
-local answer = {0, slot, wait, left, watermark}
+local answer = {0, slot, wait, left, watermark, now}
 for at = 9, #ARGV, 3 do
     if before then
         redis.call('HINCRBY', KEYS[3], ARGV[at], -ARGV[at + 1])
