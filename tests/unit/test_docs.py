@@ -12,6 +12,7 @@ import typer
 from tracebility.audit.events import EventType
 from tracebility.config import Settings
 from tracebility.errors import Problem
+from tracebility.wire.conventions import MESSAGE_EVENTS, SOURCES, Slot
 from tracebility_engine.settings import VARIABLES
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +110,20 @@ def test_every_route_is_documented() -> None:
     routes = [(verb.upper(), path) for path, verbs in openapi_document()["paths"].items() for verb in verbs]
     assert ("POST", "/v1/traces") in routes
     assert [route for route in routes if f"`{route[0]} {route[1]}`" not in page("api.md")] == []
+
+
+@pytest.mark.parametrize("slot", Slot)
+def test_every_attribute_that_fills_a_field_is_documented_in_its_order(slot: Slot) -> None:
+    names = [name.strip("()") for name in SOURCES[slot] if name != "(messages)"]
+    text = page("opentelemetry.md")
+    [row] = [line for line in text.splitlines() if line.startswith("| ") and f"`{names[0]}`" in line.split(" | ")[1]]
+    named = re.findall(r"`([^`]+)`", row.split(" | ")[1])
+    assert [name for name in named if name in names] == names
+
+
+@pytest.mark.parametrize("event", MESSAGE_EVENTS)
+def test_every_message_event_is_documented(event: str) -> None:
+    assert f"`{event}`" in page("opentelemetry.md")
 
 
 def test_every_test_that_a_guarantee_names_is_there() -> None:
