@@ -1,5 +1,5 @@
 """Processes of a whole installation killed at named points, under load. Each point of the worker and of the disk
-buffer has its own test beside the code (worker/test_crashes.py in tests/integration, ingest/test_disk_buffer.py in unit).
+buffer has its own test beside the code (test_crashes.py of the worker, test_disk_buffer.py of ingest).
 """
 
 from pathlib import Path
