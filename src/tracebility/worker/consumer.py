@@ -24,7 +24,7 @@ from tracebility.tenant.quota import METERED, metered_member
 from tracebility.tenant.scripts import NOTE, HotStore
 from tracebility.tenant.shard_router import LEGACY_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS, SHARDS
 from tracebility.wire.envelope import Envelope, MalformedEnvelope, from_fields
-from tracebility.worker import rows
+from tracebility.worker import mapping
 from tracebility.worker.engine_retry import Stopped
 from tracebility.worker.legacy import Legacy
 from tracebility.worker.metrics import WorkerMetrics
@@ -43,11 +43,7 @@ from tracebility.worker.reclaim import (
 )
 from tracebility.worker.write import Held, Work, Writer
 
-# A batch is closed by whichever comes first. An insert costs the engine 13 ms whatever its size, a microsecond a span
-# at this one; three batches are in memory, with the envelopes they came in.
-BATCH_ROWS = 20_000
-BATCH_BYTES = 40 << 20
-LINGER_S = 0.5
+LINGER_S = 0.5  # a batch is closed after this, if it is not full before; see `batch_bounds`
 # One whose spans are inserted, and one whose runs are computed meanwhile.
 BATCHES_BEING_WRITTEN = 2
 
@@ -221,9 +217,10 @@ class Drain:
             self._work.dropped.append(Outcome(stream, entry, header, DROPPED, "quota exceeded"))
             self._metrics.dropped.inc()
             return
+        began = time.monotonic()
         try:
             with self._metrics.stage_seconds.labels("map").time():
-                rows.add(self._work.batch, envelope)
+                mapping.add(self._work.batch, envelope)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever reading it raises is why it cannot be stored
@@ -231,7 +228,8 @@ class Drain:
             return
         self._opened()
         self._work.held.append(Held(stream, entry, envelope))
-        if len(self._work.batch) >= BATCH_ROWS or self._work.batch.bytes >= BATCH_BYTES:
+        self._work.mapping_s += time.monotonic() - began
+        if self._writer.is_full(self._work):
             await self._hand_over()
         await asyncio.sleep(0)  # a heartbeat, or the body of an insert, may be waiting for the loop
 

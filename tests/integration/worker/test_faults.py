@@ -86,7 +86,21 @@ async def test_an_envelope_that_only_mapping_finds_torn_is_set_aside_and_those_m
     assert [row["name"] for row in await tenant.rows("span", "name", "name")] == ["span 0", "span 2"]
     assert (await tenant.metered())["spans"] == 2
     [letter] = await tenant.dead()
-    assert reasons([letter])[0].startswith("cannot be read: BadRequest")
+    assert reasons([letter])[0].startswith("cannot be read: DecodeError")
+
+
+@pytest.mark.usefixtures("no_dead_letters")
+async def test_an_envelope_that_is_refused_while_its_batch_is_open_is_not_taken_for_stored(
+    tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracebility.worker.mapping.CHUNK_SPANS", 1)
+    torn = spans(1)
+    torn.attributes.add(key="a").value.array_value.values.add(string_value="t")
+    await tenant.send(tenant.body([torn]).replace(b"\x0a\x01t", b"\x0a\x09t"))
+    async with worker() as running:
+        await running.drained(tenant)
+    [letter] = await tenant.dead()
+    assert reasons([letter])[0].startswith("cannot be read: DecodeError")
 
 
 @pytest.mark.usefixtures("no_dead_letters")
