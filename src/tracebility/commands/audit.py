@@ -154,7 +154,7 @@ def verify(
         f"number {problem.get('seq', 'unknown')}  event {problem.get('event_id', 'unknown')}"
         for problem in found
     ]
-    text = "\n".join(lines) if lines else "The audit trail is as it was written."
+    text = "\n".join(lines) if lines else "The audit log is intact."
     tell(text, {"ok": not found, "problems": found}, as_json=as_json)
     if found:
         raise typer.Exit(1)
