@@ -245,7 +245,7 @@ class Overloaded(Problem):
         super().__init__(detail, hint=hint, retry_after_s=2)
 
 
-class TrailTampered(Problem):
+class AuditLogTampered(Problem):
     """An org's next event has no place behind its last one: somebody changed its trail in the store.
 
     Nothing that has to be in the trail is done until a person has mended it. ``Retry-After`` is as with every 503.

@@ -342,12 +342,12 @@ MUTANTS = (
     Mutant(
         "an event leaves the outbox before the data plane has it",
         "src/tracebility/audit/relay.py",
-        "            await links.insert(self._engine, events)\n"
+        "            await chain_store.insert(self._engine, events)\n"
         '            failpoint("audit_relay_after_insert")\n'
         '            await self._control.execute("relayed", ids)\n',
         '            await self._control.execute("relayed", ids)\n'
         '            failpoint("audit_relay_after_insert")\n'
-        "            await links.insert(self._engine, events)\n",
+        "            await chain_store.insert(self._engine, events)\n",
         "tests/integration/audit/test_relay.py",
     ),
     Mutant(
@@ -393,10 +393,10 @@ MUTANTS = (
         "tests/integration/audit/test_verify.py",
     ),
     Mutant(
-        "the first look at the trail does not compare the stores",
+        "the audit prefilter does not compare the stores",
         "src/tracebility/audit/prefilter.py",
-        "return self.is_sound and self.has_head and self.here == self.there",
-        "return self.is_sound and self.has_head",
+        "return self.is_linked and self.has_head and self.postgres_sum == self.clickhouse_sum",
+        "return self.is_linked and self.has_head",
         "tests/integration/audit/test_verify.py",
     ),
     Mutant(

@@ -13,7 +13,7 @@ import aiohttp
 import structlog
 
 from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
-from tracebility.errors import TrailTampered
+from tracebility.errors import AuditLogTampered
 from tracebility.ids import OrgId
 from tracebility.stores.postgres import Postgres, Row
 
@@ -73,7 +73,7 @@ class Notifier:
                 await transaction.execute("tried_notification", row["id"], is_taken)
                 if is_taken and row["org_id"] is not None:
                     await AuditWriter().record(transaction, _left(row))
-        except TrailTampered as error:
+        except AuditLogTampered as error:
             log.error("trail_tampered", org_id=str(row["org_id"]), reason=error.reason)
             await self._control.execute("tried_notification", row["id"], is_taken)
 

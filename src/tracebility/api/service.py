@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from tracebility.audit.access_log import AccessTrail
+from tracebility.audit.access_log import AccessLog
 from tracebility.audit.events import AuditWriter, Event
 from tracebility.config import Settings
 from tracebility.health import Ping, unanswered
@@ -29,7 +29,7 @@ class ApiServices:
     pings_of_redis: Sequence[Ping]  # in each of its roles
     announce: Callable[[], Awaitable[None]]  # tells processes that something was changed
     resolver: Resolver
-    access: AccessTrail
+    access: AccessLog
     metrics: Metrics = field(default_factory=Metrics)
     web: bool = True  # whether pages are served beside the API
     now_ns: Callable[[], int] = time.time_ns
@@ -76,14 +76,14 @@ async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
 
 
 @asynccontextmanager
-async def _writing_access(control: postgres.Postgres) -> AsyncIterator[AccessTrail]:
+async def _writing_access(control: postgres.Postgres) -> AsyncIterator[AccessLog]:
     """The trail of reads and refusals, all of it written at the end of the block."""
 
     async def write(event: Event) -> None:
         async with control.transaction() as transaction:
             await AuditWriter().record(transaction, event)
 
-    access = AccessTrail(write)
+    access = AccessLog(write)
     flushing = asyncio.create_task(access.run())
     try:
         yield access
@@ -91,4 +91,4 @@ async def _writing_access(control: postgres.Postgres) -> AsyncIterator[AccessTra
         flushing.cancel()
         with suppress(asyncio.CancelledError):
             await flushing
-        await access.flush(all_of_it=True)
+        await access.flush(everything=True)

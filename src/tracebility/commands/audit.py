@@ -182,12 +182,12 @@ async def _is_known(control: "Postgres", engine: "Engine", org: UUID) -> bool:
 
 
 async def _pages(limit: int, page: Callable[[Any, int], Awaitable[Any]]) -> list[dict[str, Any]]:
-    from tracebility.audit.audit_log import MOST_ITEMS
+    from tracebility.audit.audit_log import MAX_ITEMS
 
     items: list[dict[str, Any]] = []
     at = None
     while len(items) < limit:
-        got = await page(at, min(limit - len(items), MOST_ITEMS))
+        got = await page(at, min(limit - len(items), MAX_ITEMS))
         items += got.items
         at = got.next
         if at is None:

@@ -16,7 +16,7 @@ from uuid import UUID
 import structlog
 
 from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
-from tracebility.errors import TrailTampered
+from tracebility.errors import AuditLogTampered
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
 from tracebility.stores.clickhouse import Engine
@@ -192,7 +192,7 @@ class QuotaReconciler:
                     await self._audit.record(transaction, event)
                     body = {"meter": meter, **details}
                     await transaction.execute("insert_notification", event.id, event.type, org_id, body)
-            except TrailTampered as error:
+            except AuditLogTampered as error:
                 log.error("trail_tampered", event_type=event.type, org_id=str(org_id), reason=error.reason)
 
     async def _keep_flag(self, org_id: OrgId, period: str) -> None:

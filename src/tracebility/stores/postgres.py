@@ -10,7 +10,7 @@ import asyncpg
 from asyncpg import exceptions
 
 from tracebility.config import redact
-from tracebility.errors import ConfigurationError, StoreUnavailable, TracebilityError, TrailTampered
+from tracebility.errors import AuditLogTampered, ConfigurationError, StoreUnavailable, TracebilityError
 from tracebility.stores.queries import query
 from tracebility.stores.start import START_WAIT_S, Refused, until_reachable
 
@@ -98,7 +98,7 @@ class Statements:
 
 class Postgres(Statements):
     """The pool. Every method raises `StoreUnavailable` when the store is away, `Conflict` when a constraint forbids,
-    and `TrailTampered` when an event has no place in its audit trail.
+    and `AuditLogTampered` when an event has no place in its audit trail.
     """
 
     def __init__(self, pool: "asyncpg.Pool") -> None:
@@ -171,7 +171,7 @@ def translated() -> Iterator[None]:
         raise Refused("postgres", redact(str(error))) from error
     except exceptions.IntegrityConstraintViolationError as error:
         if error.constraint_name == _PLACE_IN_THE_TRAIL:
-            raise TrailTampered(redact(str(error.detail or error))) from error
+            raise AuditLogTampered(redact(str(error.detail or error))) from error
         raise Conflict(error.constraint_name or "", redact(str(error))) from error
     except _AWAY as error:
         raise StoreUnavailable("postgres", redact(str(error)) or type(error).__name__) from error

@@ -47,7 +47,7 @@ ANSWER_WAIT_S = 15.0  # answers take milliseconds; nobody waits longer for a pag
 
 ReadQuery = Literal["read_runs_newest", "read_runs_versions", "read_run", "read_run_spans"]
 OrgQuery = Literal[
-    "outcomes_of_org", "outcomes_among", "distinct_of_org", "usage_by_hour", "read_trail", "read_trail_gaps"
+    "outcomes_of_org", "outcomes_among", "distinct_of_org", "usage_by_hour", "read_audit_log", "read_audit_gaps"
 ]
 READ_QUERIES: frozenset[str] = frozenset(get_args(ReadQuery))
 

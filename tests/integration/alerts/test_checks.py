@@ -17,7 +17,7 @@ from tracebility.alerts.metrics import AlertMetrics
 from tracebility.alerts.webhook import Notifier
 from tracebility.audit.events import AuditWriter, Event
 from tracebility.audit.verify import Problem
-from tracebility.errors import StoreUnavailable, TrailTampered
+from tracebility.errors import AuditLogTampered, StoreUnavailable
 from tracebility.ids import OrgId
 from tracebility.stores import postgres, redis_control
 from tracebility.stores.clickhouse import Engine
@@ -256,7 +256,7 @@ async def test_an_org_whose_trail_takes_no_more_keeps_no_other_from_being_told_o
 
     async def takes_no_more(writer: AuditWriter, transaction: Any, event: Event) -> None:
         if event.org_id == tampered:
-            raise TrailTampered
+            raise AuditLogTampered
         await record(writer, transaction, event)
 
     monkeypatch.setattr(AuditWriter, "record", takes_no_more)

@@ -12,7 +12,7 @@ from harness.proxy import Proxy, Road
 from redis.asyncio import Redis
 
 from tracebility.audit.events import AuditWriter
-from tracebility.errors import StoreUnavailable, TrailTampered
+from tracebility.errors import AuditLogTampered, StoreUnavailable
 from tracebility.ids import OrgId
 from tracebility.ingest import beat, enqueue
 from tracebility.ingest.spool import buffer
@@ -313,7 +313,7 @@ async def test_an_org_whose_trail_takes_no_more_is_settled_and_so_are_the_others
     books: Books, reconciler: QuotaReconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def takes_no_more(*_: Any) -> None:
-        raise TrailTampered
+        raise AuditLogTampered
 
     await books.limit(100, 1)
     await books.meter((uuid4(), 600_000_000))
