@@ -84,7 +84,7 @@ def test_nothing_that_routers_are_given_leads_to_a_raw_client(services: ApiServi
     seen: set[int] = set()
 
     def walk(held: object, path: str) -> None:
-        assert not isinstance(held, clickhouse.Engine | Queue | redis_control.Hot), path
+        assert not isinstance(held, clickhouse.Engine | Queue | redis_control.RedisControl), path
         if id(held) in seen or not type(held).__module__.startswith("tracebility.") or path.count(".") > 5:
             return
         seen.add(id(held))

@@ -83,7 +83,7 @@ MUTANTS = (
         "entries are acknowledged before they are stored",
         "src/tracebility/worker/consumer.py",
         "        refusals = {(one.held.stream",
-        "        await self._queue.leave([Leaving(held.stream, [held.entry.id]) for held in work.held])\n"
+        "        await self._queue.leave([Removal(held.stream, [held.entry.id]) for held in work.held])\n"
         "        refusals = {(one.held.stream",
         "tests/integration/worker/test_crashes.py",
     ),
@@ -146,7 +146,7 @@ MUTANTS = (
     Mutant(
         "a process that starts looks keys up before it has heard of what changed",
         "src/tracebility/stores/changes.py",
-        "    with suppress(StoreUnavailable):\n        await changes.ask()\n    beside",
+        "    with suppress(StoreUnavailable):\n        await changes.poll()\n    beside",
         "    beside",
         "tests/integration/stores/test_changes.py",
     ),
@@ -159,35 +159,35 @@ MUTANTS = (
     ),
     Mutant(
         "an envelope that comes once more is accepted once more",
-        "src/tracebility/tenant/lua/enter.lua",
+        "src/tracebility/tenant/lua/record_accepted.lua",
         ".. now_ms) == 1 then",
         ".. now_ms) >= 0 then",
         "tests/integration/worker/test_ledger.py",
     ),
     Mutant(
-        "an envelope that left the books and came again stays accepted twice",
-        "src/tracebility/tenant/lua/leave.lua",
+        "an envelope that left the ledger and came again stays accepted twice",
+        "src/tracebility/tenant/lua/remove_entries.lua",
         "elseif was_in_flight and counts_elsewhere then",
         "elseif false then",
         "tests/integration/worker/test_ledger.py",
     ),
     Mutant(
         "a departure that is asked for again takes another entry of the envelope out of flight",
-        "src/tracebility/tenant/lua/leave.lua",
+        "src/tracebility/tenant/lua/remove_entries.lua",
         "if entry == '' or deleted[entry] then",
         "if true then",
         "tests/integration/worker/test_ledger.py",
     ),
     Mutant(
         "an envelope counts for whichever of its entries asked last",
-        "src/tracebility/tenant/lua/count.lua",
+        "src/tracebility/tenant/lua/counted_entry.lua",
         "if not place and ARGV",
         "if ARGV",
         "tests/integration/worker/test_ledger.py",
     ),
     Mutant(
         "an outcome of long ago is no outcome",
-        "src/tracebility/tenant/lua/count.lua",
+        "src/tracebility/tenant/lua/counted_entry.lua",
         "if not place and ARGV[nth * 2 + 1] == '0' then",
         "if not place then",
         "tests/integration/worker/test_ledger.py",
@@ -202,15 +202,15 @@ MUTANTS = (
     Mutant(
         "the two streams of a shard decide apart which entry an envelope counts for",
         "src/tracebility/tenant/ledger.py",
-        "stream_key(beside(book.stream), ",
-        "stream_key(book.stream, ",
+        "stream_key(primary_stream(entry.stream), ",
+        "stream_key(entry.stream, ",
         "tests/integration/worker/test_ledger.py",
     ),
     Mutant(
         "a queue whose memory is full is not drained",
         "src/tracebility/tenant/scripts.py",
-        'COUNT, LEAVE = map(_load, ("count", "leave"))',
-        'COUNT, LEAVE = _load("count", "flags="), _load("leave")',
+        'COUNTED_ENTRY, REMOVE_ENTRIES = map(_load, ("counted_entry", "remove_entries"))',
+        'COUNTED_ENTRY, REMOVE_ENTRIES = _load("counted_entry", "flags="), _load("remove_entries")',
         "tests/integration/worker/test_faults.py",
     ),
     Mutant(
@@ -258,7 +258,7 @@ MUTANTS = (
     Mutant(
         "a full Redis is not told of what it sends to disk",
         "src/tracebility/tenant/scripts.py",
-        'ADMIT, REFUND, SETTLE, SAY = map(_load, ("admit", "refund", "settle", "say"))',
+        'ADMIT, REFUND, SETTLE, SET_FIELD = map(_load, ("admit", "refund", "settle", "say"))',
         'ADMIT, REFUND, SETTLE = map(_load, ("admit", "refund", "settle"))\nSAY = _load("say", "flags=")',
         "tests/integration/ingest/test_faults.py",
     ),
@@ -374,7 +374,7 @@ MUTANTS = (
     Mutant(
         "dead letters are not bounded",
         "src/tracebility/tenant/dead_letters.py",
-        "    if held_bytes <= MOST_BYTES:\n",
+        "    if held_bytes <= MAX_BYTES:\n",
         "    if held_bytes >= 0:\n",
         "tests/integration/worker/test_faults.py",
     ),

@@ -22,9 +22,9 @@ from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
 from tracebility.stores.queue import Queue
 from tracebility.stores.queue.inspection import is_durable
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 from tracebility.tenant.dead_letters import refuse_if_over
-from tracebility.tenant.quota import EDGES, SPOOLS
+from tracebility.tenant.quota import BUFFER_BYTES, EDGES
 from tracebility.tenant.shard_router import (
     ALL_STREAMS,
     DEAD_LETTER_STREAM,
@@ -65,7 +65,7 @@ class Alerts:
         control: Postgres,
         engine: Engine,
         queue: Queue,
-        hot: Hot,
+        hot: RedisControl,
         metrics: AlertMetrics,
         due: set[UUID],
         tampered: Callable[[], Sequence[Problem]] = tuple,
@@ -166,7 +166,7 @@ class Alerts:
 
     async def _spilled(self) -> Alert | None:
         names = {bytes(name).decode() for name in await self._hot.command("ZRANGE", EDGES, 0, -1)}
-        said = await self._hot.command("HGETALL", SPOOLS)
+        said = await self._hot.command("HGETALL", BUFFER_BYTES)
         held = {bytes(name).decode(): int(size) for name, size in zip(said[::2], said[1::2], strict=True) if int(size)}
         if not held:
             return None

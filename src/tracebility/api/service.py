@@ -12,7 +12,7 @@ from tracebility.audit.events import AuditWriter, Event
 from tracebility.config import Settings
 from tracebility.health import Ping, unanswered
 from tracebility.stores import postgres, redis_control, scoped
-from tracebility.stores.changes import announcer, resolving
+from tracebility.stores.changes import notifier, resolving
 from tracebility.telemetry import Metrics
 from tracebility.tenant.resolver import Resolver
 
@@ -72,7 +72,7 @@ async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
         stack.push_async_callback(queue.close)
         access = await stack.enter_async_context(_writing_access(control))
         pings = (queue.ping, control_role.ping)
-        yield ApiServices(control, engine, queue, pings, announcer(control_role), resolver, access, web=settings.web)
+        yield ApiServices(control, engine, queue, pings, notifier(control_role), resolver, access, web=settings.web)
 
 
 @asynccontextmanager

@@ -102,11 +102,11 @@ def document(content: Any) -> Any:
 async def _tell_processes(data_dir: Path | None) -> None:
     from tracebility.embedded.installation import locate
     from tracebility.stores import redis_control
-    from tracebility.stores.changes import nudge
+    from tracebility.stores.changes import notify
 
     with suppress(TracebilityError):  # it is committed; a store that is away only makes them hear of it later
         control_role = await redis_control.connect(locate(data_dir).redis_url, wait_s=0)
         try:
-            await nudge(control_role)
+            await notify(control_role)
         finally:
             await control_role.close()

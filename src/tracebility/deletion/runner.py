@@ -32,7 +32,7 @@ from tracebility.stores.postgres import Postgres, Row, Statements, Transaction
 from tracebility.stores.queries import query
 from tracebility.stores.queue import Queue
 from tracebility.stores.queue.entries import Entry
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 from tracebility.tenant.quota import METERED, SLOT_US, metered_member
 from tracebility.tenant.redis_keys import patterns_of_org
 from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS
@@ -46,7 +46,7 @@ SWEEP_PERIOD_S = 3600.0
 REFUSED_S = 6.0
 # What comes late, from the disk buffer of an edge that was away or by replaying a dead letter, is looked for this long.
 SWEEP_DAYS = 30
-MOST_TRIES = 5
+MAX_TRIES = 5
 # A job for which a store was away, or with which another operator went on, is left alone: stores may take long to fail.
 AWAY_S = 60.0
 USERS_A_LOOK = 100  # of up to 1,024 characters each
@@ -115,7 +115,7 @@ class Deleter:
         control: Postgres,
         engine: Engine,
         queue: Queue,
-        hot: Hot,
+        hot: RedisControl,
         metrics: DeletionMetrics,
         now: Callable[[], float] = time.time,
         *,
@@ -225,7 +225,7 @@ class Deleter:
             log.error("a deletion stumbled", job_id=str(job.id), step=job.step, exc_info=True)
             said = redact(f"{type(failure).__name__}: {failure}")[:ERROR_CHARS]
             async with self._control.transaction() as transaction:
-                row = await transaction.fetchrow("deletion_stumbled", job.id, job.moves, said, MOST_TRIES)
+                row = await transaction.fetchrow("deletion_stumbled", job.id, job.moves, said, MAX_TRIES)
                 if row is not None and row["state"] == "failed":
                     await self._record(transaction, EventType.DELETION_FAILED, job, {"step": job.step, "error": said})
             return False

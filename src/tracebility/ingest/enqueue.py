@@ -16,8 +16,8 @@ from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
 from tracebility.ingest.metrics import IngestMetrics
-from tracebility.stores.queue.entries import AGAIN
-from tracebility.tenant.ledger import Book, book_of
+from tracebility.stores.queue.entries import MAYBE_DUPLICATE
+from tracebility.tenant.ledger import LedgerEntry, ledger_entry
 from tracebility.tenant.shard_router import ShardRouter, overflow_of, stream_of
 from tracebility.wire.envelope import Envelope
 
@@ -49,7 +49,9 @@ _log = structlog.get_logger()
 class Streams(Protocol):
     """The verb of the queue that the edge needs."""
 
-    async def append_groups(self, groups: Sequence[Sequence[Entry]], books: Sequence[Book] = ()) -> Sequence[Any]:
+    async def append_groups(
+        self, groups: Sequence[Sequence[Entry]], books: Sequence[LedgerEntry] = ()
+    ) -> Sequence[Any]:
         """Append, each group as a whole; for each its ids, or the `StoreUnavailable` that refused it. Then enter books.
 
         Raises:
@@ -59,7 +61,7 @@ class Streams(Protocol):
     def depth(self, stream: str, org_id: OrgId) -> int:
         """How many envelopes of an org are in a stream, as far as is known."""
 
-    async def withdraw(self, books: Sequence[Book]) -> None:
+    async def withdraw(self, books: Sequence[LedgerEntry]) -> None:
         """Take back what was entered for envelopes that were refused.
 
         Raises:
@@ -102,7 +104,7 @@ class _Waiting(NamedTuple):
     """The envelopes of a request that are on their way to the queue."""
 
     group: Group
-    books: list[Book]
+    books: list[LedgerEntry]
     size: int
     done: asyncio.Future[bool]
 
@@ -138,9 +140,9 @@ class Enqueuer:
             # The shard is others' too: what is more than its share waits beside it, and is served at a lower weight.
             # Should its answer get lost, it comes once more by the disk buffer, into the other stream.
             stream = overflow_of(shard)
-            fields = [{**part, AGAIN: b"1"} for part in fields]
+            fields = [{**part, MAYBE_DUPLICATE: b"1"} for part in fields]
             self._metrics.overflowed.inc(len(fields))
-        books = [book_of(stream, envelope.header) for envelope in envelopes]
+        books = [ledger_entry(stream, envelope.header) for envelope in envelopes]
         if not self._gate.is_shut and await self._queued([(stream, part) for part in fields], books):
             self._metrics.queued.inc(len(fields))
             return
@@ -157,7 +159,7 @@ class Enqueuer:
             await asyncio.gather(*self._sending, return_exceptions=True)
             await asyncio.sleep(0)
 
-    async def _queued(self, group: Group, books: list[Book]) -> bool:
+    async def _queued(self, group: Group, books: list[LedgerEntry]) -> bool:
         loop = asyncio.get_running_loop()
         size = sum(len(part["b"]) + len(part["h"]) for _, part in group)
         done: asyncio.Future[bool] = loop.create_future()

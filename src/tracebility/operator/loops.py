@@ -49,9 +49,9 @@ async def run(loops: Sequence[Loop], lease: Lease, control: Postgres, metrics: O
 async def run_once(loop: Loop, control: Postgres) -> object:
     """One tick now, as a command does it, and what it gives. When it succeeds, the loop is due a period later."""
     began = time.monotonic()
-    fence: int = await control.fetchval("fence_now")
+    fence: int = await control.fetchval("current_fence")
     given = await loop.tick(fence)
-    await control.execute("note_loop", loop.name, time.monotonic() - began, "", fence)
+    await control.execute("record_loop", loop.name, time.monotonic() - began, "", fence)
     return given
 
 
@@ -96,7 +96,7 @@ async def _tick(loop: Loop, lease: Lease, metrics: OperatorMetrics) -> str:
 
 async def _note(loop: Loop, lease: Lease, control: Postgres, duration_s: float, error: str) -> None:
     try:
-        tag = await control.execute("note_loop", loop.name, duration_s, error, lease.fence)
+        tag = await control.execute("record_loop", loop.name, duration_s, error, lease.fence)
     except Exception as failure:  # noqa: BLE001 - what is only noted must not end what is noted
         log.warning("loop cannot be noted", loop=loop.name, reason=redact(str(failure)))
         return

@@ -47,7 +47,7 @@ class OperatorServices:
     control: postgres.Postgres
     engine: clickhouse.Engine
     queue: Queue
-    hot: redis_control.Hot
+    hot: redis_control.RedisControl
     metrics: OperatorMetrics
     pg_dsn: str
     webhook_url: str = ""

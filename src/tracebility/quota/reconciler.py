@@ -23,11 +23,11 @@ from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
 from tracebility.stores.queue import Queue
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 from tracebility.tenant.context import MeterLimit
-from tracebility.tenant.quota import METERED, METERS, OLDEST_SPOOLED, SLOT_US, QuotaMeter, Usage, usage_key
+from tracebility.tenant.quota import METERED, METERS, OLDEST_BUFFERED, SLOT_US, QuotaMeter, Usage, usage_key
 from tracebility.tenant.redis_keys import over_flag
-from tracebility.tenant.scripts import FLAG
+from tracebility.tenant.scripts import SET_FLAG
 from tracebility.tenant.shard_router import OVERFLOW_STREAMS, SHARD_STREAMS
 
 PERIOD_S = 60.0
@@ -80,7 +80,7 @@ class QuotaReconciler:
         control: Postgres,
         engine: Engine,
         queue: Queue,
-        hot: Hot,
+        hot: RedisControl,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self._control = control
@@ -138,7 +138,7 @@ class QuotaReconciler:
 
     async def _spooled(self, now_us: int) -> list[int]:
         """The oldest slot in each disk buffer."""
-        said = await self._hot.command("HVALS", OLDEST_SPOOLED)
+        said = await self._hot.command("HVALS", OLDEST_BUFFERED)
         figures = [tuple(map(int, one.split(b"|"))) for one in said]
         return [slot for slot, at_ms in figures if now_us - at_ms * 1000 <= GONE_HOLDS_US]
 
@@ -205,7 +205,7 @@ class QuotaReconciler:
         ]
         at = over_flag(org_id, period)
         if over:
-            await self._hot.run(FLAG, [at], [over[0], OVER_FLAG_LIFE_MS])
+            await self._hot.run(SET_FLAG, [at], [over[0], OVER_FLAG_LIFE_MS])
         else:
             await self._hot.command("DEL", at)
 

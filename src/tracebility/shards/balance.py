@@ -12,10 +12,10 @@ import structlog
 from tracebility.audit.events import SYSTEM
 from tracebility.shards import shard_map
 from tracebility.shards.metrics import ShardMetrics
-from tracebility.stores.changes import nudge
+from tracebility.stores.changes import notify
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queue import Queue
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 
 PERIOD_S = 60.0
 # Hottest shard over the mean, and for how long, before something is proposed.
@@ -34,7 +34,7 @@ class ShardBalance:
         self,
         control: Postgres,
         queue: Queue,
-        hot: Hot,
+        hot: RedisControl,
         metrics: ShardMetrics,
         *,
         auto: bool,
@@ -83,7 +83,7 @@ class ShardBalance:
         if self._auto and plan.moves:
             async with self._control.transaction() as transaction:
                 done = await shard_map.carry_out(transaction, SYSTEM, plan.moves, now, "automatic")
-            await nudge(self._hot)
+            await notify(self._hot)
             self._metrics.moves.inc(len(done))
             self._uneven_since = None
         return plan

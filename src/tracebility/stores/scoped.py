@@ -1,9 +1,9 @@
-"""The only door of request code to the engine and the queue: a scope goes in, what it may see comes out.
+"""Scoped access to ClickHouse and the queue: the only access that request code has, limited to one tenant.
 
-Each request names its tenant to the engine and is read-only; row policies on every tenant table do the filtering
-there. The filters that the queries carry themselves only choose the rows that a page shows and the part of the index
-that serves them: with all of them gone (tests/isolation does that), an answer still holds no other tenant's row. A
-request that names no tenant sees no rows. The queue knows no tenants: what is asked of it names the scope's org here.
+Each ClickHouse request is read-only and names its tenant; row policies on every tenant table filter the rows. A request
+without a tenant sees no rows. The filters in the queries themselves only select rows and index ranges: without them
+(tests/isolation removes them) an answer still contains no other tenant's rows. The queue has no row policies, so this
+module passes the scope's org with every call.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,18 +21,18 @@ from tracebility.stores.queries import query
 from tracebility.stores.queue import Queue, connect_queue, entries
 from tracebility.tenant.context import TenantContext
 
-# The setting that the row policies compare org_id with.
+# The setting with which the row policies compare org_id.
 TENANT_SETTING = "SQL_tracebility_org"
 
-# Sent with every request. Neither of the engine's caches of results and of which granules match is keyed by the tenant.
+# Sent with every request. Both query caches are off, because their keys do not include the tenant.
 REQUEST_SETTINGS: Mapping[str, str] = {
     "readonly": "1",
     "use_query_cache": "0",
     "use_query_condition_cache": "0",
 }
-# Bounds on what one answer makes this process hold, by query. Of a run's spans the engine ends the answer early past
-# them (small blocks, because it ends between two); of everything else there is no answer. A page of 200 runs, every
-# text of them as long as the query lets it be, is 10 MB in ASCII and 40 MB at most.
+# Bounds on the memory of one answer, by query. `break` truncates a run's spans at a block boundary (hence the small
+# blocks); `throw` fails the other queries. A page of 200 runs with texts of maximum length is 10 MB in ASCII, at most
+# 40 MB.
 ANSWER_BOUNDS: Mapping[str, Mapping[str, str]] = {
     "read_run_spans": {
         "max_result_bytes": str(256 << 20),
@@ -43,7 +43,7 @@ ANSWER_BOUNDS: Mapping[str, Mapping[str, str]] = {
     "read_runs_versions": {"max_result_bytes": str(16 << 20), "result_overflow_mode": "throw"},
     "read_run": {"max_result_bytes": str(64 << 20), "result_overflow_mode": "throw"},
 }
-ANSWER_WAIT_S = 15.0  # answers take milliseconds; nobody waits longer for a page
+ANSWER_WAIT_S = 15.0  # answers normally take milliseconds
 
 ReadQuery = Literal["read_runs_newest", "read_runs_versions", "read_run", "read_run_spans"]
 OrgQuery = Literal[
@@ -51,7 +51,7 @@ OrgQuery = Literal[
 ]
 READ_QUERIES: frozenset[str] = frozenset(get_args(ReadQuery))
 
-# What a query found: the values of each column, in the order of the rows.
+# A query result: column name -> values in row order.
 Columns = Mapping[str, Sequence[Any]]
 
 _log = structlog.get_logger()
@@ -60,7 +60,7 @@ _SEAL: Final = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantScope:
-    """Whose rows a request may see, and by which key. Only `tracebility.api.scope.resolve_project_scope` makes one."""
+    """Permission to read one project's rows. Only `tracebility.api.scope.resolve_project_scope` creates it."""
 
     org_id: OrgId
     workspace_id: WorkspaceId
@@ -70,11 +70,11 @@ class TenantScope:
 
     def __post_init__(self, seal: object) -> None:
         if seal is not _SEAL:
-            raise TypeError("a TenantScope is made by resolve_project_scope, which checks who asks")
+            raise TypeError("only resolve_project_scope may create a TenantScope, after it has checked the key")
 
 
 def sealed_scope(context: TenantContext, workspace_id: WorkspaceId, project_id: ProjectId) -> TenantScope:
-    """The scope of a project of the context's org. The caller has checked that the project is of this org."""
+    """Create the scope of a project. The caller must have checked that the project belongs to the context's org."""
     return TenantScope(
         org_id=context.org_id,
         workspace_id=workspace_id,
@@ -86,46 +86,46 @@ def sealed_scope(context: TenantContext, workspace_id: WorkspaceId, project_id: 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrgScope:
-    """Whose books and trail a request may see: an org's. Only `tracebility.api.scope` makes one."""
+    """Permission to read one org's ledger and audit log. Only `tracebility.api.scope` creates it."""
 
     org_id: OrgId
     seal: InitVar[object]
 
     def __post_init__(self, seal: object) -> None:
         if seal is not _SEAL:
-            raise TypeError("an OrgScope is made by tracebility.api.scope, which checks who asks")
+            raise TypeError("only tracebility.api.scope may create an OrgScope, after it has checked the key")
 
 
 def sealed_org_scope(org_id: OrgId) -> OrgScope:
-    """The scope of an org. The caller has checked that who asks may see it."""
+    """Create the scope of an org. The caller must have checked that the requester may read it."""
     return OrgScope(org_id=org_id, seal=_SEAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallationScope:
-    """Leave to see all orgs beside each other, as operators do. Only `tracebility.api.scope` makes one."""
+    """Permission to read all orgs, for operators. Only `tracebility.api.scope` creates it."""
 
     seal: InitVar[object]
 
     def __post_init__(self, seal: object) -> None:
         if seal is not _SEAL:
-            raise TypeError("an InstallationScope is made by tracebility.api.scope, which checks who asks")
+            raise TypeError("only tracebility.api.scope may create an InstallationScope, after it has checked the key")
 
 
 def sealed_installation_scope() -> InstallationScope:
-    """The scope of the whole installation. The caller has checked that who asks runs it."""
+    """Create the scope of the installation. The caller must have checked that the requester is an operator."""
     return InstallationScope(seal=_SEAL)
 
 
 class OrgClickHouse:
-    """Named queries about an org as a whole, seen through its scope."""
+    """Runs named queries within an org's scope."""
 
     def __init__(self, engine: clickhouse.Engine, scope: OrgScope) -> None:
         self._engine = engine
         self.scope = scope
 
     async def rows(self, name: OrgQuery, **parameters: object) -> list[dict[str, Any]]:
-        """The rows of the query ``name`` of ``stores/sql``, by column. ``{org}`` of the query is the scope's.
+        """Return the rows of the named query. ``{org}`` is always the scope's org.
 
         Raises:
             AnswerTooLarge, StoreUnavailable: as `ScopedClickHouse.rows`.
@@ -134,25 +134,23 @@ class OrgClickHouse:
 
 
 class ScopedClickHouse:
-    """Named queries, seen through one scope."""
+    """Runs named queries within a tenant's scope."""
 
     def __init__(self, engine: clickhouse.Engine, scope: TenantScope) -> None:
         self._engine = engine
         self.scope = scope
 
     async def rows(self, name: ReadQuery, **parameters: object) -> list[dict[str, Any]]:
-        """The rows of the query ``name`` of ``stores/sql``, by column.
-
-        ``{org}`` and ``{project}`` of the query are the scope's, whatever ``parameters`` say.
+        """Return the rows of the named query. ``{org}`` and ``{project}`` are always the scope's.
 
         Raises:
-            AnswerTooLarge: when the rows are more than one answer, or the engine's memory for one, may hold.
-            StoreUnavailable: when the engine is away, busy, or has not been migrated yet.
+            AnswerTooLarge: when the result exceeds the bounds of an answer or the engine's memory limit for a query.
+            StoreUnavailable: when the engine is unavailable, busy, or not migrated yet.
         """
         return (await self._result(name, parameters)).dicts()
 
     async def columns(self, name: ReadQuery, **parameters: object) -> Columns:
-        """As `rows`, by column: for answers of many rows. Of no rows there is no column."""
+        """Like `rows`, but as columns, which is cheaper for many rows. Empty when there are no rows."""
         result = await self._result(name, parameters)
         return dict(zip(result.columns, zip(*result.rows, strict=True), strict=True)) if result.rows else {}
 
@@ -168,7 +166,7 @@ async def _found(
     try:
         return await engine.query(query(name), {**parameters, "org": str(org_id)}, settings)
     except StoreUnavailable as unavailable:
-        if not _ran_out_of_its_memory(unavailable):
+        if not _exceeded_query_memory(unavailable):
             raise
         _log.warning("answer_too_large", query=name, detail=unavailable.detail)
         raise _too_large() from unavailable
@@ -179,35 +177,35 @@ async def _found(
         if rejected.code not in _NOT_MIGRATED:
             raise
         _log.warning("engine_not_ready", query=name, code=rejected.code)
-        raise StoreUnavailable("clickhouse", "the tables are not there yet") from rejected
+        raise StoreUnavailable("clickhouse", "the tables are not migrated yet") from rejected
 
 
 class ScopedEngine:
-    """The engine as services that answer requests hold it: it can be asked whether it is there, and through a scope."""
+    """ClickHouse for services that answer requests: it offers a ping, and queries within a scope."""
 
     def __init__(self, engine: clickhouse.Engine) -> None:
         self.__engine = engine
 
     def within(self, scope: TenantScope) -> ScopedClickHouse:
-        """The engine, seen through ``scope``.
+        """Return query access within ``scope``.
 
         Raises:
-            TypeError: for anything but a scope: ids are no leave.
+            TypeError: when ``scope`` is not a `TenantScope`; ids give no access.
         """
         _must_be(scope, TenantScope)
         return ScopedClickHouse(self.__engine, scope)
 
     def within_org(self, scope: OrgScope) -> OrgClickHouse:
-        """The engine, seen through an org's scope.
+        """Return query access within an org's scope.
 
         Raises:
-            TypeError: for anything but such a scope.
+            TypeError: when ``scope`` is not an `OrgScope`.
         """
         _must_be(scope, OrgScope)
         return OrgClickHouse(self.__engine, scope)
 
     async def ping(self) -> None:
-        """Return when the engine answers.
+        """Return once the engine answers.
 
         Raises:
             StoreUnavailable: when it does not.
@@ -220,7 +218,7 @@ class ScopedEngine:
 
 
 class AllShards:
-    """How full the shards are, and of whom: counts, nothing that is in them."""
+    """Counts of entries per shard and org, for operators. Gives no access to the entries."""
 
     def __init__(self, queue: Queue) -> None:
         self.__queue = queue
@@ -239,31 +237,31 @@ class AllShards:
 
 
 class ScopedQueue:
-    """The queue as services that answer requests hold it: counts of one org, or for operators of all."""
+    """The queue for services that answer requests: counts of one org, or of all orgs for operators."""
 
     def __init__(self, queue: Queue) -> None:
         self.__queue = queue
 
     def within_org(self, scope: OrgScope) -> OrgQueue:
-        """The queue's side of an org's books.
+        """Return the Redis part of an org's ledger.
 
         Raises:
-            TypeError: for anything but such a scope.
+            TypeError: when ``scope`` is not an `OrgScope`.
         """
         _must_be(scope, OrgScope)
         return OrgQueue(self.__queue, scope.org_id)
 
     def within_installation(self, scope: InstallationScope) -> AllShards:
-        """Every shard.
+        """Return the counts of all shards.
 
         Raises:
-            TypeError: for anything but such a scope.
+            TypeError: when ``scope`` is not an `InstallationScope`.
         """
         _must_be(scope, InstallationScope)
         return AllShards(self.__queue)
 
     async def ping(self) -> None:
-        """Return when the queue answers.
+        """Return once the queue answers.
 
         Raises:
             StoreUnavailable: when it does not.
@@ -281,26 +279,26 @@ def _must_be(scope: object, kind: type) -> None:
 
 
 async def connect_scoped_queue(url: str, variable: str) -> ScopedQueue:
-    """The queue at ``url``, which is the value of ``variable``.
+    """Connect to the queue at ``url``, the value of ``variable``.
 
     Raises:
-        ConfigurationError: when nothing answers there, or it refuses the credentials or the database.
+        ConfigurationError: when nothing answers, or the credentials or the database are refused.
     """
     return ScopedQueue(await connect_queue(url, variable=variable))
 
 
 async def connect(url: str) -> ScopedEngine:
-    """The engine at ``url``, which names a user that may only read.
+    """Connect to the engine at ``url``, whose user must be read-only.
 
     Raises:
-        ConfigurationError: when nothing answers there, or it refuses the user, password or database.
+        ConfigurationError: when nothing answers, or the user, password or database is refused.
     """
     return ScopedEngine(await clickhouse.connect(url, operation_timeout_s=ANSWER_WAIT_S))
 
 
-def _ran_out_of_its_memory(unavailable: StoreUnavailable) -> bool:
-    """Whether the query alone took all the memory a query may: it will again. Out of the engine's whole memory is
-    another thing; that passes with what else runs.
+def _exceeded_query_memory(unavailable: StoreUnavailable) -> bool:
+    """Whether the query exceeded its own memory limit, which a retry would do again. Exceeding the server's total
+    memory is temporary.
     """
     code = getattr(unavailable.__cause__, "code", None)
     return code == _MEMORY_LIMIT_EXCEEDED and _MEMORY_OF_ALL not in unavailable.detail
@@ -308,13 +306,13 @@ def _ran_out_of_its_memory(unavailable: StoreUnavailable) -> bool:
 
 def _too_large() -> AnswerTooLarge:
     return AnswerTooLarge(
-        "What is stored under this address is larger than one answer may be.",
-        hint="Ask for less: a smaller limit, or a smaller run. Trying again changes nothing.",
+        "The result is larger than one response may be.",
+        hint="Request less: a smaller limit, or a smaller run. Retrying the same request does not help.",
     )
 
 
 _MEMORY_LIMIT_EXCEEDED = 241
-_MEMORY_OF_ALL = "(total)"  # how the engine's message begins when it is not this query that is too large
+_MEMORY_OF_ALL = "(total)"  # part of the engine's message when the server's total memory is exhausted
 _RESULT_TOO_LARGE = 396  # TOO_MANY_ROWS_OR_BYTES
 _NOT_MIGRATED = frozenset(
     {

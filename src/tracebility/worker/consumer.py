@@ -17,11 +17,11 @@ from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.retry import QUEUE_RETRY_S, pause
 from tracebility.stores.queue import Queue, worker_names
-from tracebility.stores.queue.entries import Departure, Entry, Leaving
+from tracebility.stores.queue.entries import Entry, LedgerRemoval, Removal
 from tracebility.tenant import dead_letters
 from tracebility.tenant.ledger import DEAD, DROPPED, STORED
 from tracebility.tenant.quota import METERED, metered_member
-from tracebility.tenant.scripts import NOTE, HotStore
+from tracebility.tenant.scripts import TOUCH, ControlStore
 from tracebility.tenant.shard_router import LEGACY_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS, SHARDS
 from tracebility.wire.envelope import Envelope, MalformedEnvelope, from_fields
 from tracebility.worker import rows
@@ -55,7 +55,7 @@ BATCHES_BEING_WRITTEN = 2
 OVERFLOW_SHARE = 8
 IDLE_S = 0.05  # between looks at empty streams: small beside the linger, 1 % of a core
 READ_BYTES = 8 << 20  # to aim at in one round trip over all streams
-MOST_ENTRIES_A_STREAM = 64  # COUNT is per stream; READ_BYTES lowers it where entries are large
+MOST_ENTRIES_A_STREAM = 64  # COUNTED_ENTRY is per stream; READ_BYTES lowers it where entries are large
 CLAIM_EVERY_S = 1.0
 SUSPECTS_S = 1.0  # for entries that may end the process, before what is new has its turn
 FORGET_EVERY_S = 60.0
@@ -75,7 +75,7 @@ class Drain:
     def __init__(
         self,
         queue: Queue,
-        hot: HotStore,
+        hot: ControlStore,
         writer: Writer,
         metrics: WorkerMetrics,
         stop: asyncio.Event,
@@ -276,14 +276,14 @@ class Drain:
         stored = [held for held in work.held if (held.stream, held.entry.id) not in refusals]
         outcomes = [Outcome(held.stream, held.entry, held.envelope.header, STORED) for held in stored]
         outcomes += work.dropped
-        leaving = _leaving(outcomes, await self._settled(outcomes))
+        removal = _leaving(outcomes, await self._settled(outcomes))
         failpoint("worker_after_outcomes_before_ack")
         await self._say_metered(work)
         with self._metrics.stage_seconds.labels("ack").time():
-            await self._insist(lambda: self._queue.leave(leaving))
+            await self._insist(lambda: self._queue.leave(removal))
         failpoint("worker_after_ack")
         now_us = time.time_ns() // 1000
-        for one in leaving:
+        for one in removal:
             self._in_hand.release(one.stream, one.ids)
             self._metrics.envelopes.inc(len(one.ids))
         for held in work.held:
@@ -294,18 +294,18 @@ class Drain:
         self._metrics.spans.inc(sum(held.envelope.header.items for held in stored))
         self._metrics.batches.inc()
 
-    async def _settled(self, outcomes: Sequence[Outcome]) -> list[Departure]:
+    async def _settled(self, outcomes: Sequence[Outcome]) -> list[LedgerRemoval]:
         """Write what became of envelopes; how they leave the books.
 
         It is decided first which entry each counts for: of one that is delivered again, or that others settle now, an
         outcome does not tell whose it is.
         """
         known = await self._writer.known(outcomes)
-        asking = [Departure(one.book, one.header.id in known, one.entry.id) for one in outcomes]
-        departures = await self._insist(lambda: self._queue.count(asking))
+        asking = [LedgerRemoval(one.book, one.header.id in known, one.entry.id) for one in outcomes]
+        ledger_removals = await self._insist(lambda: self._queue.count(asking))
         failpoint("worker_after_count_before_outcomes")
         await self._writer.settle(outcomes)
-        return departures
+        return ledger_removals
 
     async def _say_metered(self, work: Work) -> None:
         """Have the reconciler look at whose usage has changed, before the queue forgets that it has. And at whom
@@ -316,7 +316,7 @@ class Drain:
         if members:
             said: list[str | int] = [time.time_ns() // 1_000_000, *members]
             # A plain ZADD is refused when memory is full, and nothing would leave it any more.
-            await self._insist(lambda: self._hot.run(NOTE, [METERED], said))
+            await self._insist(lambda: self._hot.run(TOUCH, [METERED], said))
 
     async def _bury(self, stream: str, entry: Entry, reason: str, deliveries: int) -> None:
         log.error("dead letter", stream=stream, entry_id=entry.id.decode(), reason=reason[:REASON_CHARS])
@@ -324,10 +324,10 @@ class Drain:
             outcomes = [Outcome(stream, entry, from_fields(entry.fields).header, DEAD, reason)]
         except MalformedEnvelope:
             outcomes = []  # Whose it was cannot be told, so it is in nobody's books.
-        leaving = Leaving(stream, [entry.id], await self._settled(outcomes))
+        removal = Removal(stream, [entry.id], await self._settled(outcomes))
         held_bytes = await self._insist(
             lambda: self._queue.dead_letter(
-                leaving, entry, reason=reason[:REASON_CHARS], deliveries=deliveries, at_us=time.time_ns() // 1000
+                removal, entry, reason=reason[:REASON_CHARS], deliveries=deliveries, at_us=time.time_ns() // 1000
             )
         )
         self._metrics.dead.inc()
@@ -359,11 +359,12 @@ class Drain:
             log.info("ended before everything was written; the rest stays in the queue")
 
 
-def _leaving(outcomes: Sequence[Outcome], departures: Sequence[Departure]) -> list[Leaving]:
+def _leaving(outcomes: Sequence[Outcome], ledger_removals: Sequence[LedgerRemoval]) -> list[Removal]:
     """By stream: the entries that are done with, and how their envelopes leave the books."""
     ids: dict[str, list[bytes]] = {}
     for one in outcomes:
         ids.setdefault(one.stream, []).append(one.entry.id)
     return [
-        Leaving(stream, some, [one for one in departures if one.book.stream == stream]) for stream, some in ids.items()
+        Removal(stream, some, [one for one in ledger_removals if one.book.stream == stream])
+        for stream, some in ids.items()
     ]

@@ -11,8 +11,8 @@ from tracebility.stores import native_format as native
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.native_format import Column
 from tracebility.stores.queries import query
-from tracebility.stores.queue.entries import AGAIN, COUNTS_LEFT_MS, Entry
-from tracebility.tenant.ledger import Book, book_of
+from tracebility.stores.queue.entries import COUNTS_LEFT_MS, MAYBE_DUPLICATE, Entry
+from tracebility.tenant.ledger import LedgerEntry, ledger_entry
 from tracebility.wire.envelope import Header
 from tracebility.worker.columns import Block
 
@@ -30,14 +30,14 @@ class Outcome(NamedTuple):
     reason: str = ""
 
     @property
-    def book(self) -> Book:
+    def book(self) -> LedgerEntry:
         """What the books say of it."""
-        return book_of(self.stream, self.header)
+        return ledger_entry(self.stream, self.header)
 
 
 async def known_before(engine: Engine, outcomes: Iterable[Outcome]) -> set[UUID]:
     """The envelopes whose outcome is written already, of those that may be here once more."""
-    again = [one.header for one in outcomes if AGAIN.encode() in one.entry.fields or _is_old(one.entry)]
+    again = [one.header for one in outcomes if MAYBE_DUPLICATE.encode() in one.entry.fields or _is_old(one.entry)]
     if not again:
         return set()
     found = await engine.query(

@@ -6,7 +6,7 @@ from uuid import UUID
 from tracebility.errors import StoreUnavailable
 from tracebility.ids import OrgId
 from tracebility.tenant.redis_keys import over_flag
-from tracebility.tenant.scripts import HotStore
+from tracebility.tenant.scripts import ControlStore
 
 KNOWN_FOR_S = 1.0
 # Answers that are remembered; all are forgotten when there are more.
@@ -16,7 +16,7 @@ MOST_KNOWN = 10_000
 class OverQuota:
     """The safety net behind the edge's own reservation. A flag that cannot be read stands for nobody."""
 
-    def __init__(self, hot: HotStore) -> None:
+    def __init__(self, hot: ControlStore) -> None:
         self._hot = hot
         self._known: dict[tuple[UUID, str], tuple[float, bool]] = {}
 

@@ -306,7 +306,7 @@ def _shortened(texts: Pieces, which: _Ints) -> Pieces:
     for place in which.tolist():
         text = texts[place]
         if len(text) > PREVIEW_CHARS:
-            head = text[: PREVIEW_CHARS * _UTF8_BYTES + native.MOST_VARINT_BYTES]
+            head = text[: PREVIEW_CHARS * _UTF8_BYTES + native.MAX_VARINT_BYTES]
             text = native.text(native.read_text(head)[:PREVIEW_CHARS])
         short[place] = text
     return short

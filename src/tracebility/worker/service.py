@@ -13,7 +13,7 @@ from tracebility.errors import StoreUnavailable
 from tracebility.health import unanswered
 from tracebility.retry import pause
 from tracebility.stores import clickhouse, redis_control
-from tracebility.stores.project_owners import LazyOwners
+from tracebility.stores.project_owners import LazyProjectOwners
 from tracebility.stores.queue import Queue, connect_queue
 from tracebility.telemetry import Metrics
 from tracebility.tenant.shard_router import SHARD_STREAMS
@@ -34,7 +34,7 @@ class WorkerServices:
 
     queue: Queue
     engine: clickhouse.Engine
-    hot: redis_control.Hot
+    hot: redis_control.RedisControl
     metrics: WorkerMetrics
     owners: Owners | None = None  # where envelopes from before the shards find whose they are; None: nobody reads them
 
@@ -87,7 +87,7 @@ async def open_services(settings: Settings) -> AsyncIterator[WorkerServices]:
         stack.push_async_callback(engine.close)
         owners = None
         if settings.ingest_dual_read_legacy and settings.pg_dsn:
-            owners = LazyOwners(settings.dsn("TRACEBILITY_PG_DSN"))
+            owners = LazyProjectOwners(settings.dsn("TRACEBILITY_PG_DSN"))
             stack.push_async_callback(owners.close)
         yield WorkerServices(queue, engine, control_role, WorkerMetrics(Metrics()), owners)
 

@@ -25,8 +25,8 @@ from tracebility.stores.queue import Queue
 from tracebility.stores.queue.entries import DEAD_BYTES
 from tracebility.telemetry import Metrics
 from tracebility.tenant.dead_letters import flag_key
-from tracebility.tenant.ledger import Book, accepted_key
-from tracebility.tenant.quota import EDGES, SPOOLS
+from tracebility.tenant.ledger import LedgerEntry, accepted_key
+from tracebility.tenant.quota import BUFFER_BYTES, EDGES
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, overflow_of, stream_of
 
 
@@ -47,7 +47,7 @@ def tampered() -> list[Problem]:
 
 @pytest.fixture
 def alerts(
-    control: postgres.Postgres, engine: Engine, queue: Queue, store: redis_control.Hot, due: set[UUID],
+    control: postgres.Postgres, engine: Engine, queue: Queue, store: redis_control.RedisControl, due: set[UUID],
     tampered: list[Problem],
 ) -> Alerts:  # fmt: skip
     return Alerts(control, engine, queue, store, AlertMetrics(Metrics()), due, lambda: tampered)
@@ -63,7 +63,7 @@ async def test_nothing_is_told_where_nothing_is_wrong(alerts: Alerts) -> None:
 
 
 async def test_an_envelope_that_its_stream_lost_is_named(alerts: Alerts, queue: Queue) -> None:
-    book = Book(stream_of(4), uuid4(), uuid4(), 500_000, 7)
+    book = LedgerEntry(stream_of(4), uuid4(), uuid4(), 500_000, 7)
     await queue.append_groups([], [book])
     found = (await standing(alerts))["books"]
     assert found.details == {"missing": 1, "envelopes": [f"{book.org_id}/{book.envelope_id}"]}
@@ -72,7 +72,7 @@ async def test_an_envelope_that_its_stream_lost_is_named(alerts: Alerts, queue: 
 
 
 async def test_what_waits_for_long_and_a_shard_that_grows_alone_are_told(
-    alerts: Alerts, queue: Queue, store: redis_control.Hot
+    alerts: Alerts, queue: Queue, store: redis_control.RedisControl
 ) -> None:
     old = f"{int(time.time() * 1000) - 90_000}-1"
     await store.command("XADD", stream_of(2), old, "h", "")
@@ -92,7 +92,7 @@ async def test_what_waits_beside_a_shard_is_of_it(alerts: Alerts, queue: Queue) 
 
 
 async def test_books_that_do_not_balance_are_told_until_they_do(
-    alerts: Alerts, store: redis_control.Hot, due: set[UUID]
+    alerts: Alerts, store: redis_control.RedisControl, due: set[UUID]
 ) -> None:
     org_id = uuid4()
     due.add(org_id)
@@ -118,7 +118,7 @@ async def test_a_trail_that_is_not_as_it_was_written_is_told(alerts: Alerts, tam
 
 
 async def test_with_one_store_away_the_others_are_looked_at(
-    alerts: Alerts, engine: Engine, store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
+    alerts: Alerts, engine: Engine, store: redis_control.RedisControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(*_: Any) -> Any:
         raise StoreUnavailable("redis", "away")
@@ -142,9 +142,9 @@ async def test_only_new_dead_letters_are_told(alerts: Alerts, queue: Queue) -> N
 
 
 async def test_an_org_that_has_more_dead_letters_than_its_share_is_told_and_stays_refused(
-    alerts: Alerts, queue: Queue, store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
+    alerts: Alerts, queue: Queue, store: redis_control.RedisControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracebility.tenant.dead_letters.MOST_BYTES", 1_000)
+    monkeypatch.setattr("tracebility.tenant.dead_letters.MAX_BYTES", 1_000)
     over, within = OrgId(uuid4()), OrgId(uuid4())
     for org_id, size in ((over, 1_001), (within, 1_000)):
         await store.command("HSET", DEAD_BYTES, str(org_id), size)
@@ -154,7 +154,9 @@ async def test_an_org_that_has_more_dead_letters_than_its_share_is_told_and_stay
     assert await standing(alerts) == {}
 
 
-async def test_a_queue_that_answers_before_its_disk_has_it_is_told(alerts: Alerts, store: redis_control.Hot) -> None:
+async def test_a_queue_that_answers_before_its_disk_has_it_is_told(
+    alerts: Alerts, store: redis_control.RedisControl
+) -> None:
     await store.command("CONFIG", "SET", "appendfsync", "everysec")
     try:
         found = (await standing(alerts))["queue_durability"]
@@ -167,9 +169,9 @@ async def test_a_queue_that_answers_before_its_disk_has_it_is_told(alerts: Alert
 
 
 async def test_a_disk_buffer_that_holds_something_is_told_and_whether_anyone_will_replay_it(
-    alerts: Alerts, store: redis_control.Hot
+    alerts: Alerts, store: redis_control.RedisControl
 ) -> None:
-    await store.command("HSET", SPOOLS, "lives", 10, "gone", 5, "empty", 0)
+    await store.command("HSET", BUFFER_BYTES, "lives", 10, "gone", 5, "empty", 0)
     await store.command("ZADD", EDGES, int(time.time() * 1000), "lives")
     assert (await standing(alerts))["disk_buffer"].details == {"bytes": 15, "gone": ["gone"]}
 
@@ -177,7 +179,7 @@ async def test_a_disk_buffer_that_holds_something_is_told_and_whether_anyone_wil
 async def test_an_alert_is_told_when_it_begins_and_when_it_is_over(
     alerts: Alerts, queue: Queue, control: postgres.Postgres
 ) -> None:
-    book = Book(stream_of(4), uuid4(), uuid4(), 500_000, 7)
+    book = LedgerEntry(stream_of(4), uuid4(), uuid4(), 500_000, 7)
     name = f"{book.org_id}/{book.envelope_id}"
     await queue.append_groups([], [book])
     for _ in range(3):

@@ -112,7 +112,7 @@ async def test_what_is_in_the_queue_is_waited_for(filled: Any, work: Work, strea
 
 
 async def test_what_nobody_drains_is_not_waited_for(
-    filled: Any, work: Work, streams: Queue, control: postgres.Postgres, engine: Any, store: redis_control.Hot
+    filled: Any, work: Work, streams: Queue, control: postgres.Postgres, engine: Any, store: redis_control.RedisControl
 ) -> None:
     mine, _ = filled
     await raw_streams.append(streams, [(LEGACY_STREAM, {"d": b"{}"})])

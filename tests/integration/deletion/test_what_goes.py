@@ -80,7 +80,7 @@ async def test_a_project_goes_with_its_keys_and_dead_letters(
 
 
 async def test_an_org_goes_but_for_what_usage_and_the_trail_name(
-    filled: Any, work: Work, control: postgres.Postgres, streams: Queue, store: redis_control.Hot
+    filled: Any, work: Work, control: postgres.Postgres, streams: Queue, store: redis_control.RedisControl
 ) -> None:
     mine, other = filled
     others = await other.rows()
@@ -108,7 +108,7 @@ async def test_an_org_goes_but_for_what_usage_and_the_trail_name(
 
 
 async def test_nothing_of_a_deleted_org_comes_back_to_the_hot_counter(
-    filled: Any, work: Work, control: postgres.Postgres, streams: Queue, store: redis_control.Hot, engine: Any
+    filled: Any, work: Work, control: postgres.Postgres, streams: Queue, store: redis_control.RedisControl, engine: Any
 ) -> None:
     """Its last usage is settled with its end, and what is said of it later changes nothing."""
     mine, other = filled

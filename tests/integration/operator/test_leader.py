@@ -11,7 +11,7 @@ import pytest
 
 from tracebility.operator.loops import Loop, run, run_once
 from tracebility.operator.metrics import OperatorMetrics
-from tracebility.stores.leader import LOCK, SILENT_S, Lease, leading
+from tracebility.stores.leader import HUNG_AFTER_S, LOCK, Lease, leading
 from tracebility.stores.postgres import Postgres
 from tracebility.telemetry import Metrics
 
@@ -80,7 +80,7 @@ async def test_a_stalled_leader_that_resumes_leads_no_more_and_writes_nothing(
     async def another_leads() -> bool:
         return (await leader(control))[0] in set(processes) - {first}
 
-    await until("the other leads", another_leads, SILENT_S + TAKEN_OVER_S)
+    await until("the other leads", another_leads, HUNG_AFTER_S + TAKEN_OVER_S)
 
     async def relay_is_noted() -> bool:
         noted = await control.fetchval("SELECT fence FROM operator_loop WHERE name = 'audit-relay'")

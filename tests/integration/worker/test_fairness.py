@@ -8,8 +8,8 @@ from tests.harness import streams as raw_streams
 
 from tracebility.errors import StoreUnavailable
 from tracebility.stores.queue import Queue
-from tracebility.stores.queue.entries import AGAIN
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.queue.entries import MAYBE_DUPLICATE
+from tracebility.stores.redis_control import RedisControl
 from tracebility.telemetry import Metrics
 from tracebility.tenant.shard_router import SHARD_STREAMS, overflow_of, shard_of
 from tracebility.worker.consumer import MOST_ENTRIES_A_STREAM, OVERFLOW_SHARE, Drain
@@ -25,18 +25,18 @@ def queue(empty_queue: Queue) -> Queue:
 
 
 @pytest.fixture
-def hot_store(empty_hot_store: Hot) -> Hot:
+def hot_store(empty_hot_store: RedisControl) -> RedisControl:
     return empty_hot_store
 
 
 async def test_an_org_is_served_before_what_another_has_too_much_of(
-    queue: Queue, tenant: Any, spans: Any, hot_store: Hot
+    queue: Queue, tenant: Any, spans: Any, hot_store: RedisControl
 ) -> None:
     """Both streams of the shard hold more than a turn takes; the flood came first, and is of another org."""
     flooding = type(tenant)(tenant.queue, tenant.engine)
     overflow = overflow_of(shard_of(tenant.org_id))
     body = flooding.body([spans(0)])
-    flood = [(overflow, {**flooding.envelope(body).fields(), AGAIN: b"1"}) for _ in range(FLOOD)]
+    flood = [(overflow, {**flooding.envelope(body).fields(), MAYBE_DUPLICATE: b"1"}) for _ in range(FLOOD)]
     for start in range(0, FLOOD, 250):
         await raw_streams.append(queue, flood[start : start + 250])
     await tenant.send(*([spans(number)] for number in range(OTHERS)))
@@ -55,7 +55,7 @@ async def test_an_org_is_served_before_what_another_has_too_much_of(
 
 
 async def test_what_was_read_is_not_let_go_when_the_overflow_cannot_be_read(
-    queue: Queue, tenant: Any, spans: Any, hot_store: Hot, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, tenant: Any, spans: Any, hot_store: RedisControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody would look at it for as long as a silent worker is given."""
     metrics, stop = WorkerMetrics(Metrics()), asyncio.Event()

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from tracebility.cli import app
 from tracebility.stores import clickhouse, redis_control, worker_names
 from tracebility.stores.queries import query
-from tracebility.stores.queue.entries import AGAIN
+from tracebility.stores.queue.entries import MAYBE_DUPLICATE
 from tracebility.tenant.dead_letters import FLAG_LIFE_MS, flag_key
 from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM
 from tracebility.worker import write
@@ -90,9 +90,9 @@ async def test_an_envelope_that_only_mapping_finds_torn_is_set_aside_and_those_m
 
 @pytest.mark.usefixtures("no_dead_letters")
 async def test_an_org_that_has_more_dead_letters_than_its_share_is_refused_until_they_are_gone(
-    tenant: Any, worker: Make, hot_store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
+    tenant: Any, worker: Make, hot_store: redis_control.RedisControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracebility.tenant.dead_letters.MOST_BYTES", 3_000)
+    monkeypatch.setattr("tracebility.tenant.dead_letters.MAX_BYTES", 3_000)
     other = type(tenant)(tenant.queue, tenant.engine)
     await tenant.send(b"\xff" * 1_000)
     await other.send(b"\xff" * 1_000)
@@ -456,7 +456,7 @@ async def test_an_engine_that_does_not_say_or_take_outcomes_is_waited_for(
 ) -> None:
     rejected(method, what, 439, 3)
     await raw_streams.append(
-        tenant.queue, [(tenant.stream, {**tenant.envelope(tenant.body([spans(0)])).fields(), AGAIN: b"1"})]
+        tenant.queue, [(tenant.stream, {**tenant.envelope(tenant.body([spans(0)])).fields(), MAYBE_DUPLICATE: b"1"})]
     )
     async with worker() as running:
         await running.drained(tenant)
@@ -545,7 +545,7 @@ async def test_what_is_in_a_queue_whose_memory_is_full_leaves_it(
     tenant: Any, worker: Make, stores: Any, spans: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also what another worker was given, and by one that starts only then; and what cannot be stored, first of all."""
-    monkeypatch.setattr("tracebility.tenant.dead_letters.MOST_BYTES", 1)
+    monkeypatch.setattr("tracebility.tenant.dead_letters.MAX_BYTES", 1)
     await tenant.queue.ensure_group(ALL_STREAMS)
     await tenant.send(b"\xff no protobuf")
     await delivered_elsewhere(tenant, spans(0), 1)

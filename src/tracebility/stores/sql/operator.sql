@@ -3,7 +3,7 @@
 -- name: try_lead
 SELECT pg_try_advisory_lock($1)
 
--- name: depose_the_silent
+-- name: terminate_hung_leader
 -- A leader asks something every second; one that hangs keeps its connection, and the lock with it. O(locks held).
 SELECT pg_terminate_backend(holder.pid)
 FROM pg_locks AS holder
@@ -14,13 +14,13 @@ WHERE
     AND activity.datname = current_database()
     AND activity.state_change < clock_timestamp() - make_interval(secs => $2)
 
--- name: begin_to_lead
+-- name: start_term
 UPDATE operator_leader SET fence = fence + 1, since = clock_timestamp(), name = $1 RETURNING fence
 
--- name: fence_now
+-- name: current_fence
 SELECT fence FROM operator_leader
 
--- name: note_loop
+-- name: record_loop
 -- No row for a leader that is none any more. The lock keeps the next one from beginning in the middle of it.
 INSERT INTO operator_loop (name, last_success, last_duration_s, last_error, fence)
 SELECT $1, CASE WHEN $3 = '' THEN clock_timestamp() END, $2, $3, fence FROM operator_leader WHERE fence = $4 FOR SHARE
