@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
-from harness.installation import Installation
-from harness.payload import requests
+from tests.harness.installation import Installation
+from tests.harness.payload import requests
 
 from . import edge, end_to_end, reads
 

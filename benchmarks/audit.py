@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import uvloop
-from harness.installation import Installation
+from tests.harness.installation import Installation
 
 from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
 from tracebility.audit.metrics import AuditMetrics

@@ -13,8 +13,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import uvloop
-from harness.installation import Installation
 from tests.harness import streams as raw_streams
+from tests.harness.installation import Installation
 
 from tracebility.stores.queue import Queue, connect_queue
 from tracebility.telemetry import Metrics

@@ -16,10 +16,10 @@ from typing import Any
 from uuid import UUID
 
 import uvloop
-from harness.auditor import Auditor
-from harness.installation import Installation
-from harness.load import Load
-from harness.payload import requests
+from tests.harness.auditor import Auditor
+from tests.harness.installation import Installation
+from tests.harness.load import Load
+from tests.harness.payload import requests
 
 from tracebility.ids import OrgId
 from tracebility.tenant.shard_router import shard_of

@@ -11,18 +11,19 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import redis
 import uvloop
-from harness.auditor import Auditor
-from harness.installation import Installation, until
-from harness.load import Load
-from harness.payload import Request
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from redis import asyncio as redis_async
+from tests.harness.auditor import Auditor
+from tests.harness.installation import Installation, until
+from tests.harness.load import Load
+from tests.harness.payload import Request
 
 from tracebility.embedded.installation import free_port
 
@@ -108,7 +109,7 @@ async def run(installation: Installation, pool: list[Request]) -> None:
             turns["reference"].append(await turn(f"http://127.0.0.1:{port}", {}, pool, server.pid))
             with redis.Redis.from_url(ready["redis_url"]) as queue:
                 queue.unlink(STREAM)
-            with halted(ready["pids"]["ingest-worker"]):
+            with halted(worker_pids(ready)):
                 edge = await turn(ready["url"], installation.headers(), pool, ready["pids"]["ingest-api"])
             turns["edge"].append(edge)
             await until("the worker drains", lambda: auditor.in_flight() == 0, 120)
@@ -133,12 +134,19 @@ def _median(turns: list[Turn]) -> Turn:
 
 
 @contextlib.contextmanager
-def halted(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
+def halted(pids: Sequence[int]) -> Iterator[None]:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def worker_pids(ready: Mapping[str, Any]) -> list[int]:
+    """Every worker process of an installation."""
+    return [pid for name, pid in ready["pids"].items() if name.startswith("ingest-worker")]
 
 
 def _start(port: int, redis_url: str) -> subprocess.Popen[bytes]:

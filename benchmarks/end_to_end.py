@@ -13,10 +13,10 @@ from typing import Any
 import clickhouse_connect
 import numpy as np
 from clickhouse_connect.driver.client import Client
-from harness.auditor import Auditor
-from harness.installation import Installation
-from harness.load import Load, Sending
-from harness.payload import SPANS_A_REQUEST, Request
+from tests.harness.auditor import Auditor
+from tests.harness.installation import Installation
+from tests.harness.load import Load, Sending
+from tests.harness.payload import SPANS_A_REQUEST, Request
 
 from . import report
 from .meters import CpuMeter, memory_mb, worker_metrics

@@ -21,17 +21,17 @@ from typing import Any
 
 import psutil
 import uvloop
-from harness.auditor import Auditor
-from harness.installation import Installation, until
-from harness.load import Load
-from harness.payload import Request, requests
+from tests.harness.auditor import Auditor
+from tests.harness.installation import Installation, until
+from tests.harness.load import Load
+from tests.harness.payload import Request, requests
 
 from tracebility.embedded.installation import free_port
 from tracebility.tenant.admission import Admitted
 from tracebility.tenant.context import TenantContext
 
 from . import report
-from .edge import halted
+from .edge import halted, worker_pids
 from .meters import CpuMeter
 from .revocation import call
 
@@ -108,7 +108,7 @@ async def measure(installation: Installation, folder: Path, count: int, turns: i
             await until("the edge listens", lambda pid=pid: psutil.Process(pid).net_connections(kind="tcp"), 20)
         for number in range(turns + 1):
             for which, (pid, url) in sorted(edges.items(), reverse=bool(number % 2)):
-                with halted(ready["pids"]["ingest-worker"]):
+                with halted(worker_pids(ready)):
                     cost = await turn(url, headers, pool, pid, count)
                 await until("the worker drains", lambda: auditor.in_flight() == 0, 120)
                 if number:  # once unmeasured

@@ -3,11 +3,12 @@
 import os
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import psutil
-from harness.installation import Installation
+from tests.harness.installation import Installation
 
 _PARENTS = ("supervisor", "load")  # of the others, which are named by themselves
 
@@ -43,14 +44,18 @@ def memory_mb(pids: Mapping[str, int]) -> dict[str, float]:
 
 
 def worker_metrics(installation: Installation) -> dict[str, float]:
-    """What the worker of ``installation`` counts, by name and labels as its ``/metrics`` writes them."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(installation.data_dir / "run" / "worker.sock"))
-        connection.sendall(b"GET /metrics HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n")
-        answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
-    lines = answer.partition(b"\r\n\r\n")[2].decode().splitlines()
-    pairs = (line.rsplit(" ", 1) for line in lines if line.startswith("tracebility_"))
-    return {name: float(value) for name, value in pairs}
+    """What the workers of ``installation`` count together, by name and labels as their ``/metrics`` write them."""
+    counted: dict[str, float] = defaultdict(float)
+    for path in (installation.data_dir / "run").glob("ingest-worker*.sock"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n")
+            answer = b"".join(iter(lambda connection=connection: connection.recv(1 << 16), b""))
+        for line in answer.partition(b"\r\n\r\n")[2].decode().splitlines():
+            if line.startswith("tracebility_"):
+                name, value = line.rsplit(" ", 1)
+                counted[name] += float(value)
+    return dict(counted)
 
 
 def _family(name: str, pid: int) -> list[psutil.Process]:

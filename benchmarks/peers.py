@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import uvloop
-from harness.auditor import Auditor
-from harness.installation import Installation, until
-from harness.load import Load
-from harness.payload import SPANS_A_REQUEST, Request, requests
+from tests.harness.auditor import Auditor
+from tests.harness.installation import Installation, until
+from tests.harness.load import Load
+from tests.harness.payload import SPANS_A_REQUEST, Request, requests
 
 from tracebility.embedded.installation import free_port
 

@@ -19,10 +19,10 @@ import clickhouse_connect
 import matplotlib
 import numpy as np
 from clickhouse_connect.driver.client import Client
-from harness.auditor import Auditor
-from harness.installation import Installation
-from harness.load import Load
-from harness.payload import Request
+from tests.harness.auditor import Auditor
+from tests.harness.installation import Installation
+from tests.harness.load import Load
+from tests.harness.payload import Request
 
 from . import report
 from .multiply import Multiplier

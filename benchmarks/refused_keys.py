@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
-from harness.installation import Installation
+from tests.harness.installation import Installation
 
 from tracebility.tenant import keys
 

@@ -20,9 +20,9 @@ from urllib.request import urlopen
 import numpy as np
 import redis
 import uvloop
-from harness.installation import Installation
-from harness.load import Load, Outcome
-from harness.payload import requests
+from tests.harness.installation import Installation
+from tests.harness.load import Load, Outcome
+from tests.harness.payload import requests
 
 from . import report
 

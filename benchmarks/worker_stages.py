@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 
 import numpy as np
 import psutil
-from harness.payload import requests
+from tests.harness.payload import requests
 
 from tracebility.ids import uuid7
 from tracebility.stores import clickhouse

@@ -18,15 +18,12 @@ from hypothesis import settings
 from tracebility.api.app import create_app
 from tracebility.api.service import ApiServices, open_services
 from tracebility.config import Settings
-from tracebility.embedded.installation import free_port
 from tracebility.embedded.valkey import Valkey
 from tracebility.ids import OrgId, ProjectId, WorkspaceId, uuid7
 from tracebility.stores import clickhouse, postgres, redis_control
 from tracebility.stores.queue import Queue, connect_queue
 from tracebility.tenant import keys
 from tracebility.tenant.context import Scope, TenantContext, sealed_context
-
-sys.path.insert(0, str(Path(__file__).parent / "faults"))  # the harness: proxies, installations, load
 
 # `make test` tries the same examples each time, so that it says the same of the same code; `make explore` looks for new
 # ones, and many more. Neither is bounded by a clock: a machine may be busy.
@@ -146,7 +143,7 @@ def operator(operator_key: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def _spare_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("valkey")
-    store = Valkey(folder, free_port(), "secret")
+    store = Valkey(folder, folder / "valkey.sock", "secret")
     process = subprocess.Popen(store.program().argv, cwd=folder, stdout=subprocess.DEVNULL)
     yield store.url
     process.terminate()

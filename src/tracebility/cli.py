@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +46,11 @@ def up(
         Path | None, typer.Option("--data-dir", help="Where all data lives.", show_default="~/.tracebility")
     ] = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The one port; 0 takes a free one.")] = 7080,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "localhost",
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, max=16, help="Worker processes.", show_default="half of the cores, 2 to 4"),
+    ] = None,
     ready_file: Annotated[
         Path | None, typer.Option("--ready-file", help="Also write the ready file here (it holds secrets; mode 0600).")
     ] = None,
@@ -71,10 +76,12 @@ def up(
     """
     from tracebility.embedded.console import Console
     from tracebility.embedded.installation import default_data_dir
-    from tracebility.embedded.supervisor import UpOptions
+    from tracebility.embedded.supervisor import UpOptions, default_workers
     from tracebility.embedded.supervisor import up as run_up
 
-    options = UpOptions(data_dir or default_data_dir(), host, port, ready_file, not no_web, only_stores)
+    options = UpOptions(
+        data_dir or default_data_dir(), host, port, ready_file, not no_web, only_stores, workers or default_workers()
+    )
     raise typer.Exit(run_up(options, Console(as_json=as_json, verbose=verbose)))
 
 
@@ -104,6 +111,8 @@ def serve(
 
 def main() -> None:
     """Run the command line. What is set up wrongly is one line on standard error, never a traceback."""
+    # A shell that starts a command with `&` may make it ignore SIGINT, which Python then leaves as it is.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app()
     except ConfigurationError as error:

@@ -21,14 +21,18 @@ PREFIX = "TRACEBILITY_"
 _SCHEMES = {
     "TRACEBILITY_PG_DSN": ("postgresql", "postgres"),
     "TRACEBILITY_CLICKHOUSE_URL": ("http", "https"),
+    "TRACEBILITY_CLICKHOUSE_READER_URL": ("http", "https"),
     "TRACEBILITY_REDIS_URL": ("redis", "rediss", "unix"),
     "TRACEBILITY_REDIS_STREAM_URL": ("redis", "rediss", "unix"),
+    "TRACEBILITY_API_URL": ("http", "https"),
 }
 _EXAMPLES = {
     "TRACEBILITY_PG_DSN": "postgresql://user:password@host:5432/tracebility",
     "TRACEBILITY_CLICKHOUSE_URL": "http://user:password@host:8123/tracebility",
+    "TRACEBILITY_CLICKHOUSE_READER_URL": "http://reader:password@host:8123/tracebility",
     "TRACEBILITY_REDIS_URL": "redis://:password@host:6379/0",
     "TRACEBILITY_REDIS_STREAM_URL": "redis://:password@host:6379/0",
+    "TRACEBILITY_API_URL": "http://host:7080",
 }
 
 
@@ -37,22 +41,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     pg_dsn: Annotated[str, Field(description="PostgreSQL, the control plane")] = ""
     clickhouse_url: Annotated[str, Field(description="ClickHouse's HTTP interface, the data plane")] = ""
+    clickhouse_reader_url: Annotated[
+        str, Field(description="api: the same as a user with the role tracebility_reader; without it, the one above")
+    ] = ""
     redis_url: Annotated[str, Field(description="Redis or Valkey: limits, counters, caches, and the queue")] = ""
     redis_stream_url: Annotated[
         str, Field(description="another Redis or Valkey for the queue alone; without it, the one above")
     ] = ""
 
-    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    host: Annotated[str, Field(description="address to listen on; localhost is 127.0.0.1 and ::1")] = "localhost"
     port: Annotated[int, Field(description="port to listen on", ge=0, le=65535)] = DEFAULT_PORT
     listen_socket: Annotated[str, Field(description="unix socket to listen on instead of host and port")] = ""
-    listen_fd: Annotated[
-        int | None, Field(description="listening socket inherited from `tracebility up`; not set by hand")
-    ] = None
+    listen_fds: Annotated[
+        str, Field(description="listening sockets inherited from `tracebility up`; not set by hand")
+    ] = ""
     start_fd: Annotated[
         int | None, Field(description="pipe of `tracebility up`: its end is the start; not set by hand")
     ] = None
     api_socket: Annotated[
         str, Field(description="ingest-api: unix socket of the api target, for every route that is not an ingest route")
+    ] = ""
+    api_as_owner: Annotated[
+        bool, Field(description="api: start although its ClickHouse user owns the data; not set by hand")
+    ] = False
+    api_url: Annotated[
+        str,
+        Field(description="ingest-api: the same by URL, for an api target elsewhere; the socket goes first"),
     ] = ""
     web: Annotated[bool, Field(description="api: serve the pages for browsers beside the API")] = True
     alert_webhook_url: Annotated[
@@ -72,12 +86,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = False
 
     @property
+    def reader_variable(self) -> str:
+        """The variable that names ClickHouse for reads: its own, where it is set."""
+        return "TRACEBILITY_CLICKHOUSE_READER_URL" if self.clickhouse_reader_url else "TRACEBILITY_CLICKHOUSE_URL"
+
+    @property
     def stream_variable(self) -> str:
         """The variable that names the server of the queue: its own, where it has one."""
         return "TRACEBILITY_REDIS_STREAM_URL" if self.redis_stream_url else "TRACEBILITY_REDIS_URL"
 
     def dsn(self, variable: str) -> str:
-        """The DSN held by ``variable`` (for example ``TRACEBILITY_PG_DSN``).
+        """The DSN or URL held by ``variable`` (for example ``TRACEBILITY_PG_DSN``).
 
         Raises:
             ConfigurationError: when it is missing or malformed, naming the variable and the form, never the value.

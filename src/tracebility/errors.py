@@ -4,8 +4,11 @@ HTTP bodies are RFC 9457 problem JSON: ``type`` (a stable code), ``title``, ``st
 ``hint`` (what to do). Every code has its line in ``docs/errors.md``.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, ClassVar
+
+from tracebility import request_id
 
 # Answers are one tenant's: no cache on the way may keep one, and a browser must not guess what it holds.
 NOT_FOR_OTHERS = {
@@ -60,11 +63,15 @@ class Problem(TracebilityError):
             document["hint"] = self.hint
         if instance:
             document["instance"] = instance
+        if request_id.current():
+            document["request_id"] = request_id.current()
         return document | self.members
 
     def headers(self) -> dict[str, str]:
         """Headers beside the body, ``content-type`` included."""
         headers = {"content-type": "application/problem+json"} | NOT_FOR_OTHERS
+        if request_id.current():
+            headers[request_id.HEADER] = request_id.current()
         if self.retry_after_s is not None:
             headers["retry-after"] = str(self.retry_after_s)
         return headers
@@ -156,7 +163,16 @@ class MovedLately(Problem):
 
 
 class MethodNotAllowed(Problem):
+    """The address is right and the method is not. ``Allow`` names those that it takes."""
+
     status, code, title = 405, "method-not-allowed", "This address does not take this method"
+
+    def __init__(self, path: str, methods: Iterable[str]) -> None:
+        self._allowed = ", ".join(sorted(methods))
+        super().__init__(f"{path} takes {self._allowed}.", hint=f"Use {self._allowed}.")
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"allow": self._allowed}
 
 
 class RequestTimeout(Problem):

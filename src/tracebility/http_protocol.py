@@ -8,6 +8,7 @@ import asyncio
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from tracebility import request_id
 from tracebility.errors import BadRequest, HeadTooLarge, Problem, RequestTimeout
 from tracebility.wire import limits
 
@@ -98,11 +99,10 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            body = msgspec.json.encode(problem.body())
+            with request_id.answering():
+                body, own = msgspec.json.encode(problem.body()), problem.headers()
             headers = [*self.server_state.default_headers]
-            headers += [
-                (name.encode(), value.encode()) for name, value in problem.headers().items() if name != "connection"
-            ]
+            headers += [(name.encode(), value.encode()) for name, value in own.items() if name != "connection"]
             headers += [(b"content-length", str(len(body)).encode()), (b"connection", b"close")]
             lines = [b"%b: %b\r\n" % header for header in headers]
             self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", body]))

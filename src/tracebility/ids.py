@@ -1,6 +1,7 @@
 """Identifiers as types of their own, so that swapping two of them does not compile."""
 
 import os
+import re
 import time
 from typing import NewType
 from uuid import UUID
@@ -15,6 +16,14 @@ PublicKeyId = NewType("PublicKeyId", str)
 SENTINEL = UUID("ffffffff-ffff-ffff-ffff-ffffffffffff")
 SENTINEL_ORG = OrgId(SENTINEL)
 SENTINEL_WORKSPACE = WorkspaceId(SENTINEL)
+
+# As ingest accepts them: a UUID, or 16 or 32 hex digits.
+_RUN_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{16}|[0-9a-f]{32}", re.IGNORECASE)
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a run can have this id."""
+    return _RUN_ID.fullmatch(text) is not None
 
 
 def uuid7() -> UUID:

@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ DRAIN_S = 2
 # Longer than the 60 s that load balancers and clients keep an idle connection, so that they close first and no request
 # meets a closing socket.
 KEEP_ALIVE_S = 75
+
+LOOPBACK_IPV4, LOOPBACK_IPV6 = "127.0.0.1", "::1"
+FREE_PORT_ATTEMPTS = 20
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -66,11 +70,6 @@ def _serving(name: str) -> Callable[["Settings", asyncio.Event], Awaitable[None]
 
 
 def _run(name: str, serve: Callable[["Settings", asyncio.Event], Awaitable[None]]) -> int:
-    # Libraries load these where they find them: 3 MB in every target to draw tracebacks on terminals, 1.5 MB for
-    # metrics that are not ours.
-    for unused in ("rich", "opentelemetry.sdk"):
-        sys.modules[unused] = None  # type: ignore[assignment]
-
     import uvloop
 
     from tracebility.config import load_settings
@@ -126,7 +125,7 @@ async def _ingest_api(settings: "Settings", stop: asyncio.Event) -> None:
     from tracebility.ingest.service import open_services
 
     async with open_services(settings) as services:
-        await _serve_http(create_app(services, services.front), settings, stop)
+        await _serve_http(create_app(services), settings, stop)
 
 
 async def _api(settings: "Settings", stop: asyncio.Event) -> None:
@@ -138,28 +137,34 @@ async def _api(settings: "Settings", stop: asyncio.Event) -> None:
 
 
 async def _ingest_worker(settings: "Settings", stop: asyncio.Event) -> None:
-    from tracebility.health import create_app
+    from tracebility.health import create_app, needs_every_store
     from tracebility.worker.service import open_services
 
     async with open_services(settings) as services:
         draining = asyncio.create_task(services.drain(stop))
         draining.add_done_callback(lambda _: stop.set())
-        await _serve_http(create_app(services), settings, stop)
+        await _serve_http(
+            create_app(services.metrics.all, partial(needs_every_store, services.missing_stores)), settings, stop
+        )
         await draining
 
 
 async def _operator(settings: "Settings", stop: asyncio.Event) -> None:
-    from tracebility.health import create_app
+    from tracebility.health import create_app, needs_every_store
     from tracebility.operator.service import open_services
 
     async with open_services(settings) as services:
         leading = asyncio.create_task(services.lead(stop))
         leading.add_done_callback(lambda _: stop.set())
-        await _serve_http(create_app(services), settings, stop)
+        await _serve_http(
+            create_app(services.metrics.all, partial(needs_every_store, services.missing_stores)), settings, stop
+        )
         await leading
 
 
 async def _all(settings: "Settings", stop: asyncio.Event) -> None:
+    import msgspec
+
     from tracebility.api.app import create_app as create_api
     from tracebility.api.service import open_services as open_api
     from tracebility.ingest.app import create_app as create_edge
@@ -167,9 +172,11 @@ async def _all(settings: "Settings", stop: asyncio.Event) -> None:
     from tracebility.operator.service import run as run_operator
     from tracebility.worker.service import run as run_worker
 
+    # This process writes to ClickHouse as its owner anyway. A reader's URL still keeps reads of tenants apart.
+    reads = msgspec.structs.replace(settings, api_as_owner=True)
     # The edge ends first; what it accepted is drained as far as the time allows, the rest stays in the queue.
     edge_ended = asyncio.Event()
-    async with open_api(settings) as api, open_edge(settings) as edge:
+    async with open_api(reads) as api, open_edge(settings) as edge:
         worker = asyncio.create_task(run_worker(settings, edge_ended))
         operator = asyncio.create_task(run_operator(settings, stop))
         for inner in (worker, operator):
@@ -195,7 +202,7 @@ async def _serve_http(app: App, settings: "Settings", stop: asyncio.Event) -> No
     # What is there now stays. To look through it for garbage takes 25 ms, in the middle of some answer.
     gc.collect()
     gc.freeze()
-    async with _listener(settings) as listener:
+    async with _listening(settings) as listeners:
         server = Server(
             uvicorn.Config(
                 app,
@@ -218,24 +225,24 @@ async def _serve_http(app: App, settings: "Settings", stop: asyncio.Event) -> No
 
         ending = asyncio.create_task(end())
         try:
-            await server.serve(sockets=[listener])
+            await server.serve(sockets=listeners)
         finally:
             ending.cancel()
 
 
 @asynccontextmanager
-async def _listener(settings: "Settings") -> AsyncIterator[socket.socket]:
-    if settings.listen_fd is not None:
+async def _listening(settings: "Settings") -> AsyncIterator[list[socket.socket]]:
+    if settings.listen_fds:
         try:
-            inherited = socket.socket(fileno=settings.listen_fd)
-        except OSError as error:
+            inherited = [socket.socket(fileno=int(number)) for number in settings.listen_fds.split(",")]
+        except (OSError, ValueError) as error:
             raise ConfigurationError(
-                f"TRACEBILITY_LISTEN_FD is no open socket ({error.strerror}). Only 'tracebility up' sets it: unset it."
+                f"TRACEBILITY_LISTEN_FDS names no open sockets ({error}). Only 'tracebility up' sets it: unset it."
             ) from None
         yield inherited
     elif settings.listen_socket:
         with _unix_listener(Path(settings.listen_socket)) as made:
-            yield made
+            yield [made]
     else:
         yield listen(settings.host, settings.port, hint="Set TRACEBILITY_PORT (and TRACEBILITY_HOST) to a free one.")
 
@@ -262,21 +269,54 @@ def _unix_listener(path: Path) -> Iterator[socket.socket]:
         path.unlink(missing_ok=True)
 
 
-def listen(host: str, port: int, *, hint: str) -> socket.socket:
-    """A listening TCP socket.
+def listen(host: str, port: int, *, hint: str) -> list[socket.socket]:
+    """Listening TCP sockets: one, or for ``localhost`` one on each loopback address that this machine has.
+
+    Clients that look ``localhost`` up may try ::1 first. Port 0 takes one that is free on all of them.
 
     Raises:
         ConfigurationError: when the port is taken or not allowed, ending in ``hint``.
     """
+    hosts = [LOOPBACK_IPV4, *([LOOPBACK_IPV6] if _has_ipv6() else [])] if host == "localhost" else [host]
+    for attempt in range(FREE_PORT_ATTEMPTS):
+        listeners: list[socket.socket] = []
+        for address in hosts:
+            chosen = listeners[0].getsockname()[1] if listeners else port
+            try:
+                listeners.append(_tcp_listener(address, chosen))
+            except OSError as error:
+                for listener in listeners:
+                    listener.close()
+                if port == 0 and listeners and attempt + 1 < FREE_PORT_ATTEMPTS:
+                    break  # Free on the first address, taken on this one.
+                raise ConfigurationError(
+                    f"Port {chosen} on {address} cannot be used: {error.strerror}. {hint}"
+                ) from None
+        else:
+            return listeners
+    raise AssertionError("unreachable")
+
+
+def _tcp_listener(host: str, port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(BACKLOG)
-    except OSError as error:
+    except OSError:
         listener.close()
-        raise ConfigurationError(f"Port {port} on {host} cannot be used: {error.strerror}. {hint}") from None
+        raise
     return listener
+
+
+def _has_ipv6() -> bool:
+    """Whether this machine has the loopback address of IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind((LOOPBACK_IPV6, 0))
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ from typing import TypeVar
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from structlog.typing import EventDict
+
+from tracebility import request_id
 
 METRIC_PREFIX = "tracebility_"
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -21,6 +24,7 @@ def configure_logging(target: str, *, level: int = logging.INFO) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            _with_request_id,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -31,6 +35,12 @@ def configure_logging(target: str, *, level: int = logging.INFO) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(target=target)
+
+
+def _with_request_id(_logger: object, _method: str, line: EventDict) -> EventDict:
+    if request_id.current():
+        line["request_id"] = request_id.current()
+    return line
 
 
 _Kind = TypeVar("_Kind", Counter, Gauge)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.installation import Installation
+from tests.harness.installation import Installation
 
 ROUNDS_IN_EVERY_TEST_RUN = 4
 

@@ -7,10 +7,10 @@ import clickhouse_connect
 import numpy as np
 import pytest
 from clickhouse_connect.driver.client import Client
-from harness.auditor import Auditor
-from harness.load import Ledger, Outcome, Sending
-from harness.payload import CANARY_KEY, Stamp, canary_of
-from harness.weather import Tenant
+from tests.harness.auditor import Auditor
+from tests.harness.load import Ledger, Outcome, Sending
+from tests.harness.payload import CANARY_KEY, Stamp, canary_of
+from tests.harness.weather import Tenant
 
 SPANS = 30
 SPANS_A_TRACE = 10

@@ -11,10 +11,10 @@ from uuid import uuid4
 import clickhouse_connect
 import pytest
 import redis
-from harness.auditor import Auditor
-from harness.installation import Installation
-from harness.load import Load
-from harness.payload import requests
+from tests.harness.auditor import Auditor
+from tests.harness.installation import Installation
+from tests.harness.load import Load
+from tests.harness.payload import requests
 
 from tracebility.tenant.shard_router import LEGACY_STREAM
 

@@ -2,11 +2,11 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from harness.auditor import Auditor
-from harness.installation import Installation, until
-from harness.load import Load
-from harness.payload import requests
-from harness.weather import progress, small_disk
+from tests.harness.auditor import Auditor
+from tests.harness.installation import Installation, until
+from tests.harness.load import Load
+from tests.harness.payload import requests
+from tests.harness.weather import progress, small_disk
 
 TENANT = "full disk"
 ROOM_MB = {"valkey": 64, "clickhouse": 160}

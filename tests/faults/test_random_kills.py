@@ -1,9 +1,8 @@
 import secrets
 
 import pytest
-from harness.installation import Installation
-
-from harness import rounds
+from tests.harness import rounds
+from tests.harness.installation import Installation
 
 
 @pytest.mark.timeout(0)

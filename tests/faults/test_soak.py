@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness.payload import requests
-from harness.resends import regrouped
-
-from harness import soak
+from tests.harness import soak
+from tests.harness.payload import requests
+from tests.harness.resends import regrouped
 
 A_SHORT_SOAK_S = 6.0
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.proxy import Proxy, Road
+from tests.harness.proxy import Proxy, Road
 
 from tracebility.config import Settings
 from tracebility.ingest import service as ingest

@@ -24,8 +24,8 @@ def run(*command: str | Path, cwd: Path) -> None:
 
 
 def pins(folder: Path) -> Path:
-    """The lock's versions without hashes: what a user's `pip install -c` takes."""
-    lock = (ROOT / "requirements.lock").read_text()
+    """The versions of the lock for a user's `pip install -c`, with the two packages that our environment omits."""
+    lock = (ROOT / "requirements.lock").read_text().replace(" ; sys_platform == 'never'", "")
     file = folder / "constraints.txt"
     file.write_text("\n".join(re.findall(r"^[\w.\[\]-]+==[^\\\n]+", lock, re.MULTILINE)))
     return file
@@ -35,9 +35,10 @@ def pins(folder: Path) -> Path:
 def installed(tmp_path: Path) -> Path:
     """A clean environment that holds the wheel and what it depends on, and nothing of the checkout."""
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT, cwd=tmp_path)
-    venv.create(tmp_path / "env", with_pip=True)
-    wheel = next(tmp_path.glob("*.whl"))
-    run(tmp_path / "env/bin/python", "-m", "pip", "install", "--quiet", "-c", pins(tmp_path), wheel, cwd=tmp_path)
+    venv.create(tmp_path / "env")
+    uv, wheel = Path(sys.executable).with_name("uv"), next(tmp_path.glob("*.whl"))
+    where = ("--quiet", "--python", tmp_path / "env/bin/python")
+    run(uv, "pip", "install", *where, "-c", pins(tmp_path), wheel, cwd=tmp_path)
     return tmp_path / "env"
 
 

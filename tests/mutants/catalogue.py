@@ -258,21 +258,21 @@ MUTANTS = (
     Mutant(
         "a full Redis is not told of what it sends to disk",
         "src/tracebility/tenant/scripts.py",
-        'ADMIT, REFUND, SETTLE, SET_FIELD = map(_load, ("admit", "refund", "settle", "say"))',
-        'ADMIT, REFUND, SETTLE = map(_load, ("admit", "refund", "settle"))\nSAY = _load("say", "flags=")',
+        'ADMIT, REFUND, SETTLE, SET_FIELD = map(_load, ("admit", "refund", "settle", "set_field"))',
+        'ADMIT, REFUND, SETTLE = map(_load, ("admit", "refund", "settle"))\nSET_FIELD = _load("set_field", "flags=")',
         "tests/integration/ingest/test_faults.py",
     ),
     Mutant(
         "what came from a disk buffer is in the queue without its stamp",
-        "src/tracebility/ingest/spool/replay.py",
+        "src/tracebility/ingest/disk_buffer/replay.py",
         "            if headers:\n",
         "            if False:\n",
         "tests/integration/ingest/test_faults.py",
     ),
     Mutant(
         "an edge that ends goes on holding what it held at its last beat",
-        "src/tracebility/ingest/beat.py",
-        "            with suppress(StoreUnavailable):\n                await self._say_oldest()",
+        "src/tracebility/ingest/heartbeat.py",
+        "            with suppress(StoreUnavailable):\n                await self._report_oldest()",
         "            pass",
         "tests/integration/ingest/test_faults.py",
     ),
@@ -328,8 +328,8 @@ MUTANTS = (
     Mutant(
         "the same body is let in and charged again",
         "src/tracebility/tenant/admission.py",
-        "claim), KEPT, BODY_LIFE_MS)",
-        "claim), KEPT, 1)",
+        "mark(admitted.at_us), MARK_LIFE_MS)",
+        "mark(admitted.at_us), 1)",
         "tests/integration/ingest/test_gates.py",
     ),
     Mutant(
@@ -381,8 +381,8 @@ MUTANTS = (
     Mutant(
         "a dead letter needs room that only its worker can make",
         "src/tracebility/tenant/scripts.py",
-        'BURY, UNBURY = map(_load, ("bury", "unbury"))',
-        'BURY, UNBURY = _load("bury", "flags="), _load("unbury")',
+        'ADD_DEAD_LETTER, REMOVE_DEAD_LETTERS = map(_load, ("add_dead_letter", "remove_dead_letters"))',
+        'ADD_DEAD_LETTER, REMOVE_DEAD_LETTERS = _load("add_dead_letter", "flags="), _load("remove_dead_letters")',
         "tests/integration/worker/test_faults.py",
     ),
     Mutant(

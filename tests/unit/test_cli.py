@@ -1,5 +1,6 @@
 """What every command has in common, and how the command line fails."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,3 +74,22 @@ def test_no_installation_is_one_line_that_says_how_to_get_one(tmp_path: Path) ->
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "tracebility up" in done.stderr
+
+
+WAITING = """
+import time
+from tracebility import cli
+cli.app = lambda: (print("here", flush=True), time.sleep(60))
+cli.main()
+"""
+
+
+def test_a_command_ends_at_sigint_also_where_a_shell_had_it_ignored() -> None:
+    """Shells without job control start a command with SIGINT ignored where it ends in `&`."""
+    started = subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$0" -c "$1"', sys.executable, WAITING], stdout=subprocess.PIPE
+    )
+    assert started.stdout is not None
+    assert started.stdout.readline() == b"here\n"
+    started.send_signal(signal.SIGINT)
+    assert started.wait(20) == 130

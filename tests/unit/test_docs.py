@@ -11,8 +11,8 @@ import typer
 
 from tracebility.audit.events import EventType
 from tracebility.config import Settings
-from tracebility.embedded.clickhouse.settings import VARIABLES
 from tracebility.errors import Problem
+from tracebility_engine.settings import VARIABLES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -75,7 +75,8 @@ def test_every_variable_in_the_source_is_documented() -> None:
 def test_a_store_is_reached_by_its_dsn_and_nothing_else() -> None:
     of_stores = {name for name in variables() if re.match(r"TRACEBILITY_(PG|POSTGRES|CLICKHOUSE|REDIS|VALKEY)", name)}
     roles = {"TRACEBILITY_REDIS_URL", "TRACEBILITY_REDIS_STREAM_URL"}
-    assert of_stores == {"TRACEBILITY_PG_DSN", "TRACEBILITY_CLICKHOUSE_URL", *roles}
+    users = {"TRACEBILITY_CLICKHOUSE_URL", "TRACEBILITY_CLICKHOUSE_READER_URL"}
+    assert of_stores == {"TRACEBILITY_PG_DSN", *users, *roles}
 
 
 @pytest.mark.parametrize("code", sorted({problem.code for problem in problems()}))

@@ -24,7 +24,7 @@ from tracebility.stores.queue import Queue
 from tracebility.stores.queue.inspection import is_durable
 from tracebility.stores.redis_control import RedisControl
 from tracebility.tenant.dead_letters import refuse_if_over
-from tracebility.tenant.quota import BUFFER_BYTES, EDGES
+from tracebility.tenant.quota import DISK_BUFFERS, EDGES
 from tracebility.tenant.shard_router import (
     ALL_STREAMS,
     DEAD_LETTER_STREAM,
@@ -166,7 +166,7 @@ class Alerts:
 
     async def _spilled(self) -> Alert | None:
         names = {bytes(name).decode() for name in await self._hot.command("ZRANGE", EDGES, 0, -1)}
-        said = await self._hot.command("HGETALL", BUFFER_BYTES)
+        said = await self._hot.command("HGETALL", DISK_BUFFERS)
         held = {bytes(name).decode(): int(size) for name, size in zip(said[::2], said[1::2], strict=True) if int(size)}
         if not held:
             return None

@@ -1,113 +1,53 @@
-"""The api target's ASGI app: routes, problems, headers, metrics, and the description of every route."""
+"""The api target's ASGI app: its routes, and what every answer has (headers, request id, metrics)."""
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tracebility import __version__
-from tracebility.api import pages, problems
-from tracebility.api.routers import (
-    audit,
-    deletions,
-    health,
-    keys,
-    ledger,
-    orgs,
-    plans,
-    projects,
-    runs,
-    shards,
-    usage,
-    workspaces,
-)
+from tracebility import health
+from tracebility.api import openapi, pages, problems, routers, routing
 from tracebility.api.service import ApiServices
-from tracebility.deletion.jobs import Deletion, UserDeletion
 from tracebility.errors import NOT_FOR_OTHERS
-from tracebility.orgs.keys import MadeKey, NewKey, RotatedKey, Rotation
-from tracebility.orgs.orgs import MadeOrg, NewOrg, Org, OrgChanges
-from tracebility.orgs.plans import Plan, PlanPage
-from tracebility.orgs.projects import ChangedProject, MadeProject, MadeWorkspace, NewPlace, ProjectChanges
-from tracebility.quota.quotas import Quotas
-from tracebility.quota.usage import UsageByHour
-from tracebility.shards.shard_map import ShardMove, ShardMoved, ShardPlan, ShardStatus
-from tracebility.stores.ledger import Ledger
+from tracebility.request_id import App, Message, Receive, RequestIds, Scope, Send
 from tracebility.telemetry import RequestMetrics
-from tracebility.tenant.limits import Limits
-from tracebility.wire import openapi as ingest
-
-_ANSWERS = (
-    *(projects.ProjectPage, runs.RunPage, runs.RunDetail),
-    *(PlanPage, Plan, orgs.OrgPage, Org, MadeOrg, Quotas, MadeWorkspace, MadeProject),
-    *(keys.KeyPage, MadeKey, RotatedKey),
-    *(ShardStatus, ShardPlan, ShardMoved),
-    *(Deletion, deletions.DeletionPage, ChangedProject),
-    *(Ledger, audit.AuditPage, audit.AuditGapPage, UsageByHour),
-)
-_BODIES = (
-    *(Limits, NewOrg, OrgChanges, NewPlace, NewKey, Rotation),
-    *(ShardMove, UserDeletion, ProjectChanges),
-)
 
 
-def create_app(services: ApiServices) -> ASGIApp:
+def create_app(services: ApiServices) -> App:
     """The app that answers with ``services``."""
     app = _app(web=services.web)
     app.state.services = services
-    return _Observed(app, RequestMetrics(services.metrics, "api"))
-
-
-def openapi_document() -> dict[str, Any]:
-    """Every HTTP route of an installation, the ingest target's included, as OpenAPI 3.1 has it."""
-    document: dict[str, Any] = get_openapi(
-        title="tracebility", version=__version__, routes=routes(), openapi_version="3.1.0"
-    )
-    _, schemas = msgspec.json.schema_components((*_ANSWERS, *_BODIES), ref_template="#/components/schemas/{name}")
-    components = document.setdefault("components", {})
-    components["schemas"] = schemas | ingest.SCHEMAS
-    document["paths"] = ingest.PATHS | document["paths"]
-    components["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, tb_..."},
-        "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
-    }
-    components["responses"] = {"Problem": _PROBLEM}
-    document["paths"] = {
-        path: {method: _described(path, operation) for method, operation in operations.items()}
-        for path, operations in document["paths"].items()
-    }
-    return document
+    watched = health.create_app(services.metrics, partial(health.needs_every_store, services.missing_stores), app)
+    return RequestIds(_Observed(watched, RequestMetrics(services.metrics, "api")))
 
 
 def routes() -> Sequence[BaseRoute]:
-    """Every route of this app."""
+    """Every route of this app but the health routes."""
     return _app(web=True).routes
 
 
-def _described(path: str, operation: dict[str, Any]) -> dict[str, Any]:
-    """``operation`` with what holds for every route: how a refusal looks, and that a key is needed."""
-    answers = {status: answer for status, answer in operation["responses"].items() if status != "422"}
-    answers["default"] = {"$ref": "#/components/responses/Problem"}
-    needed: dict[str, Any] = {"security": [{"bearer": []}, {"apiKey": []}]} if path.startswith("/v1/") else {}
-    return operation | needed | {"responses": answers}
+def openapi_document() -> dict[str, Any]:
+    """The description of every HTTP route of an installation."""
+    return openapi.document(routes())
 
 
 def _app(*, web: bool) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.router.route_class = routing.Route
     problems.install(app)
-    # One flat list, so that a test can walk every route there is; include_router would nest them out of sight.
-    for router in (*_ROUTERS, *([pages.router] if web else [])):
+    # One flat list, which tests walk; include_router would nest the routes.
+    for router in (*routers.all_routers(), *([pages.router] if web else [])):
         app.router.routes.extend(router.routes)
     described: list[bytes] = []
 
     @app.get("/openapi.json", tags=["description"], summary="This description")
-    async def openapi() -> Response:
+    async def description() -> Response:
         """Every route, ingest included."""
         if not described:
             described.append(msgspec.json.encode(openapi_document()))
@@ -116,38 +56,12 @@ def _app(*, web: bool) -> FastAPI:
     return app
 
 
-_ROUTERS = (
-    *(projects.router, runs.router, keys.router, workspaces.router, orgs.router, plans.router),
-    *(ledger.router, usage.router, audit.router, shards.router, deletions.router, health.router),
-)
-
-_PROBLEM: dict[str, Any] = {
-    "description": "Problem JSON (RFC 9457). 429 and 503 carry Retry-After.",
-    "content": {
-        "application/problem+json": {
-            "schema": {
-                "type": "object",
-                "required": ["type", "title", "status", "detail"],
-                "properties": {
-                    "type": {"type": "string", "examples": ["urn:tracebility:error:not-found"]},
-                    "title": {"type": "string"},
-                    "status": {"type": "integer"},
-                    "detail": {"type": "string"},
-                    "hint": {"type": "string"},
-                    "instance": {"type": "string"},
-                },
-            }
-        }
-    },
-}
-
-
 class _Observed:
-    """Puts the headers that every answer has on each, and counts it under its route's template. HEAD is answered as
-    GET is, without the body.
+    """Adds the headers that every answer has, and counts the answer under its route's template. HEAD is answered as
+    GET, without the body.
     """
 
-    def __init__(self, app: ASGIApp, requests: RequestMetrics) -> None:
+    def __init__(self, app: App, requests: RequestMetrics) -> None:
         self._app = app
         self._requests = requests
 
@@ -156,8 +70,8 @@ class _Observed:
             await self._app(scope, receive, send)
             return
         method, status = scope["method"], 500
-        headless = method == "HEAD"
-        if headless:
+        is_head = method == "HEAD"
+        if is_head:
             scope = {**scope, "method": "GET"}
         began = time.perf_counter()
 
@@ -168,7 +82,7 @@ class _Observed:
                 headers = MutableHeaders(scope=message)
                 for name, value in NOT_FOR_OTHERS.items():
                     headers[name] = value
-            elif headless:
+            elif is_head:
                 message = {**message, "body": b""}
             await send(message)
 
@@ -176,5 +90,11 @@ class _Observed:
         try:
             await self._app(scope, receive, observed)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
-            self._requests.answered(route, method, status, time.perf_counter() - began)
+            self._requests.answered(_template(scope), method, status, time.perf_counter() - began)
+
+
+def _template(scope: Scope) -> str:
+    """The route of a request without its ids."""
+    if scope["path"] in health.PATHS:
+        return str(scope["path"])
+    return getattr(scope.get("route"), "path", "unmatched")

@@ -3,9 +3,10 @@
 The framework would read and judge a body first, and tell by that whether another tenant's id is one.
 """
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
+import structlog
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
@@ -15,6 +16,8 @@ from tracebility.validation import read
 LARGEST_BYTES = 64 << 10  # a plan, the largest of these documents, has some 300
 
 Body = TypeVar("Body", bound=msgspec.Struct)
+
+_log = structlog.get_logger()
 
 
 async def body_of(request: Request, kind: type[Body], *, if_none: Body | None = None) -> Body:
@@ -26,7 +29,7 @@ async def body_of(request: Request, kind: type[Body], *, if_none: Body | None = 
         BadRequest: when it is not JSON.
         Unprocessable: when a value in it is not acceptable, naming its field.
     """
-    text = await _bounded(request)
+    text = await bounded_body(request, LARGEST_BYTES, hint="Send only the fields of this route.")
     if not text and if_none is not None:
         return if_none
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -39,23 +42,22 @@ async def body_of(request: Request, kind: type[Body], *, if_none: Body | None = 
     return read(text, kind)
 
 
-def takes(kind: type[msgspec.Struct], *, required: bool = True) -> dict[str, Any]:
-    """The ``openapi_extra`` of a route whose body is a ``kind``; `openapi` adds the schemas that it refers to."""
-    schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
-    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+async def bounded_body(request: Request, largest_bytes: int, *, hint: str) -> bytes:
+    """The whole body of ``request``.
 
-
-async def _bounded(request: Request) -> bytes:
+    Raises:
+        PayloadTooLarge: when it is larger than ``largest_bytes``, with ``hint``.
+        BadRequest: when the client goes away before it has sent the whole body.
+    """
     pieces: list[bytes] = []
     size = 0
     try:
         async for piece in request.stream():
             size += len(piece)
-            if size > LARGEST_BYTES:
-                raise PayloadTooLarge(
-                    f"The body is larger than {LARGEST_BYTES >> 10} KiB.", hint="Send only the fields of this route."
-                )
+            if size > largest_bytes:
+                raise PayloadTooLarge(f"The body is larger than {largest_bytes >> 10} KiB.", hint=hint)
             pieces.append(piece)
     except ClientDisconnect:
-        raise BadRequest("The connection ended before the body did.") from None
+        _log.info("client_disconnected", path=request.url.path, received_bytes=size)
+        raise BadRequest("The connection ended before the body was complete.") from None
     return b"".join(pieces)

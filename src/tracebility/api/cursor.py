@@ -43,7 +43,7 @@ def unseal(text: str, owner: bytes) -> bytes:
 
 def seal_made(created_at: datetime, id_: bytes, owner: bytes) -> str:
     """The place, in a list in the order of creation, of what was made then and has this id."""
-    return seal(_MOMENT.pack((created_at - EPOCH) // timedelta(microseconds=1)) + id_, owner)
+    return seal(_MOMENT.pack(microseconds(created_at)) + id_, owner)
 
 
 def unseal_made(text: str, owner: bytes) -> tuple[datetime, bytes]:
@@ -58,6 +58,11 @@ def unseal_made(text: str, owner: bytes) -> tuple[datetime, bytes]:
         return EPOCH + timedelta(microseconds=created_us), place[_MOMENT.size :]
     except (struct.error, OverflowError):  # sealed by someone who read how, around no place
         raise unfit() from None
+
+
+def microseconds(moment: datetime) -> int:
+    """``moment`` as microseconds since 1970."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
 
 
 def unfit() -> BadRequest:

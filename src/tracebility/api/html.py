@@ -41,7 +41,8 @@ def page(title: str, content: Html, *, status: int = 200, account: str = "") -> 
         f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'; "
         "base-uri 'none'; frame-ancestors 'none'"
     )
-    headers = {"content-security-policy": policy, "referrer-policy": "no-referrer"}
+    # Not "no-referrer": with that, browsers send "Origin: null" also with the forms of these pages.
+    headers = {"content-security-policy": policy, "referrer-policy": "same-origin"}
     return Response(body, status, headers, media_type="text/html")
 
 

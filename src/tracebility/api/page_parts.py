@@ -6,25 +6,25 @@ from uuid import UUID
 
 import msgspec
 
+from tracebility import times
 from tracebility.api import tree
 from tracebility.api.html import Html, fill, join
+from tracebility.api.routers.projects import Project
 from tracebility.api.routers.runs import Run, RunDetail, Span
-from tracebility.api.times import nanoseconds
-from tracebility.stores.postgres import Row
 
 SPANS_SHOWN = 1000  # a page with more gets slow in browsers; the API gives all
 TEXT_SHOWN = 4000
 DEEPEST_INDENT = 9
 
 
-def projects_bar(projects: Sequence[Row], shown: UUID) -> Html:
+def projects_bar(projects: Sequence[Project], shown: UUID) -> Html:
     """Links to the projects that the key may see."""
     links = [
         fill(
             '<a href="/?project=$id"$current>$name</a>',
-            id=project["project_id"],
-            name=project["name"],
-            current=Html(' aria-current="page"') if project["project_id"] == shown else "",
+            id=project.id,
+            name=project.name,
+            current=Html(' aria-current="page"') if project.id == shown else "",
         )
         for project in projects
     ]
@@ -46,7 +46,7 @@ def runs_table(runs: Sequence[Run], project_id: UUID, now_ns: int, *, older: str
 def run_detail(run: RunDetail, project_id: UUID, now_ns: int) -> Html:
     """A run: its numbers, and its spans with where in time each lies."""
     spans = tree.flatten(run.spans)
-    starts = [nanoseconds(span.start_time) for span in spans]
+    starts = [times.parse(span.start_time) for span in spans]
     first_ns = min(starts, default=0)
     lengths = [start - first_ns + int((span.latency_ms or 0) * 1e6) for start, span in zip(starts, spans, strict=True)]
     whole_ns = max(max(lengths, default=0), 1)
@@ -55,7 +55,7 @@ def run_detail(run: RunDetail, project_id: UUID, now_ns: int) -> Html:
         for span, start in zip(spans[:SPANS_SHOWN], starts, strict=False)
     ]
     facts = [
-        ("Started", ago(nanoseconds(run.start_time), now_ns)),
+        ("Started", ago(times.parse(run.start_time), now_ns)),
         ("Latency", duration(run.latency_ms)),
         ("Tokens", f"{run.input_tokens:,} in, {run.output_tokens:,} out" if run.total_tokens else "none"),
         ("Cost", money(run.cost)),
@@ -125,7 +125,7 @@ def _run_row(run: Run, project_id: UUID, now_ns: int) -> Html:
         preview=failure(run) or run.output_preview or run.input_preview,
         status=_status(run.status),
         started=run.start_time,
-        ago=ago(nanoseconds(run.start_time), now_ns),
+        ago=ago(times.parse(run.start_time), now_ns),
         latency=duration(run.latency_ms),
         tokens=f"{run.total_tokens:,}" if run.total_tokens else "-",
         cost=money(run.cost),

@@ -8,21 +8,24 @@ import asyncio
 from typing import Annotated
 from urllib.parse import parse_qs, quote, urlsplit
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from starlette.responses import RedirectResponse, Response
 
 from tracebility.api import page_parts as parts
+from tracebility.api import routing
 from tracebility.api.auth import Services, credentials, require, services_of
+from tracebility.api.bodies import bounded_body
 from tracebility.api.html import Html, fill, page, template
-from tracebility.api.routers.projects import FIRST_PLACE, visible_projects
+from tracebility.api.pagination import PageQuery
+from tracebility.api.routers.projects import readable_projects
 from tracebility.api.routers.runs import detail_from, run_from, seal_place, window_of
 from tracebility.api.run_reads import newest_runs, one_run
 from tracebility.api.scope import rows_of
-from tracebility.errors import BadRequest, Forbidden, PayloadTooLarge, Unauthenticated
+from tracebility.errors import BadRequest, Forbidden, Unauthenticated
 from tracebility.stores.scoped import ScopedClickHouse
 from tracebility.tenant.context import Scope, TenantContext
 
-router = APIRouter(tags=["pages"])
+router = routing.router("pages")
 
 COOKIE = "tracebility_key"
 RUNS_A_PAGE = 50
@@ -62,7 +65,7 @@ async def landing(request: Request, services: Services, project: str = "", curso
     scope = rows.scope
     window = window_of(cursor or None, None, None, scope)
     runs, more = await newest_runs(rows, window, RUNS_A_PAGE)
-    projects = await visible_projects(services, context, FIRST_PLACE, PROJECTS_SHOWN)
+    projects = (await readable_projects(services, context, PageQuery(PROJECTS_SHOWN))).items
     if not runs and not cursor:
         content = parts.projects_bar(projects, scope.project_id) + _first_trace(request)
     else:
@@ -90,7 +93,8 @@ async def run_page(rows: Annotated[ScopedClickHouse, Depends(page_rows)], servic
 async def sign_in(request: Request, services: Services) -> Response:
     """Takes the form of the landing page, answers with the cookie."""
     _refuse_other_sites(request)
-    key = parse_qs((await _bounded(request)).decode("utf-8", "replace")).get("key", [""])[0].strip()
+    form = await bounded_body(request, LARGEST_FORM_BYTES, hint="Enter only the key.")
+    key = parse_qs(form.decode("utf-8", "replace")).get("key", [""])[0].strip()
     try:
         require(await services.resolver.resolve("", key), Scope.READ)
     except (Unauthenticated, Forbidden) as refusal:
@@ -134,17 +138,16 @@ def _encrypted(request: Request) -> bool:
 
 
 def _refuse_other_sites(request: Request) -> None:
-    """A form on another site must not sign anyone in or out here; browsers say where a form was."""
+    """Refuse a form that was sent from another site: it must sign nobody in or out here.
+
+    Browsers say where a form was in Sec-Fetch-Site, which no page can set. To a host name over plain HTTP they send no
+    such header; there Origin is compared with Host. A client that sends neither is no browser.
+    """
+    site = request.headers.get("sec-fetch-site")
     origin = request.headers.get("origin")
-    elsewhere = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
-    if elsewhere or request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+    if site is not None:
+        own = site in ("same-origin", "none")
+    else:
+        own = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    if not own:
         raise BadRequest("This form was sent from another site.", hint="Open the address of tracebility itself.")
-
-
-async def _bounded(request: Request) -> bytes:
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > LARGEST_FORM_BYTES:
-            raise PayloadTooLarge("The form holds more than a key.")
-    return body

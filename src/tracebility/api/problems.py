@@ -78,20 +78,19 @@ async def _on_framework(request: Request, error: Exception) -> Response:
         case 404:
             problem = NotFound()
         case 405:
-            allowed = _methods_of(request)
-            error.headers = {**(error.headers or {}), "Allow": allowed}
-            problem = MethodNotAllowed(f"{request.method} is not for this address.", hint=f"Use {allowed}.")
+            error.headers = None
+            problem = MethodNotAllowed(request.url.path, _methods_of(request))
         case _:
             problem = BadRequest(str(error.detail))
     return respond(problem, request, {name.lower(): value for name, value in (error.headers or {}).items()})
 
 
-def _methods_of(request: Request) -> str:
+def _methods_of(request: Request) -> set[str]:
     """What the address takes, of all the routes it has. HEAD is answered as GET is."""
     path = request.url.path
     routes = [route for route in request.app.routes if isinstance(route, Route) and route.path_regex.match(path)]
     methods = {method for route in routes for method in route.methods or ()}
-    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+    return methods | ({"HEAD"} if "GET" in methods else set())
 
 
 async def _on_validation(request: Request, error: Exception) -> Response:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Container, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+from tracebility.api.provisional_run import run_of_spans
 from tracebility.errors import NotFound
 from tracebility.stores.scoped import Columns, ScopedClickHouse
 
@@ -39,6 +40,8 @@ async def newest_runs(rows: ScopedClickHouse, window: Window, limit: int) -> tup
 async def one_run(rows: ScopedClickHouse, run_id: str) -> tuple[Row, Columns]:
     """A run and its spans in the order of their start. Ids are kept in small letters and asked for in any.
 
+    The worker stores spans before it writes the row of their run; until then the row is computed here.
+
     Raises:
         NotFound: when the project has no such run.
     """
@@ -46,9 +49,11 @@ async def one_run(rows: ScopedClickHouse, run_id: str) -> tuple[Row, Columns]:
     run, spans = await asyncio.gather(
         rows.rows("read_run", run_id=run_id), rows.columns("read_run_spans", run_id=run_id, limit=MOST_SPANS)
     )
-    if not run:
+    if run:
+        return run[0], spans
+    if not spans or not spans["span_id"]:
         raise NotFound
-    return run[0], spans
+    return await asyncio.to_thread(run_of_spans, spans), spans
 
 
 async def _latest(rows: ScopedClickHouse, window: Window, limit: int) -> AsyncIterator[Row]:

@@ -7,16 +7,19 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import structlog
+
 from tracebility.audit.access_log import AccessLog
 from tracebility.audit.events import AuditWriter, Event
 from tracebility.config import Settings
+from tracebility.errors import ConfigurationError
 from tracebility.health import Ping, unanswered
 from tracebility.stores import postgres, redis_control, scoped
 from tracebility.stores.changes import notifier, resolving
 from tracebility.telemetry import Metrics
 from tracebility.tenant.resolver import Resolver
 
-STORES = ("postgres", "redis", "clickhouse")
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,9 @@ async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
     async with AsyncExitStack() as stack:
         control = await postgres.connect(settings.dsn("TRACEBILITY_PG_DSN"))
         stack.push_async_callback(control.close)
-        engine = await scoped.connect(settings.dsn("TRACEBILITY_CLICKHOUSE_URL"))
+        engine = await scoped.connect(settings.dsn(settings.reader_variable), settings.reader_variable)
         stack.push_async_callback(engine.close)
+        await _refuse_owner(engine, settings)
         redis_url = settings.dsn("TRACEBILITY_REDIS_URL")
         control_role = await redis_control.connect(redis_url)
         stack.push_async_callback(control_role.close)
@@ -73,6 +77,17 @@ async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
         access = await stack.enter_async_context(_writing_access(control))
         pings = (queue.ping, control_role.ping)
         yield ApiServices(control, engine, queue, pings, notifier(control_role), resolver, access, web=settings.web)
+
+
+async def _refuse_owner(engine: scoped.ScopedEngine, settings: Settings) -> None:
+    if not await engine.is_owner():
+        return
+    if not settings.api_as_owner:
+        raise ConfigurationError(
+            f"{settings.reader_variable} names a ClickHouse user that may write, and that sees the rows of every org "
+            "when a query names none. Name a user that has the role tracebility_reader and nothing else."
+        )
+    _log.warning("api_reads_as_owner", fix="Set TRACEBILITY_CLICKHOUSE_READER_URL.")
 
 
 @asynccontextmanager

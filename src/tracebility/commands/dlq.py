@@ -125,13 +125,25 @@ def drop_letters(
       tracebility dlq drop 1795530152396-0
     """
 
+    async def invalidate(orgs: "list[UUID]") -> None:
+        """Have the bodies that these letters came in count as new: sent again, they must be stored."""
+        from tracebility.embedded.installation import locate
+        from tracebility.stores import redis_control
+        from tracebility.tenant.resends import invalidate_marks
+
+        control_role = await redis_control.connect(locate(data_dir).redis_url, wait_s=0)
+        try:
+            await invalidate_marks(control_role, orgs)
+        finally:
+            await control_role.close()
+
     async def drop(queue: "Queue", letter: "DeadLetter") -> dict[str, Any]:
         from tracebility.worker import dead_letters
 
         await dead_letters.drop(queue, letter)
         return {"id": letter.id}
 
-    done = _each(data_dir, letter_id, everything, "dead_letters.dropped", drop)
+    done = _each(data_dir, letter_id, everything, "dead_letters.dropped", drop, invalidate)
     tell(f"{len(done)} deleted.", {"dropped": done}, as_json=as_json)
 
 
@@ -141,6 +153,7 @@ def _each(
     everything: bool,
     event_type: str,
     act: "Callable[[Queue, DeadLetter], Awaitable[dict[str, Any]]]",
+    prepare: "Callable[[list[UUID]], Awaitable[None]] | None" = None,
 ) -> list[dict[str, Any]]:
     if (letter_id is None) != everything:
         raise TracebilityError("Name one dead letter by its id, or all of them with --all.")
@@ -155,6 +168,8 @@ def _each(
             async for letter in letters(queue):
                 _mean(meant, letter)
         await _write_down(data_dir, event_type, meant)
+        if prepare is not None:
+            await prepare([org_id for org_id in meant if org_id is not None])
         # Those there now, by their ids: what fails again comes back behind them, and bodies are fetched one at a time.
         return [await act(queue, await _found(queue, one)) for ids in meant.values() for one in ids]
 

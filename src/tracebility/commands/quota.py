@@ -107,10 +107,10 @@ async def _usage(data_dir: "Path | None", org_id: "OrgId", since: str, until: st
 
 
 def _nanoseconds(name: str, text: str) -> int:
-    from tracebility.api.times import nanoseconds
+    from tracebility import times
 
     try:
-        return nanoseconds(text)
+        return times.bounded(text)
     except ValueError:
         raise TracebilityError(f"{name} takes an RFC 3339 time such as 2026-03-01T12:00:00Z.") from None
 

@@ -80,7 +80,7 @@ async def _apply(data_dir: "Path | None") -> "Aged":
     from tracebility.deletion.metrics import DeletionMetrics
     from tracebility.deletion.retention import Retention
     from tracebility.embedded.installation import locate
-    from tracebility.stores import clickhouse, postgres
+    from tracebility.stores import clickhouse, postgres, redis_control
     from tracebility.telemetry import Metrics
 
     found = locate(data_dir)
@@ -89,4 +89,6 @@ async def _apply(data_dir: "Path | None") -> "Aged":
         stack.push_async_callback(control.close)
         engine = await clickhouse.connect(found.clickhouse_url, wait_s=0)
         stack.push_async_callback(engine.close)
-        return await Retention(control, engine, DeletionMetrics(Metrics())).tick()
+        control_role = await redis_control.connect(found.redis_url, wait_s=0)
+        stack.push_async_callback(control_role.close)
+        return await Retention(control, engine, control_role, DeletionMetrics(Metrics())).tick()

@@ -140,6 +140,13 @@ class Eraser:
                 await asyncio.sleep(PAUSE_S)
         return gone
 
+    async def orgs_of_aged(self, which: Which) -> list[UUID]:
+        """The orgs that have spans among the rows of `aged`."""
+        parameters = which.of(_CONTENT[0])
+        assert parameters is not None
+        rows = (await self._engine.query(query("orgs_aged"), parameters)).rows
+        return [org for (org,) in rows if org != SENTINEL]
+
     async def known_of_run(self, org_id: OrgId, project_id: ProjectId, run_id: str, until_us: int) -> Counts:
         """Rows of a run that came before ``until_us``, by table."""
         which = of_runs(org_id, project_id, [run_id])

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from tracebility.audit.events import Actor, AuditWriter, Event, EventType
 from tracebility.errors import NotFound
-from tracebility.ids import OrgId, ProjectId, PublicKeyId, uuid7
+from tracebility.ids import OrgId, ProjectId, PublicKeyId, is_run_id, uuid7
 from tracebility.orgs.keys import revoke_key
 from tracebility.orgs.projects import ProjectPlace
 from tracebility.stores.postgres import Row, Statements, Transaction
@@ -111,7 +111,16 @@ async def delete_project(transaction: Transaction, actor: Actor, place: ProjectP
 
 
 async def delete_run(transaction: Transaction, actor: Actor, place: ProjectPlace, run_id: str) -> Deletion:
-    """Have a run removed with all its spans, scores and captures. Whether there is one shows in the certificate."""
+    """Have a run removed with all its spans, scores and captures.
+
+    A run that is still in the queue is removed too, so an id that is not stored yet is accepted; the certificate says
+    whether anything was there.
+
+    Raises:
+        NotFound: when no run can have this id.
+    """
+    if not is_run_id(run_id):
+        raise NotFound
     await transaction.fetchrow("lock_org", place.org_id)
     return await _asked_for(transaction, actor, RUN, place.org_id, place.project_id, run_id.lower(), {})
 

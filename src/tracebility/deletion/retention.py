@@ -16,6 +16,8 @@ from tracebility.deletion.erase import Counts, Eraser, aged
 from tracebility.deletion.metrics import DeletionMetrics
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
+from tracebility.stores.redis_control import RedisControl
+from tracebility.tenant.resends import invalidate_marks
 
 PERIOD_S = 3600.0
 DAY_S = 86_400
@@ -41,9 +43,15 @@ class Retention:
     """One operator's; two at once remove the same."""
 
     def __init__(
-        self, control: Postgres, engine: Engine, metrics: DeletionMetrics, now: Callable[[], float] = time.time
+        self,
+        control: Postgres,
+        engine: Engine,
+        hot: RedisControl,
+        metrics: DeletionMetrics,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._control = control
+        self._hot = hot
         self._eraser = Eraser(engine)
         self._metrics = metrics
         self._now = now
@@ -62,7 +70,11 @@ class Retention:
                 continue
             while rows := list(islice(group, PROJECTS_A_STATEMENT)):
                 which = aged([row["org_id"] for row in rows], [row["project_id"] for row in rows], before)
+                orgs = await self._eraser.orgs_of_aged(which)
+                # Before, so that what is sent again meanwhile is stored; after, for what came and went meanwhile.
+                await invalidate_marks(self._hot, orgs)
                 gone = await self._eraser.erase(which)
+                await invalidate_marks(self._hot, orgs)
                 self._metrics.erased.labels("retention").inc(sum(gone.values()))
                 done.projects += len(rows)
                 for table, count in gone.items():

@@ -35,6 +35,7 @@ from tracebility.stores.queue.entries import Entry
 from tracebility.stores.redis_control import RedisControl
 from tracebility.tenant.quota import METERED, SLOT_US, metered_member
 from tracebility.tenant.redis_keys import patterns_of_org
+from tracebility.tenant.resends import invalidate_marks
 from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS
 from tracebility.validation import stamp
 from tracebility.wire.envelope import MalformedEnvelope, from_fields
@@ -243,6 +244,8 @@ class Deleter:
 
     async def _drain(self, job: Job) -> bool:
         """Wait for the queue: what was accepted before this was asked for is stored, and can be removed."""
+        if job.kind in (RUN, USER):  # a project or an org that is deleted sends nothing again
+            await invalidate_marks(self._hot, [job.org_id])
         asked_s = job.requested_at.timestamp() + REFUSED_S
         if self._now() < asked_s:
             return False
@@ -288,6 +291,7 @@ class Deleter:
             failpoint("deletion_after_batch")
             return True
         self._count("deletion", await self._eraser.erase(_of_batch(job, batch)))
+        await invalidate_marks(self._hot, [job.org_id])
         failpoint("deletion_after_erase")
         await self._note(job, "erase", {"batch": None})
         return True

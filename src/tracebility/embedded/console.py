@@ -13,7 +13,7 @@ from typing import Any
 
 from tracebility.embedded.process import LINE_BYTES
 
-NAME_COLUMNS = 13
+NAME_COLUMNS = 15
 _COLOURS = {
     "postgres": 34, "valkey": 31, "clickhouse": 33, "ingest-api": 32, "ingest-worker": 35, "api": 36, "operator": 34,
     "up": 1,
@@ -44,7 +44,7 @@ class Console:
         if self._json:
             self._write(json.dumps({"name": name, "line": line}))
         elif self._verbose or self._stores_heard or name not in _STORES:
-            self._write(f"{self._paint(f'{name:<{NAME_COLUMNS}}', _COLOURS.get(name, 0))} {line}")
+            self._write(f"{self._paint(f'{name:<{NAME_COLUMNS}}', _COLOURS.get(name.rstrip('-23456789'), 0))} {line}")
 
     def hear_stores(self) -> None:
         """From now on what the stores say is news; while they start and stop it only hides the steps."""

@@ -1,11 +1,12 @@
 """Where an installation lives on disk, what it keeps secret there, and how a command finds the one it is meant for."""
 
+import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import secrets
+import shlex
 import socket
 import stat
 import tempfile
@@ -22,12 +23,13 @@ DSN_VARIABLES = {
     "redis_url": "TRACEBILITY_REDIS_URL",
     "clickhouse_url": "TRACEBILITY_CLICKHOUSE_URL",
 }
+SECRETS_FILE = "installation.json"
 # The queue's own server, where it has one: beside the three, never instead of one.
 STREAM_VARIABLE = "TRACEBILITY_REDIS_STREAM_URL"
 
 # Below Linux' range of ports for outgoing connections (32768 up), so that no client's socket sits on a store's port.
 STORE_PORTS = range(20_000, 32_000)
-# A unix socket's path has 108 bytes; the longest file name we put into the folder is well below 30.
+# A unix socket's path has at most 107 bytes; the longest file name we put into the folder is well below 30.
 SOCKET_FOLDER_BYTES = 75
 
 
@@ -91,6 +93,8 @@ def locate(data_dir: Path | None = None, environment: Mapping[str, str] = os.env
         # Not there in files from before it was written.
         dsns["redis_stream_url"] = stream_url or str(ready.get("redis_stream_url") or "")
     except FileNotFoundError:
+        if (folder / SECRETS_FILE).exists():
+            raise _stopped(folder) from None
         missing = ", ".join(DSN_VARIABLES[name] for name, value in given.items() if not value)
         raise ConfigurationError(
             f"There is no installation in {folder}. Start one with 'tracebility up', name another with --data-dir, "
@@ -100,7 +104,28 @@ def locate(data_dir: Path | None = None, environment: Mapping[str, str] = os.env
         raise ConfigurationError(
             f"{path} cannot be read ({type(error).__name__}). Run 'tracebility up' again."
         ) from None
+    # Killed outright, `tracebility up` leaves its ready file behind; its children have followed it.
+    if not _is_alive(ready.get("supervisor_pid")):
+        raise _stopped(folder)
     return Located(**dsns, data_dir=folder, ready=ready)
+
+
+def _stopped(folder: Path) -> ConfigurationError:
+    where = "" if folder == default_data_dir().expanduser().absolute() else f" --data-dir {shlex.quote(str(folder))}"
+    return ConfigurationError(f"The installation in {folder} is stopped; start it with 'tracebility up{where}'.")
+
+
+def _is_alive(pid: int | None) -> bool:
+    """Whether process ``pid`` lives; an unknown one is taken to."""
+    if pid is None:
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 class DataDir:
@@ -148,28 +173,28 @@ class DataDir:
     def sockets(self) -> Path:
         """A private folder whose path is short enough for unix sockets: ours, else one in the temporary directory.
 
-        Raises:
-            ConfigurationError: when the temporary one belongs to somebody else.
+        The temporary one has a random name, so that nobody can take it first. The name is kept for the next start, with
+        the identity of this directory: a copy of the directory must not use its original's sockets.
         """
         if len(os.fsencode(self.run)) <= SOCKET_FOLDER_BYTES:
             return self.run
-        name = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
-        folder = Path(tempfile.gettempdir()) / f"tracebility-{name}"
-        try:
-            _private_folder(folder)
-        except OSError as error:
-            raise ConfigurationError(
-                f"{folder} is not ours to use ({error.strerror}). Choose a shorter --data-dir."
-            ) from None
+        record, found = self.path / "sockets.json", self.path.stat()
+        identity = f"{found.st_dev}:{found.st_ino}"
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(record.read_text())
+            if kept["data_dir"] == identity and Path(kept["folder"]).is_dir():
+                return _private_folder(Path(kept["folder"]))
+        folder = Path(tempfile.mkdtemp(prefix="tracebility-"))
+        write_private(record, {"folder": str(folder), "data_dir": identity})
         return folder
 
     def secrets(self) -> "Secrets":
         """What this installation keeps, made on first use."""
-        return Secrets(self.path / "installation.json")
+        return Secrets(self.path / SECRETS_FILE)
 
 
 class Secrets:
-    """Passwords, ports and first keys of one installation, in a file only its user can read."""
+    """Passwords and ports of one installation, in a file only its user can read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -187,13 +212,20 @@ class Secrets:
         """The password called ``name``, made at first use."""
         return str(self._kept("passwords", name, lambda: secrets.token_urlsafe(24)))
 
-    def port(self, name: str) -> int:
-        """The loopback port of a store: the one it had, unless something else has taken it meanwhile."""
-        port = int(self._kept("ports", name, free_port))
-        if not is_free(port):
-            self._values["ports"].pop(name)
-            port = int(self._kept("ports", name, free_port))
-        return port
+    def reserve_port(self, name: str) -> socket.socket:
+        """Reserve the loopback port that ``name`` had before, or another one where that is taken, and keep its number.
+
+        The returned socket is bound but does not listen. While it is open, only processes of this user that set
+        SO_REUSEPORT can listen on its port.
+        """
+        ports = self._values.get("ports", {})
+        reserved = _reserve(ports[name]) if name in ports else None
+        while reserved is None:
+            reserved = _reserve(secrets.choice(STORE_PORTS))
+        port = reserved.getsockname()[1]
+        if ports.get(name) != port:
+            self.keep("ports", {name: port})
+        return reserved
 
     def get(self, name: str) -> Any:
         """The value kept under ``name``, or None."""
@@ -214,33 +246,41 @@ class Secrets:
 
 def write_private(path: Path, document: Mapping[str, Any]) -> None:
     """Replace ``path`` by ``document`` as JSON, at once and for its user only; a reader sees the old or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(document, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    # The name is random and the file new and ours: in a shared folder, another user may have made any name we guess.
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(document, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def free_port() -> int:
     """A loopback port nothing listens on."""
-    while True:
-        port = secrets.choice(STORE_PORTS)
-        if is_free(port):
-            return port
+    while (reserved := _reserve(secrets.choice(STORE_PORTS))) is None:
+        pass
+    with reserved:
+        port: int = reserved.getsockname()[1]
+    return port
 
 
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether ``port`` could be listened on now."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+def _reserve(port: int) -> socket.socket | None:
+    reserving = socket.socket()
+    reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # Connections of the last run may still be closing.
+    try:
+        reserving.bind(("127.0.0.1", port))
+    except OSError:
+        reserving.close()
+        return None
+    # SO_REUSEPORT is set after the bind: set before, it would let two installations of one user share a port.
+    reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return reserving
 
 
 def _private_folder(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: made once, then run as our own child on loopback, small but with every safety left on."""
+"""The embedded PostgreSQL: made once, then run as our own child on a unix socket, with every safety left on."""
 
 import re
 import shutil
@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 from tracebility.embedded.account import unprivileged
 from tracebility.embedded.binaries import postgres_folder
@@ -16,12 +17,13 @@ from tracebility.errors import ConfigurationError
 
 USER = "tracebility"
 DATABASE = "tracebility"
+PORT = 5432  # Only a part of the socket's name.
 
 # What an installation on one machine needs. Everything about durability keeps its default (on).
 SETTINGS = {
-    "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",
-    "max_connections": "60",  # Three services with pools of 10, the dictionary of ClickHouse, and commands.
+    "listen_addresses": "",  # A unix socket in a private folder: no other user of the machine can take its place.
+    "unix_socket_permissions": "0700",
+    "max_connections": "60",  # Services with pools of at most 10, and commands.
     "shared_buffers": "48MB",
     "max_wal_size": "256MB",
     "wal_level": "minimal",
@@ -49,16 +51,21 @@ INITDB_SETS_SINCE = 16
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """Where it lives, how to reach it, and with what."""
+    """Where its data and its socket are, and its password."""
 
     folder: Path
-    port: int
+    sockets: Path
     password: str
 
     @property
+    def socket(self) -> Path:
+        """The socket it listens on; clients make its name from the folder and the port."""
+        return self.sockets / f".s.PGSQL.{PORT}"
+
+    @property
     def dsn(self) -> str:
-        """The one way to it."""
-        return f"postgresql://{USER}:{self.password}@127.0.0.1:{self.port}/{DATABASE}"
+        """How clients reach it."""
+        return f"postgresql://{USER}:{self.password}@/{DATABASE}?host={quote(str(self.sockets))}&port={PORT}"
 
     def is_made(self) -> bool:
         """Whether the cluster is there."""
@@ -92,7 +99,7 @@ class Postgres:
         # Both end by themselves when we die: killed outright, they would leave shared memory behind.
         polite = Program("postgres", [], orphaned=signal.SIGTERM, before_exec=become)
         await run_to_end(replace(polite, argv=initdb, stdin=f"{self.password}\n".encode()))
-        create = [str(binaries / "postgres"), "--single", "-D", str(fresh), *_flags(self.port, release), "postgres"]
+        create = [str(binaries / "postgres"), "--single", "-D", str(fresh), *self._flags(release), "postgres"]
         statement = f"CREATE DATABASE {DATABASE} TEMPLATE template0;\n".encode()
         await run_to_end(replace(polite, argv=create, stdin=statement))
         fresh.rename(self.folder)
@@ -109,25 +116,26 @@ class Postgres:
             )
         return Program(
             "postgres",
-            [str(server), "-D", str(self.folder), *_flags(self.port, release)],
+            [str(server), "-D", str(self.folder), *self._flags(release)],
             stop=signal.SIGINT,  # Fast shutdown: sessions are ended, a checkpoint is written.
             kill=signal.SIGQUIT,  # Immediate shutdown: it takes its processes and its shared memory with it.
             orphaned=signal.SIGQUIT,
-            before_start=self._forget_pid,
+            before_start=self._remove_locks,
             before_exec=unprivileged(server, self.folder),
         )
 
-    def _forget_pid(self) -> None:
-        # No postmaster of this folder is alive now, so the file can only mislead: its pid may be another program's.
+    def _remove_locks(self) -> None:
+        # No postmaster of this folder is alive now, so the pids in these files are other programs': of the machine, or
+        # of the installation that this folder is a copy of.
         (self.folder / "postmaster.pid").unlink(missing_ok=True)
+        self.socket.with_name(f"{self.socket.name}.lock").unlink(missing_ok=True)
 
-
-def _flags(port: int, release: int) -> list[str]:
-    settings = {"port": str(port)} | SETTINGS
-    for since, more in SETTINGS_SINCE.items():
-        if release >= since:
-            settings |= more
-    return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    def _flags(self, release: int) -> list[str]:
+        settings = {"port": str(PORT), "unix_socket_directories": f'"{self.sockets}"'} | SETTINGS
+        for since, more in SETTINGS_SINCE.items():
+            if release >= since:
+                settings |= more
+        return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
 
 @cache

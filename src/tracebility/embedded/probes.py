@@ -1,72 +1,102 @@
-"""Whether a store or a target answers, asked over its own protocol without loading its client.
+"""Asks a store or a target over its own protocol whether it is ready, without loading its client.
 
-The supervisor stays small that way. Each probe returns an empty text when it is ready, else why it is not.
+The supervisor stays small that way. A probe returns an empty text when the child is ready, else the reason why not.
+Before it sends a password, the other side must prove to be the child: on a unix socket the kernel names the process
+that listens; on ClickHouse's port the engine signs a random number with a key made for this start.
 """
 
 import asyncio
 import base64
+import hmac
+import secrets
+import socket
 import struct
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ANSWER_S = 2.0
 
-Probe = Callable[[], Awaitable[str]]
+# Takes the pid of the child, 0 before it was started.
+Probe = Callable[[int], Awaitable[str]]
+
+_PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
-async def postgres(dsn: str) -> str:
+class _Impostor(Exception):
+    """Another process answers in the child's place."""
+
+
+async def postgres(path: Path, user: str, database: str, pid: int) -> str:
     """Ready when it asks for a password: while starting up or shutting down it answers with an error instead."""
-    parts = urlsplit(dsn)
-    parameters = f"user\0{parts.username or ''}\0database\0{parts.path.lstrip('/')}\0\0".encode()
+    parameters = f"user\0{user}\0database\0{database}\0\0".encode()
     startup = struct.pack("!ii", len(parameters) + 8, 196608) + parameters
-    answer = await _exchange(parts.hostname, parts.port or 5432, startup, 1)
+    try:
+        answer = await _exchange(startup, 1, path=path, pid=pid)
+    except _Impostor as impostor:
+        return str(impostor)
     if answer[:1] == b"R":
         return ""
     return "it is starting up" if answer[:1] == b"E" else "it does not answer as PostgreSQL does"
 
 
-async def valkey(url: str) -> str:
+async def valkey(path: Path, password: str, pid: int) -> str:
     """Ready when it answers PING, which it refuses while it reads its log."""
-    parts = urlsplit(url)
-    words = ["AUTH", *([unquote(parts.username)] if parts.username else []), unquote(parts.password or "")]
-    auth = _command(*words) if parts.password else b""
-    answer = await _exchange(parts.hostname, parts.port or 6379, auth + _command("PING"), 1, until=b"PONG")
+    try:
+        answer = await _exchange(_command("AUTH", password) + _command("PING"), 1, path=path, pid=pid, until=b"PONG")
+    except _Impostor as impostor:
+        return str(impostor)
     if b"+PONG" in answer:
         return ""
-    return (
-        answer.decode(errors="replace").strip().splitlines()[-1].lstrip("-")
-        if answer.strip()
-        else "it closed the connection"
-    )
+    lines = answer.decode(errors="replace").strip().splitlines()
+    return lines[-1].lstrip("-") if lines else "it closed the connection"
 
 
-async def clickhouse(url: str) -> str:
-    """Ready when it answers a query of its user."""
+async def clickhouse(url: str, proof_key: str) -> str:
+    """Ready when it has signed a random number with ``proof_key`` and then answers a query of its user."""
     parts = urlsplit(url)
+    port = parts.port or 8123
+    nonce = secrets.token_hex(16)
+    signed = await _exchange(_get(f"/proof?nonce={nonce}"), 1 << 12, port=port)
+    if not hmac.compare_digest(signed.rpartition(b"\r\n\r\n")[2].strip(), proof(proof_key, nonce)):
+        return f"another process answers on port {port}"
     credentials = base64.b64encode(f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()).decode()
-    request = (
-        "GET /?query=SELECT%201 HTTP/1.1\r\nHost: clickhouse\r\n"
-        f"Authorization: Basic {credentials}\r\nConnection: close\r\n\r\n"
-    )
-    return _status(await _exchange(parts.hostname, parts.port or 8123, request.encode(), 64))
+    query = _get("/?query=SELECT%201", f"Authorization: Basic {credentials}\r\n")
+    return _status(await _exchange(query, 64, port=port))
 
 
-async def http(path: str, *, port: int = 0, host: str = "127.0.0.1", socket_path: str = "") -> str:
-    """Ready when ``path`` answers 200 over TCP or a unix socket."""
-    request = f"GET {path} HTTP/1.1\r\nHost: tracebility\r\nConnection: close\r\n\r\n".encode()
-    return _status(await _exchange(host, port, request, 64, socket_path=socket_path))
+def proof(key: str, nonce: str) -> bytes:
+    """What the engine answers to ``GET /proof?nonce=NONCE``."""
+    return hmac.new(key.encode(), nonce.encode(), "sha256").hexdigest().encode()
+
+
+async def http(url_path: str, *, port: int = 0, host: str = "127.0.0.1", path: Path | None = None, pid: int = 0) -> str:
+    """Ready when ``url_path`` answers 200, over TCP or over the unix socket ``path`` of process ``pid``."""
+    try:
+        return _status(await _exchange(_get(url_path), 64, host=host, port=port, path=path, pid=pid))
+    except _Impostor as impostor:
+        return str(impostor)
 
 
 async def _exchange(
-    host: str | None, port: int, request: bytes, least: int, *, until: bytes = b"", socket_path: str = ""
+    request: bytes,
+    least: int,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    path: Path | None = None,
+    pid: int = 0,
+    until: bytes = b"",
 ) -> bytes:
     """The answer to ``request``: at least ``least`` bytes with ``until`` among them, unless the other side closed."""
     async with asyncio.timeout(ANSWER_S):
-        if socket_path:
-            reader, writer = await asyncio.open_unix_connection(socket_path)
+        if path is not None:
+            reader, writer = await asyncio.open_unix_connection(path)
         else:
-            reader, writer = await asyncio.open_connection(host or "127.0.0.1", port)
+            reader, writer = await asyncio.open_connection(host, port)
         try:
+            if path is not None and (other := _listening_pid(writer)) != pid:
+                raise _Impostor(f"process {other} listens on {path}, which is not the one that was started")
             writer.write(request)
             answer = b""
             while len(answer) < least or until not in answer:
@@ -77,6 +107,16 @@ async def _exchange(
             return answer
         finally:
             writer.close()
+
+
+def _listening_pid(writer: asyncio.StreamWriter) -> int:
+    raw = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+    pid: int = _PEER_CREDENTIALS.unpack(raw)[0]
+    return pid
+
+
+def _get(url_path: str, headers: str = "") -> bytes:
+    return f"GET {url_path} HTTP/1.1\r\nHost: tracebility\r\n{headers}Connection: close\r\n\r\n".encode()
 
 
 def _status(answer: bytes) -> str:

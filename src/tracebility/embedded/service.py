@@ -58,7 +58,7 @@ class Service:
             StartFailed: when it keeps dying or does not answer in time.
             ConfigurationError: when it says that it is set up wrongly.
         """
-        reason = "it was not asked"
+        reason = "it was not started"
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 while True:
@@ -67,7 +67,7 @@ class Service:
                     if self._task is not None and self._task.done():
                         self._task.result()
                     try:
-                        reason = await self._probe()
+                        reason = await self._probe(self.process.pid if self.process is not None else 0)
                     except (OSError, TimeoutError) as error:
                         reason = f"it does not answer ({error or 'timeout'})"
                     if not reason:

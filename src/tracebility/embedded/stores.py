@@ -1,19 +1,22 @@
 """The three stores of an installation: each an outside server when its DSN is set, else a child of ours."""
 
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_urlsafe
 
 from tracebility.embedded import probes
-from tracebility.embedded.clickhouse import settings as front
 from tracebility.embedded.installation import DSN_VARIABLES, STREAM_VARIABLE, DataDir, Secrets
-from tracebility.embedded.postgres import Postgres
+from tracebility.embedded.postgres import DATABASE, USER, Postgres
 from tracebility.embedded.process import Program, Said
 from tracebility.embedded.service import Service
 from tracebility.embedded.valkey import Valkey
 from tracebility.errors import ConfigurationError
+from tracebility_engine import settings as engine
 
 CLICKHOUSE_STOP_S = 2  # For running queries when it is told to end; less than the supervisor allows it.
 
@@ -29,6 +32,12 @@ class Stores:
     postgres: Postgres | None
     redis_stream_url: str = ""  # of an outside server for the queue alone; there is none of ours
     services: list[Service] = field(default_factory=list)
+    _reserved: socket.socket | None = None
+
+    def close(self) -> None:
+        """Give the engine's port back, once the engine has ended."""
+        if self._reserved is not None:
+            self._reserved.close()
 
     @classmethod
     def plan(cls, data: DataDir, environment: Mapping[str, str], said: Said) -> "Stores":
@@ -38,7 +47,7 @@ class Stores:
             ConfigurationError: for a malformed DSN or a program that is nowhere.
         """
         _check_outside(environment)
-        secrets = data.secrets()
+        secrets, sockets = data.secrets(), data.sockets()
         stores = cls("", "", "", "", None, environment.get(STREAM_VARIABLE, ""))
 
         def keep(name: str, make: Callable[[], Program], probe: probes.Probe) -> None:
@@ -47,30 +56,35 @@ class Stores:
         if environment.get("TRACEBILITY_PG_DSN"):
             stores.pg_dsn = environment["TRACEBILITY_PG_DSN"]
         else:
-            postgres = Postgres(data.path / "postgres", secrets.port("postgres"), secrets.password("postgres"))
+            postgres = Postgres(data.path / "postgres", sockets, secrets.password("postgres"))
             stores.postgres, stores.pg_dsn = postgres, postgres.dsn
-            keep("postgres", postgres.program, lambda: probes.postgres(postgres.dsn))
+            keep("postgres", postgres.program, partial(probes.postgres, postgres.socket, USER, DATABASE))
         if environment.get("TRACEBILITY_REDIS_URL"):
             stores.redis_url = environment["TRACEBILITY_REDIS_URL"]
         else:
-            valkey = Valkey(data.path / "valkey", secrets.port("valkey"), secrets.password("valkey"))
+            valkey = Valkey(data.path / "valkey", sockets / "valkey.sock", secrets.password("valkey"))
             stores.redis_url = valkey.url
-            keep("valkey", valkey.program, lambda: probes.valkey(valkey.url))
+            keep("valkey", valkey.program, partial(probes.valkey, valkey.socket, valkey.password))
         if environment.get("TRACEBILITY_CLICKHOUSE_URL"):
-            stores.clickhouse_url = stores.clickhouse_reader_url = environment["TRACEBILITY_CLICKHOUSE_URL"]
+            stores.clickhouse_url = environment["TRACEBILITY_CLICKHOUSE_URL"]
+            stores.clickhouse_reader_url = environment.get("TRACEBILITY_CLICKHOUSE_READER_URL", stores.clickhouse_url)
         else:
             clickhouse = ClickHouse(data.path / "clickhouse", secrets)
             stores.clickhouse_url, stores.clickhouse_reader_url = clickhouse.url(), clickhouse.url(reader=True)
-            keep("clickhouse", clickhouse.program, lambda: probes.clickhouse(clickhouse.url()))
+            stores._reserved = clickhouse.reserved
+            keep("clickhouse", clickhouse.program, clickhouse.probe)
         return stores
 
     def environment(self, *, reader: bool = False) -> dict[str, str]:
         """The variables that tell a target its stores; ``reader`` for one that may only read the data plane."""
+        # An outside ClickHouse of which only the owner is known: `up` works all the same, and the api logs a warning.
+        as_owner = reader and self.clickhouse_reader_url == self.clickhouse_url
         own_queue = {STREAM_VARIABLE: self.redis_stream_url} if self.redis_stream_url else {}
         return own_queue | {
             "TRACEBILITY_PG_DSN": self.pg_dsn,
             "TRACEBILITY_REDIS_URL": self.redis_url,
             "TRACEBILITY_CLICKHOUSE_URL": self.clickhouse_reader_url if reader else self.clickhouse_url,
+            **({"TRACEBILITY_API_AS_OWNER": "true"} if as_owner else {}),
         }
 
 
@@ -85,18 +99,28 @@ def _check_outside(environment: Mapping[str, str]) -> None:
 
 
 class ClickHouse:
-    """The embedded engine behind ClickHouse's HTTP interface."""
+    """The embedded engine behind ClickHouse's HTTP interface, on a loopback port, since its clients speak HTTP.
+
+    The port stays reserved for this user while we live, so that nobody else can listen there while the engine is
+    restarted, and be sent its passwords.
+    """
 
     def __init__(self, folder: Path, secrets: Secrets) -> None:
         self._folder = folder
-        self._port = secrets.port("clickhouse")
+        self.reserved = secrets.reserve_port("clickhouse")
+        self._port = self.reserved.getsockname()[1]
+        self._proof_key = token_urlsafe(24)
         self._owner = secrets.password("clickhouse")
         self._reader = secrets.password("clickhouse_reader")
 
     def url(self, *, reader: bool = False) -> str:
-        """The one way to it, as its owner or as the user that may only read."""
-        user, password = (front.READER, self._reader) if reader else (front.OWNER, self._owner)
-        return f"http://{user}:{password}@127.0.0.1:{self._port}/{front.DATABASE}"
+        """How clients reach it, as its owner or as the user that may only read."""
+        user, password = (engine.READER, self._reader) if reader else (engine.OWNER, self._owner)
+        return f"http://{user}:{password}@127.0.0.1:{self._port}/{engine.DATABASE}"
+
+    async def probe(self, _pid: int) -> str:
+        """Whether the engine that was started here answers."""
+        return await probes.clickhouse(self.url(), self._proof_key)
 
     def program(self) -> Program:
         """What to run.
@@ -112,10 +136,11 @@ class ClickHouse:
         where = ("--data-dir", str(self._folder), "--host", "127.0.0.1", "--port", str(self._port))
         return Program(
             "clickhouse",
-            [sys.executable, "-m", "tracebility.embedded.clickhouse", *where],
+            [sys.executable, "-m", "tracebility_engine", *where],
             environment={
-                front.OWNER_PASSWORD: self._owner,
-                front.READER_PASSWORD: self._reader,
-                front.STOP_TIMEOUT_S: str(CLICKHOUSE_STOP_S),
+                engine.OWNER_PASSWORD: self._owner,
+                engine.READER_PASSWORD: self._reader,
+                engine.PROOF_KEY: self._proof_key,
+                engine.STOP_TIMEOUT_S: str(CLICKHOUSE_STOP_S),
             },
         )

@@ -1,7 +1,8 @@
-"""The embedded Valkey: the queue, run so that what it answered OK to is on disk."""
+"""The embedded Valkey: the queue, run on a unix socket and so that what it answered OK to is on disk."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from tracebility.embedded.binaries import valkey_server
 from tracebility.embedded.process import Program
@@ -14,25 +15,26 @@ REWRITE_MIN_BYTES = 512 << 20
 
 @dataclass(frozen=True, slots=True)
 class Valkey:
-    """Where it lives, how to reach it, and with what."""
+    """Where its data and its socket are, and its password."""
 
     folder: Path
-    port: int
+    socket: Path
     password: str
     max_bytes: int = DEFAULT_MAX_BYTES
 
     @property
     def url(self) -> str:
-        """The one way to it."""
-        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+        """How clients reach it."""
+        return f"unix://:{self.password}@{quote(str(self.socket))}"
 
     def program(self) -> Program:
         """What to run. The settings go in a file: a command line shows the password to every user of the machine."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
         settings = {
-            "bind": "127.0.0.1",
-            "port": self.port,
-            "protected-mode": "yes",
+            # No port: no other user of the machine can take its place and be sent the password.
+            "port": 0,
+            "unixsocket": f'"{self.socket}"',
+            "unixsocketperm": 600,
             "requirepass": self.password,
             "dir": f'"{self.folder}"',
             "appendonly": "yes",
@@ -46,7 +48,6 @@ class Valkey:
             "maxmemory": self.max_bytes,
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
-            "tcp-keepalive": 60,
             "databases": 1,
             "loglevel": "notice",
             "logfile": '""',

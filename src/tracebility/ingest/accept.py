@@ -1,62 +1,49 @@
-"""From a body to what is kept of it and what the client is told: decompress, inspect, stamp, admit, enqueue, answer."""
+"""Accept one request: decompress, inspect, stamp, admit, enqueue, answer."""
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 
 import msgspec
-import xxhash
 
 from tracebility.errors import BadRequest, Overloaded, PayloadTooLarge, rate_policy
 from tracebility.ids import uuid7
 from tracebility.ingest.enqueue import Enqueuer
 from tracebility.ingest.metrics import IngestMetrics
+from tracebility.tenant import resends
 from tracebility.tenant.admission import Admission, Admitted
 from tracebility.tenant.context import TenantContext
 from tracebility.tenant.quota import BYTES, SPANS, Claim
-from tracebility.wire import limits, native, otlp
+from tracebility.wire import limits
 from tracebility.wire.encoding import decompress
 from tracebility.wire.envelope import Envelope, Header
 from tracebility.wire.inspection import Inspection
-from tracebility.wire.rejection import Rejection
+from tracebility.wire.protocol import Answer, Call, Protocol
 
-# Bodies that take long are read beside the event loop, so many of each size at once: reading one takes about three
-# times its inflated size in memory.
+# Expensive bodies are read in threads. Each lane is (largest inflated size, bodies at once): reading one takes about
+# three times its inflated size in memory.
 LANES = ((limits.ENVELOPE_BYTES, 4), (8 << 20, 4), (limits.INFLATED_BYTES, 1))
 
-# What is read on the event loop, for a thread costs as much as reading 50 spans: a body of up to so many bytes, of not
-# more than so many times what was sent (real ones grow 5 to 40 times), and of which a glance tells all.
-GLANCE_BYTES = 256 << 10
-GLANCE_GROWTH = 64
-
-Inspect = Callable[[bytes, str], Inspection]
+# Cheap bodies are read on the event loop, because a thread costs as much as reading 50 spans: up to so many bytes, and
+# growing no more than so many times when inflated (real ones grow 5 to 40 times).
+INLINE_BYTES = 256 << 10
+INLINE_GROWTH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A request's body and what its headers say of it."""
+    """A request: its protocol, what its head says, and its body."""
 
-    source: str  # "otlp" | "native"
-    content_type: str  # "protobuf" | "json"
+    protocol: Protocol
+    call: Call
     content_encoding: str
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the client gets."""
-
-    status: int
-    content_type: bytes
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
 class Intake:
-    """Keeps what requests bring."""
+    """Accepts requests."""
 
     def __init__(self, admission: Admission, enqueuer: Enqueuer, metrics: IngestMetrics) -> None:
         self._admission = admission
@@ -65,20 +52,20 @@ class Intake:
         self._lanes = [(most_bytes, asyncio.Semaphore(at_once)) for most_bytes, at_once in LANES]
 
     async def accept(self, tenant: TenantContext, sent: Sent) -> Answer:
-        """Keep the items of ``sent`` for ``tenant``.
+        """Store the items of ``sent`` durably for ``tenant``.
 
         Raises:
             BadRequest: when the body cannot be read.
             PayloadTooLarge: when it is beyond a bound.
             RateLimited: when the tenant sends too often.
             QuotaExceeded: when it has used up what its plan allows.
-            Overloaded: when nothing was kept.
+            Overloaded: when nothing was stored.
         """
         self._metrics.received_bytes.inc(len(sent.body))
         try:
-            size, inspection = _glance(sent)
+            size, inspection = _read_inline(sent)
             if inspection is None:
-                size, inspection = await self._read_beside(sent)
+                size, inspection = await self._read_in_thread(sent)
         except (BadRequest, PayloadTooLarge):
             await self._admission.count_request(tenant)
             raise
@@ -88,11 +75,11 @@ class Intake:
             admitted = None
             await self._admission.count_request(tenant)
         if inspection.rejected:
-            self._metrics.rejected[sent.source].inc(len(inspection.rejected))
-        answer = _ANSWER[sent.source](sent, inspection)
+            self._metrics.rejected[sent.protocol.source].inc(len(inspection.rejected))
+        answer = sent.protocol.answer(sent.call, inspection)
         return answer if admitted is None else _with_room(answer, admitted)
 
-    async def _read_beside(self, sent: Sent) -> tuple[int, Inspection]:
+    async def _read_in_thread(self, sent: Sent) -> tuple[int, Inspection]:
         for most_bytes, lane in self._lanes:
             async with lane:
                 try:
@@ -103,10 +90,9 @@ class Intake:
         raise AssertionError("the last lane takes every size")
 
     async def _keep(self, tenant: TenantContext, sent: Sent, size: int, inspection: Inspection) -> Admitted:
+        digest = await _digest(tenant, sent, inspection.items)
         now_us = time.time_ns() // 1000
-        claim = Claim(
-            now_us, _month_of_day(now_us // _DAY_US), _digest(tenant, sent), {SPANS: inspection.items, BYTES: size}
-        )
+        claim = Claim(now_us, _month_of_day(now_us // _DAY_US), digest, {SPANS: inspection.items, BYTES: size})
         admitted = await self._admission.admit(tenant, claim)
         if admitted.is_same:
             self._metrics.same.inc(inspection.items)
@@ -119,34 +105,35 @@ class Intake:
             await self._admission.give_back(admitted)
             raise
         self._admission.keep(admitted)
-        self._metrics.accepted[sent.source].inc(inspection.items)
+        self._metrics.accepted[sent.protocol.source].inc(inspection.items)
         return admitted
 
 
-def _glance(sent: Sent) -> tuple[int, Inspection | None]:
-    """How large the body is and what is in it; None when that takes longer than others should wait."""
-    if len(sent.body) > GLANCE_BYTES:
+def _read_inline(sent: Sent) -> tuple[int, Inspection | None]:
+    """The inflated size and the inspection of the body; None when that takes longer than other requests should wait."""
+    if len(sent.body) > INLINE_BYTES:
         return 0, None
     try:
-        body = decompress(sent.body, sent.content_encoding, GLANCE_BYTES)
+        body = decompress(sent.body, sent.content_encoding, INLINE_BYTES)
     except PayloadTooLarge:
         return 0, None
-    if len(body) > GLANCE_GROWTH * len(sent.body):
+    if len(body) > INLINE_GROWTH * len(sent.body):
         return len(body), None
-    return len(body), _GLANCE[sent.source](body, sent.content_type)
+    return len(body), sent.protocol.inspect_inline(body, sent.call)
 
 
 def _read(sent: Sent, most_bytes: int) -> tuple[int, Inspection]:
     body = decompress(sent.body, sent.content_encoding, most_bytes)
-    return len(body), _INSPECT[sent.source](body, sent.content_type)
+    return len(body), sent.protocol.inspect(body, sent.call)
 
 
-def _digest(tenant: TenantContext, sent: Sent) -> str:
-    """Names a body and where it goes. An org can only confuse itself with it, so it need not be a secure hash."""
-    where = f"{tenant.project_id}|{sent.source}|{sent.content_type}|{sent.content_encoding}|"
-    said = xxhash.xxh3_128(where.encode())
-    said.update(sent.body)
-    return said.hexdigest()
+async def _digest(tenant: TenantContext, sent: Sent, items: int) -> str:
+    """The digest by which a resend of this request is recognised. A megabyte takes a millisecond."""
+    call = sent.call
+    context = (tenant.project_id, call.route, *call.parameters.items(), call.content_type, sent.content_encoding, items)
+    if len(sent.body) <= INLINE_BYTES:
+        return resends.digest(*context, body=sent.body)
+    return await asyncio.to_thread(resends.digest, *context, body=sent.body)
 
 
 def _envelopes(admitted: Admitted, sent: Sent, size: int, inspection: Inspection) -> list[Envelope]:
@@ -159,8 +146,8 @@ def _envelopes(admitted: Admitted, sent: Sent, size: int, inspection: Inspection
         key_id=tenant.key_id,
         accepted_at_us=admitted.claim.accepted_at_us,
         period=admitted.claim.period,
-        source=sent.source,
-        content_type=sent.content_type,
+        source=sent.protocol.source,
+        content_type=sent.call.content_type,
         content_encoding=sent.content_encoding,
         items=inspection.items,
         bytes=size,
@@ -195,7 +182,7 @@ def _month_of_day(day: int) -> str:
 
 
 def _with_room(answer: Answer, admitted: Admitted) -> Answer:
-    """``answer`` with what its tenant may still send, where that is limited."""
+    """``answer`` with headers on what its tenant may still send, where that is limited."""
     headers: list[tuple[bytes, bytes]] = []
     allowance = admitted.tenant.allowance
     if allowance.rate is not None and admitted.requests_left is not None:
@@ -214,29 +201,3 @@ def _with_room(answer: Answer, admitted: Admitted) -> Answer:
     if admitted.is_degraded:
         headers.append((b"x-degraded", b"rate, quota"))
     return replace(answer, headers=tuple(headers)) if headers else answer
-
-
-def _otlp_answer(sent: Sent, inspection: Inspection) -> Answer:
-    rejected = len(inspection.rejected)
-    message = ""
-    if rejected:
-        shown = inspection.rejected[: limits.REJECTIONS_NAMED]
-        message = f"{rejected} of {rejected + inspection.items} spans were rejected: "
-        message += "; ".join(one.error[: limits.REJECTION_CHARS] for one in shown)
-        if len(shown) < rejected:
-            message += f"; and {rejected - len(shown)} more"
-    if sent.content_type == otlp.JSON:
-        partial = {"partialSuccess": {"rejectedSpans": str(rejected), "errorMessage": message}} if rejected else {}
-        return Answer(200, b"application/json", msgspec.json.encode(partial))
-    return Answer(200, b"application/x-protobuf", otlp.partial_success(rejected, message).SerializeToString())
-
-
-def _native_answer(_: Sent, inspection: Inspection) -> Answer:
-    rejected = [Rejection(one.index, one.error[: limits.REJECTION_CHARS]) for one in inspection.rejected]
-    body = msgspec.json.encode({"accepted": inspection.items, "rejected": rejected})
-    return Answer(202, b"application/json", body)
-
-
-_INSPECT: dict[str, Inspect] = {"otlp": otlp.inspect, "native": native.inspect}
-_GLANCE: dict[str, Callable[[bytes, str], Inspection | None]] = {"otlp": otlp.glance, "native": native.glance}
-_ANSWER: dict[str, Callable[[Sent, Inspection], Answer]] = {"otlp": _otlp_answer, "native": _native_answer}

@@ -1,153 +1,128 @@
-"""The edge as a bare ASGI application: two ingest routes, three for operators, and everything else handed on.
+"""The edge as a bare ASGI application: ingest routes, three for operators, and everything else passed on to the api.
 
-Nothing stands between the server and the gates: at 50 spans a request, a framework would cost as much as all the rest.
+No framework stands before them: at 50 spans a request, it would cost as much as all the rest.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Iterable
 
-import msgspec
 import structlog
 
-from tracebility.errors import NOT_FOR_OTHERS, MethodNotAllowed, NotFound, Problem, UnsupportedMedia
+from tracebility import health
+from tracebility.errors import NOT_FOR_OTHERS, Forbidden, MethodNotAllowed, NotFound, Problem, UnsupportedMedia
 from tracebility.failpoints import failpoint
-from tracebility.ingest import body, gates
-from tracebility.ingest.accept import Answer, Sent
+from tracebility.ingest import body
+from tracebility.ingest.accept import Sent
 from tracebility.ingest.service import IngestServices
-from tracebility.telemetry import METRICS_CONTENT_TYPE
+from tracebility.request_id import App, Receive, RequestIds, Scope, Send
+from tracebility.tenant import context
+from tracebility.tenant.context import TenantContext
 from tracebility.wire import encoding
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-# Route -> the source it writes, and what it takes.
-INGEST_ROUTES = {
-    "/v1/traces": ("otlp", {"application/x-protobuf": "protobuf", "application/json": "json"}),
-    "/v1/runs": ("native", {"application/json": "json"}),
-}
+from tracebility.wire.protocol import Answer, Call, Match, Protocol, Route, problem_answer
+from tracebility.wire.protocols import ROUTER
 
 _log = structlog.get_logger()
 
 
-def create_app(services: IngestServices, front: App | None = None) -> App:
-    """The edge over opened ``services``; ``front`` answers every route that is not its own, else the api's socket."""
-    return _Edge(services, front or services.front or _nothing_else)
+def create_app(services: IngestServices, api: App | None = None) -> App:
+    """The edge over opened ``services``. Other routes go to ``api``, else to the api target, else they are 404."""
+    return RequestIds(_Edge(services, api or services.api_proxy or _not_found))
 
 
 class _Edge:
-    def __init__(self, services: IngestServices, front: App) -> None:
+    def __init__(self, services: IngestServices, api: App) -> None:
         self._services = services
-        self._front = front
+        self._other = health.create_app(services.metrics.all, services.readiness, api)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
             return
         path = scope["path"]
-        if path in INGEST_ROUTES:
-            await self._ingest(path, scope, receive, send)
-        elif path in _OPERATORS_ROUTES and scope["type"] == "http":
-            await self._for_operators(path, scope, send)
+        match = ROUTER.find(path) if scope["type"] == "http" else None
+        if match is not None:
+            await self._ingest(match, scope, receive, send)
         else:
-            await self._front(scope, receive, send)
+            await self._other(scope, receive, send)
 
-    async def _ingest(self, route: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _ingest(self, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
+        route, protocol = match.routes.get(scope["method"]) or next(iter(match.routes.values()))
         requests = self._services.metrics.requests
         began = time.perf_counter()
         status = 499  # as nginx logs it: the client went away
         requests.started()
         try:
             try:
-                answer = await self._accepted(route, scope, receive)
+                answer = await self._accepted(match, scope, receive)
                 failpoint("edge_after_enqueue_before_answer")
             except Problem as problem:
-                status = problem.status
-                await respond_problem(send, problem, route)
-                return
+                answer = self._refusal(protocol, scope, problem)
             except body.Disconnected:
                 return
             except Exception:  # noqa: BLE001  (the client is owed an answer whatever we did wrong)
-                _log.exception("request failed", route=route)
-                status = Problem.status
-                await respond_problem(send, Problem("The request failed, and the cause is in the log."), route)
-                return
+                _log.exception("request failed", route=route.path)
+                answer = self._refusal(
+                    protocol, scope, Problem("The request failed for a reason that is not yours; it has been logged.")
+                )
             status = answer.status
-            await respond(send, status, answer.content_type, answer.body, answer.headers)
+            await respond(send, answer)
         finally:
-            requests.answered(route, scope.get("method", ""), status, time.perf_counter() - began)
+            requests.answered(route.path, scope["method"], status, time.perf_counter() - began)
 
-    async def _accepted(self, route: str, scope: Scope, receive: Receive) -> Answer:
+    async def _accepted(self, match: Match, scope: Scope, receive: Receive) -> Answer:
         headers = _headers(scope["headers"])
-        source, types = INGEST_ROUTES[route]
-        if scope["method"] != "POST":
-            raise MethodNotAllowed(f"{route} takes POST.", hint="Send a POST request.")
-        tenant = await gates.admit(
-            self._services.resolver, headers.get(b"authorization", ""), headers.get(b"x-api-key", "")
-        )
-        sent_type = headers.get(b"content-type", "")
-        content_type = types.get(sent_type.partition(";")[0].strip().lower())
-        if content_type is None:
-            raise UnsupportedMedia(
-                f"The content type {sent_type[:64]!r} is not understood.", hint=f"Send {' or '.join(types)}."
-            )
-        content_encoding = encoding.encoding_of(headers.get(b"content-encoding", ""))
+        found = match.routes.get(scope["method"])
+        if found is None:
+            raise MethodNotAllowed(scope["path"], match.routes)
+        tenant = await self._admitted(headers)
+        call = _call(*found, match, headers.get(b"content-type", ""))
+        content_encoding = encoding.encoding_of(headers.get(b"content-encoding", ""), found[1].encodings)
         with self._services.budget.lease(tenant.org_id) as lease:
             data = await body.read(receive, headers.get(b"content-length", ""), lease)
-            return await self._services.intake.accept(tenant, Sent(source, content_type, content_encoding, data))
+            return await self._services.intake.accept(tenant, Sent(found[1], call, content_encoding, data))
 
-    async def _for_operators(self, path: str, scope: Scope, send: Send) -> None:
-        if scope["method"] not in ("GET", "HEAD"):
-            await respond_problem(send, MethodNotAllowed(f"{path} takes GET."), path)
-        elif path == "/metrics":
-            data = self._services.metrics.all.exposition()
-            await respond(send, 200, METRICS_CONTENT_TYPE.encode(), data)
-        elif path == "/healthz":
-            await respond(send, 200, b"application/json", b'{"status":"ok"}')
-        else:
-            accepting_is_enough = scope.get("query_string", b"") == b"accepting"
-            readiness = await self._services.readiness()
-            ready = readiness.accepting if accepting_is_enough else not readiness.missing
-            await respond(send, 200 if ready else 503, b"application/json", msgspec.json.encode(readiness))
+    async def _admitted(self, headers: dict[bytes, str]) -> TenantContext:
+        """The tenant that may ingest with the key in ``headers``. Asked before the body is read."""
+        tenant = await self._services.resolver.resolve(headers.get(b"authorization", ""), headers.get(b"x-api-key", ""))
+        if context.Scope.INGEST_WRITE not in tenant.scopes:
+            raise Forbidden(
+                f"This key lacks the scope '{context.Scope.INGEST_WRITE}'.", hint="Use a key that has this scope."
+            )
+        return tenant
+
+    def _refusal(self, protocol: Protocol, scope: Scope, problem: Problem) -> Answer:
+        content_type = protocol.content_type(_headers(scope["headers"]).get(b"content-type", ""))
+        return protocol.answer_problem(content_type, problem, scope["path"])
 
 
-_OPERATORS_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
 _NOT_FOR_OTHERS = tuple((name.encode(), value.encode()) for name, value in NOT_FOR_OTHERS.items())
 _WANTED = frozenset({b"authorization", b"x-api-key", b"content-type", b"content-encoding", b"content-length"})
 
 
-async def respond(
-    send: Send, status: int, content_type: bytes, data: bytes, headers: Iterable[tuple[bytes, bytes]] = ()
-) -> None:
-    """A whole answer."""
+def _call(route: Route, protocol: Protocol, match: Match, sent_type: str) -> Call:
+    content_type = protocol.content_type(sent_type)
+    if content_type is None:
+        raise UnsupportedMedia(
+            f"The content type {sent_type[:64]!r} is not understood.", hint=f"Send {' or '.join(protocol.media_types)}."
+        )
+    return Call(route, content_type, match.parameters)
+
+
+async def respond(send: Send, answer: Answer) -> None:
+    """Send ``answer`` whole."""
     await send(
         {
             "type": "http.response.start",
-            "status": status,
+            "status": answer.status,
             "headers": [
-                (b"content-type", content_type),
-                (b"content-length", str(len(data)).encode()),
+                (b"content-type", answer.content_type),
+                (b"content-length", str(len(answer.body)).encode()),
                 *_NOT_FOR_OTHERS,
-                *headers,
+                *answer.headers,
             ],
         }
     )
-    await send({"type": "http.response.body", "body": data})
-
-
-async def respond_problem(send: Send, problem: Problem, instance: str) -> None:
-    """``problem`` as problem JSON."""
-    headers = problem.headers()
-    content_type = headers.pop("content-type").encode()
-    for name in NOT_FOR_OTHERS:
-        headers.pop(name)
-    if isinstance(problem, MethodNotAllowed):
-        headers["allow"] = "POST" if instance in INGEST_ROUTES else "GET, HEAD"
-    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await respond(send, problem.status, content_type, msgspec.json.encode(problem.body(instance)), encoded)
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
@@ -171,6 +146,6 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             return
 
 
-async def _nothing_else(scope: Scope, _: Receive, send: Send) -> None:
+async def _not_found(scope: Scope, _: Receive, send: Send) -> None:
     if scope["type"] == "http":
-        await respond_problem(send, NotFound(), scope["path"])
+        await respond(send, problem_answer(None, NotFound(), scope["path"]))

@@ -1,4 +1,4 @@
-"""Reading a request's body within bounds: of one body, of one client's time, and of this process's memory."""
+"""Read a request's body within three bounds: its size, the client's time, and this process's memory."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -17,7 +17,7 @@ Receive = Callable[[], Awaitable[Message]]
 # 100 ms that an answer takes.
 IN_FLIGHT_BYTES = 256 << 20
 
-# One org may hold this part of it, so that no key alone keeps the others out.
+# One org may hold 1/4 of it, so that no org alone locks the others out.
 SHARE_OF_ORG = 4
 
 
@@ -26,7 +26,7 @@ class Disconnected(Exception):
 
 
 class Budget:
-    """Bytes that this process may hold for requests in flight."""
+    """The bytes that this process may hold for requests in flight."""
 
     def __init__(self, most: int, gauge: Gauge) -> None:
         self.left = most
@@ -35,7 +35,7 @@ class Budget:
         gauge.set_function(lambda: most - self.left)
 
     def lease(self, org_id: OrgId) -> "Lease":
-        """What one request of ``org_id`` will take; nothing yet."""
+        """The lease of one request of ``org_id``, empty at first."""
         return Lease(self, org_id)
 
     def take(self, count: int) -> None:
@@ -50,7 +50,7 @@ class Budget:
 
 
 class Lease:
-    """The share of one request, given back when it is answered."""
+    """The bytes of one request, returned when it is answered."""
 
     def __init__(self, budget: Budget, org_id: OrgId) -> None:
         self._budget = budget

@@ -1,7 +1,7 @@
-"""From many concurrent requests to few round trips: whatever waits goes to the queue in one pipeline.
+"""Enqueue the envelopes of many concurrent requests in few round trips: all that wait go in one pipeline.
 
-An envelope is kept when the queue has said so, or when the disk buffer has. A queue that is away, hangs or is full
-costs the first requests a deadline; after it all others go to the disk buffer at once, until a replay has got through.
+An envelope is accepted once the queue or the disk buffer has it. When the queue is away, hangs or is full, the first
+requests wait for a deadline; all others go to the disk buffer at once, until a replay succeeds (`CircuitBreaker`).
 """
 
 import asyncio
@@ -24,18 +24,17 @@ from tracebility.wire.envelope import Envelope
 Entry = tuple[str, dict[str, bytes]]
 Group = list[Entry]
 
-# What one pipeline carries: enough to fill the round trip and the fsync it waits for, little enough to stay well within
-# the deadline.
+# Bounds of one pipeline: enough to fill the round trip and its fsync, little enough to stay well within the deadline.
 PIPELINE_BYTES = 4 << 20
 PIPELINE_GROUPS = 512
 
-# Envelopes of one org in a shard's stream: half a second of a worker's work at 50 spans each. Who shares the shard
-# waits no longer than for these.
+# Envelopes of one org in a shard's stream: half a second of a worker's work at 50 spans each. Other orgs of the shard
+# wait for no more than these.
 MOST_IN_FLIGHT = 200
-# In bytes, taking all of them for as large as the one that comes: of large ones, fewer.
+# The same in bytes, as if all of them were as large as the new one: fewer large ones.
 MOST_BYTES_IN_FLIGHT = 24 << 20
 
-# While the store fsyncs one pipeline, the next is on its way.
+# While Redis fsyncs one pipeline, the next is sent.
 PIPELINES = 2
 
 # Above the worst fsync stall of a healthy disk; early enough for the disk buffer to answer in an exporter's time.
@@ -47,30 +46,30 @@ _log = structlog.get_logger()
 
 
 class Streams(Protocol):
-    """The verb of the queue that the edge needs."""
+    """What the edge needs of the queue."""
 
     async def append_groups(
         self, groups: Sequence[Sequence[Entry]], books: Sequence[LedgerEntry] = ()
     ) -> Sequence[Any]:
-        """Append, each group as a whole; for each its ids, or the `StoreUnavailable` that refused it. Then enter books.
+        """Append each group as a whole: its ids, or the `StoreUnavailable` that refused it. Then enter ``books``.
 
         Raises:
             StoreUnavailable: when it is unknown what was appended.
         """
 
     def depth(self, stream: str, org_id: OrgId) -> int:
-        """How many envelopes of an org are in a stream, as far as is known."""
+        """How many envelopes of an org are in a stream, as last reported; 0 when that is unknown."""
 
     async def withdraw(self, books: Sequence[LedgerEntry]) -> None:
-        """Take back what was entered for envelopes that were refused.
+        """Take back the ledger entries of envelopes that were refused.
 
         Raises:
-            StoreUnavailable: when it is unknown whether it was.
+            StoreUnavailable: when it is unknown whether they were.
         """
 
 
-class Spill(Protocol):
-    """Where envelopes go when the queue does not take them."""
+class Disk(Protocol):
+    """What the edge needs of the disk buffer."""
 
     async def write(self, shard: int, org_id: OrgId, entries: Sequence[dict[str, bytes]]) -> None:
         """Return when ``entries`` are on disk.
@@ -80,28 +79,30 @@ class Spill(Protocol):
         """
 
 
-class Gate:
-    """Whether the queue is believed to take envelopes. Shut by a failure, opened by a success."""
+class CircuitBreaker:
+    """Whether requests may try the queue. A failure opens the circuit; a success of the replay closes it again."""
 
     def __init__(self, metrics: IngestMetrics) -> None:
-        self.why_shut = ""
+        self.is_open = False
         self._gauge = metrics.queue_away
 
-    @property
-    def is_shut(self) -> bool:
-        return bool(self.why_shut)
-
-    def shut(self, reason: str) -> None:
-        self.why_shut = reason
+    def trip(self, reason: str) -> None:
+        """Open the circuit: requests go to the disk buffer at once."""
+        if not self.is_open:
+            _log.warning("the queue does not take envelopes; they go to the disk buffer", reason=reason)
+        self.is_open = True
         self._gauge.set(1)
 
-    def open(self) -> None:
-        self.why_shut = ""
+    def close(self) -> None:
+        """Close the circuit: requests try the queue."""
+        if self.is_open:
+            _log.info("the queue takes envelopes again")
+        self.is_open = False
         self._gauge.set(0)
 
 
 class _Waiting(NamedTuple):
-    """The envelopes of a request that are on their way to the queue."""
+    """The envelopes of one request that wait for a pipeline."""
 
     group: Group
     books: list[LedgerEntry]
@@ -110,25 +111,27 @@ class _Waiting(NamedTuple):
 
 
 class Enqueuer:
-    """Keeps envelopes: in the queue, else on disk."""
+    """Stores envelopes durably: in the queue, else in the disk buffer."""
 
-    def __init__(self, streams: Streams, spill: Spill, gate: Gate, metrics: IngestMetrics, router: ShardRouter) -> None:
+    def __init__(
+        self, streams: Streams, disk: Disk, breaker: CircuitBreaker, metrics: IngestMetrics, router: ShardRouter
+    ) -> None:
         self._router = router
         self._streams = streams
-        self._spill = spill
-        self._gate = gate
+        self._disk = disk
+        self._breaker = breaker
         self._metrics = metrics
         self._waiting: deque[_Waiting] = deque()
         self._sending: set[asyncio.Task[None]] = set()
         self._scheduled = False
 
     async def keep(self, org_id: OrgId, envelopes: Sequence[Envelope]) -> None:
-        """Return when all ``envelopes`` of one request are kept where no crash loses them.
+        """Return when all ``envelopes`` of one request are stored durably.
 
         Raises:
-            Overloaded: when they are not, nowhere.
+            Overloaded: when neither the queue nor the disk buffer took them.
         """
-        # A request's envelopes stay together: they are appended as one, and no cluster does that over two shards.
+        # The envelopes of a request go to one shard: a cluster appends atomically to one stream only.
         shard = self._router.shard_for(org_id, envelopes[0].header.id)
         envelopes = [envelope.routed(self._router.epoch) for envelope in envelopes]
         fields = [envelope.fields() for envelope in envelopes]
@@ -137,24 +140,24 @@ class Enqueuer:
         depth = self._streams.depth(stream, org_id)
         largest = max(1, *(envelope.header.bytes for envelope in envelopes))
         if depth > min(MOST_IN_FLIGHT, MOST_BYTES_IN_FLIGHT // largest):
-            # The shard is others' too: what is more than its share waits beside it, and is served at a lower weight.
-            # Should its answer get lost, it comes once more by the disk buffer, into the other stream.
+            # More than the org's share waits in the overflow stream of the shard, which is served at a lower weight.
+            # If the answer gets lost, the disk buffer sends the envelope again, into the shard's own stream.
             stream = overflow_of(shard)
             fields = [{**part, MAYBE_DUPLICATE: b"1"} for part in fields]
             self._metrics.overflowed.inc(len(fields))
         books = [ledger_entry(stream, envelope.header) for envelope in envelopes]
-        if not self._gate.is_shut and await self._queued([(stream, part) for part in fields], books):
+        if not self._breaker.is_open and await self._queued([(stream, part) for part in fields], books):
             self._metrics.queued.inc(len(fields))
             return
         try:
-            await self._spill.write(shard, org_id, fields)
+            await self._disk.write(shard, org_id, fields)
         except BaseException:
             self._metrics.refused.inc(len(fields))
             raise
-        self._metrics.spooled.inc(len(fields))
+        self._metrics.buffered.inc(len(fields))
 
     async def close(self) -> None:
-        """Return when nothing is on its way."""
+        """Return when no pipeline is waiting or sent."""
         while self._sending or self._scheduled:
             await asyncio.gather(*self._sending, return_exceptions=True)
             await asyncio.sleep(0)
@@ -165,7 +168,7 @@ class Enqueuer:
         done: asyncio.Future[bool] = loop.create_future()
         self._waiting.append(_Waiting(group, books, size, done))
         if not self._scheduled and len(self._sending) < PIPELINES:
-            # After the requests that are ready in this turn of the loop.
+            # Start after the requests that are ready in this turn of the event loop, so that they share the pipeline.
             self._scheduled = True
             loop.call_soon(self._start)
         began = time.perf_counter()
@@ -183,7 +186,7 @@ class Enqueuer:
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._sending.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            _log.error("a pipeline failed; what it carried goes to disk", exc_info=task.exception())
+            _log.error("a pipeline failed; its envelopes go to the disk buffer", exc_info=task.exception())
         self._start()
 
     def _next(self) -> list["_Waiting"]:
@@ -201,8 +204,8 @@ class Enqueuer:
         kept: Sequence[bool] = [False] * len(sending)
         size = sum(one.size for one in sending)
         try:
-            # Those that waited while a pipeline failed need not fail by themselves.
-            if not self._gate.is_shut:
+            # The circuit may have opened while these waited: then do not wait for another deadline.
+            if not self._breaker.is_open:
                 books = [book for one in sending for book in one.books]
                 async with asyncio.timeout(DEADLINE_S + size * SECONDS_PER_BYTE):
                     kept = self._verdicts(await self._streams.append_groups([one.group for one in sending], books))
@@ -212,8 +215,8 @@ class Enqueuer:
                     if refused:
                         await self._streams.withdraw(refused)
         except (StoreUnavailable, TimeoutError) as error:
-            # They may be in the queue. They go to disk too, and the identity of rows makes a double harmless.
-            self._gate.shut(str(error) or "no answer in time")
+            # The queue may have them; they go to the disk buffer too. Rows are keyed by identity: a double is harmless.
+            self._breaker.trip(str(error) or "no answer in time")
         finally:
             for one, is_kept in zip(sending, kept, strict=True):
                 if not one.done.done():
@@ -222,5 +225,5 @@ class Enqueuer:
     def _verdicts(self, results: Sequence[Any]) -> list[bool]:
         refusal = next((result for result in results if isinstance(result, Exception)), None)
         if refusal is not None:
-            self._gate.shut(str(refusal))
+            self._breaker.trip(str(refusal))
         return [not isinstance(result, Exception) for result in results]

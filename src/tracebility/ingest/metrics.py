@@ -1,8 +1,11 @@
-"""What the edge counts. Labels name kinds, never tenants."""
+"""The metrics of the edge. Labels never name tenants."""
 
 from tracebility.telemetry import Metrics, RequestMetrics
+from tracebility.wire.protocols import PROTOCOLS
 
-# From a good disk's fsync to the deadline after which an envelope goes to the disk buffer.
+_SOURCES = [protocol.source for protocol in PROTOCOLS]
+
+# From the fsync of a good disk to the deadline after which an envelope goes to the disk buffer.
 _ENQUEUE_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -17,8 +20,8 @@ class IngestMetrics:
             "Spans and runs, by source and by what became of them: accepted or rejected.",
             ("source", "outcome"),
         )
-        self.accepted = {source: items.labels(source, "accepted") for source in ("otlp", "native")}
-        self.rejected = {source: items.labels(source, "rejected") for source in ("otlp", "native")}
+        self.accepted = {source: items.labels(source, "accepted") for source in _SOURCES}
+        self.rejected = {source: items.labels(source, "rejected") for source in _SOURCES}
         self.same = metrics.counter(
             "tracebility_ingest_same_items", "Spans and runs of bodies that were kept before, and answered again."
         )
@@ -35,7 +38,7 @@ class IngestMetrics:
             "Envelopes, by where they were kept before the answer: queue, spool, or nowhere (refused).",
             ("kept",),
         )
-        self.queued, self.spooled, self.refused = kept.labels("queue"), kept.labels("spool"), kept.labels("refused")
+        self.queued, self.buffered, self.refused = kept.labels("queue"), kept.labels("spool"), kept.labels("refused")
         self.enqueue_seconds = metrics.histogram(
             "tracebility_ingest_enqueue_seconds",
             "Time from an envelope being ready to the queue's answer.",
@@ -47,15 +50,20 @@ class IngestMetrics:
         self.queue_away = metrics.gauge(
             "tracebility_ingest_queue_away", "1 while the queue does not take envelopes and the disk buffer does."
         )
-        self.spool_bytes = metrics.gauge("tracebility_spool_bytes", "Bytes in the disk buffer.")
-        self.spool_segments = metrics.gauge("tracebility_spool_segments", "Files in the disk buffer.")
-        self.spool_replayed = metrics.counter(
+        self.store_missing = metrics.gauge(
+            "tracebility_ingest_store_missing",
+            "1 for a store that did not answer when readiness was last asked for; ingest goes on without it.",
+            ("store",),
+        )
+        self.disk_buffer_bytes = metrics.gauge("tracebility_spool_bytes", "Bytes in the disk buffer.")
+        self.disk_buffer_segments = metrics.gauge("tracebility_spool_segments", "Files in the disk buffer.")
+        self.disk_buffer_replayed = metrics.counter(
             "tracebility_spool_replayed_envelopes", "Envelopes that went from the disk buffer to the queue."
         )
-        self.spool_damaged = metrics.counter(
+        self.disk_buffer_damaged = metrics.counter(
             "tracebility_spool_damaged_bytes", "Bytes of the disk buffer that were unreadable and are set aside."
         )
-        self.spool_torn = metrics.counter(
+        self.disk_buffer_torn = metrics.counter(
             "tracebility_spool_torn_bytes", "Bytes at the end of files that a crash cut off before the answer."
         )
-        self.spool_errors = metrics.counter("tracebility_spool_write_errors", "Failed writes to the disk buffer.")
+        self.disk_buffer_errors = metrics.counter("tracebility_spool_write_errors", "Failed writes to the disk buffer.")

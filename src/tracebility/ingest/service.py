@@ -8,18 +8,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from tracebility.config import Settings
-from tracebility.health import unanswered
+from tracebility.health import Readiness, unanswered
 from tracebility.ingest.accept import Intake
-from tracebility.ingest.beat import Beat
+from tracebility.ingest.api_proxy import ApiProxy
 from tracebility.ingest.body import IN_FLIGHT_BYTES, Budget
-from tracebility.ingest.enqueue import Enqueuer, Gate
-from tracebility.ingest.front import ApiProxy
+from tracebility.ingest.disk_buffer.buffer import DiskBuffer
+from tracebility.ingest.disk_buffer.replay import Replayer
+from tracebility.ingest.enqueue import CircuitBreaker, Enqueuer
+from tracebility.ingest.heartbeat import Heartbeat
 from tracebility.ingest.metrics import IngestMetrics
-from tracebility.ingest.spool.buffer import Spool
-from tracebility.ingest.spool.replay import Replayer
 from tracebility.quota.settled import PostgresUsage
 from tracebility.shards.routing import routing
 from tracebility.stores import postgres, redis_control
@@ -29,13 +27,7 @@ from tracebility.telemetry import Metrics
 from tracebility.tenant.admission import Admission
 from tracebility.tenant.resolver import Resolver
 
-
-class Readiness(msgspec.Struct, frozen=True):
-    """``missing``: each store that does not answer, and why. ``accepting``: ingest is kept all the same."""
-
-    ready: bool
-    accepting: bool
-    missing: dict[str, str]
+STORES = ("postgres", "redis")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +39,7 @@ class IngestServices:
     budget: Budget
     metrics: IngestMetrics
     readiness: Callable[[], Awaitable[Readiness]]
-    front: ApiProxy | None = None
+    api_proxy: ApiProxy | None = None
 
 
 @asynccontextmanager
@@ -61,33 +53,39 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
     async with AsyncExitStack() as stack:
         metrics = IngestMetrics(Metrics())
         pg_dsn, redis_url = settings.dsn("TRACEBILITY_PG_DSN"), settings.dsn("TRACEBILITY_REDIS_URL")
-        spool = await Spool.open(settings.spool_dir, settings.spool_max_bytes, metrics)
-        stack.push_async_callback(spool.close)
+        disk_buffer = await DiskBuffer.open(settings.spool_dir, settings.spool_max_bytes, metrics)
+        stack.push_async_callback(disk_buffer.close)
         control = await postgres.connect(pg_dsn)
         stack.push_async_callback(control.close)
         queue = await connect_queue(settings.dsn(settings.stream_variable), variable=settings.stream_variable)
         stack.push_async_callback(queue.close)
         control_role = await redis_control.connect(redis_url)
         stack.push_async_callback(control_role.close)
-        beat = Beat(control_role, f"{socket.gethostname()}:{settings.spool_dir.absolute()}", spool)
-        admission = Admission(control_role, PostgresUsage(control), lambda: beat.processes)
-        stack.push_async_callback(_cancelled, asyncio.create_task(beat.run(admission)))
-        gate = Gate(metrics)
-        replaying = asyncio.create_task(Replayer(spool, queue, gate, metrics).run())
+        heartbeat = Heartbeat(control_role, f"{socket.gethostname()}:{settings.spool_dir.absolute()}", disk_buffer)
+        admission = Admission(control_role, PostgresUsage(control), lambda: heartbeat.processes)
+        stack.push_async_callback(_cancelled, asyncio.create_task(heartbeat.run(admission)))
+        breaker = CircuitBreaker(metrics)
+        replaying = asyncio.create_task(Replayer(disk_buffer, queue, breaker, metrics).run())
         stack.push_async_callback(_cancelled, replaying)
         router, keeper = await stack.enter_async_context(routing(control))
-        enqueuer = Enqueuer(queue, spool, gate, metrics, router)
+        enqueuer = Enqueuer(queue, disk_buffer, breaker, metrics, router)
         stack.push_async_callback(enqueuer.close)
-        front = None
-        if settings.api_socket:
-            front = ApiProxy(settings.api_socket)
-            stack.push_async_callback(front.close)
+        api_proxy = None
+        if settings.api_socket or settings.api_url:
+            url = "" if settings.api_socket else settings.dsn("TRACEBILITY_API_URL")
+            api_proxy = ApiProxy(socket=settings.api_socket, url=url)
+            stack.push_async_callback(api_proxy.close)
 
-        async def readiness() -> Readiness:
+        async def readiness() -> Readiness:  # ready means accepting, in the queue or in the disk buffer
             missing = await unanswered(("postgres", control.ping), ("redis", queue.ping), ("redis", control_role.ping))
-            if gate.is_shut:
+            if breaker.is_open:
                 missing.setdefault("redis", "does not take envelopes")
-            return Readiness(not missing, not gate.is_shut or spool.accepts, missing)
+            for store in STORES:
+                metrics.store_missing.labels(store).set(store in missing)
+            accepting = not breaker.is_open or disk_buffer.accepts
+            if not accepting:
+                return Readiness("unavailable", missing)
+            return Readiness("degraded" if missing else "ok", missing)
 
         yield IngestServices(
             resolver=await stack.enter_async_context(resolving(control, control_role, redis_url, keeper.changed)),
@@ -95,7 +93,7 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
             budget=Budget(IN_FLIGHT_BYTES, metrics.bytes_in_flight),
             metrics=metrics,
             readiness=readiness,
-            front=front,
+            api_proxy=api_proxy,
         )
 
 

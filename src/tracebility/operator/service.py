@@ -79,7 +79,7 @@ class OperatorServices:
             self.metrics.deletion,
             waits_for_legacy=self.dual_read_legacy,
         )
-        expiry = Retention(self.control, self.engine, self.metrics.deletion)
+        expiry = Retention(self.control, self.engine, self.hot, self.metrics.deletion)
         return (
             Loop("quota-reconcile", quota_reconciler.PERIOD_S, lambda fence: quotas.tick()),
             Loop("audit-relay", relay.PERIOD_S, lambda fence: audit_relay.tick()),

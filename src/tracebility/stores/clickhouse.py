@@ -76,7 +76,11 @@ class Result:
 
 
 async def connect(
-    url: str, *, wait_s: float = START_WAIT_S, operation_timeout_s: float = OPERATION_TIMEOUT_S
+    url: str,
+    *,
+    variable: str = VARIABLE,
+    wait_s: float = START_WAIT_S,
+    operation_timeout_s: float = OPERATION_TIMEOUT_S,
 ) -> "Engine":
     """Connect to the engine at ``url`` and wait for its first answer.
 
@@ -89,7 +93,7 @@ async def connect(
     loopback = parts.hostname in LOOPBACK
     compression = dict(parse_qsl(parts.query)).get("compression", "none" if loopback else "lz4")
     if compression not in COMPRESSIONS:
-        raise ConfigurationError(f"{VARIABLE}: compression must be one of {', '.join(COMPRESSIONS)}.")
+        raise ConfigurationError(f"{variable}: compression must be one of {', '.join(COMPRESSIONS)}.")
     client = AsyncClient(
         interface=parts.scheme,
         host=parts.hostname or "localhost",
@@ -114,7 +118,7 @@ async def connect(
         client._backend.proxy_url = None  # a proxy from the environment cannot reach this machine's loopback
     engine = Engine(client, compression, operation_timeout_s)
     try:
-        await until_reachable(VARIABLE, url, engine.open, wait_s=wait_s)
+        await until_reachable(variable, url, engine.open, wait_s=wait_s)
     except BaseException:
         await engine.close()
         raise

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from hiredis import pack_command
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import BlockingConnectionPool, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
@@ -50,20 +50,32 @@ def open_pool(url: str, variable: str = VARIABLE) -> Any:
     Raises:
         ConfigurationError: when ``url`` is malformed.
     """
+    on_socket = url.startswith("unix:")
     try:
-        return BlockingConnectionPool.from_url(
+        pool = BlockingConnectionPool.from_url(
             url,
             max_connections=MAX_CONNECTIONS,
             timeout=OPERATION_TIMEOUT_S,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_timeout=None,  # `pipelined` bounds the whole operation, not each read of it
-            socket_keepalive=True,
+            **({} if on_socket else {"socket_keepalive": True}),
             retry=Retry(NoBackoff(), 0),
             protocol=2,
             client_name="tracebility",
         )
     except ValueError as error:
         raise ConfigurationError(f"{variable} is malformed. Write it as redis://:password@host:6379/0.") from error
+    if on_socket:
+        pool.connection_class = _UnixSocketConnection
+    return pool
+
+
+class _UnixSocketConnection(UnixDomainSocketConnection):
+    """redis-py's own does the handshake twice, and the first time hides a refused password in a ConnectionError."""
+
+    async def _connect(self) -> None:
+        async with asyncio.timeout(self.socket_connect_timeout):
+            self._reader, self._writer = await asyncio.open_unix_connection(self.path)
 
 
 class Server:

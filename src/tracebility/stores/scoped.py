@@ -204,6 +204,11 @@ class ScopedEngine:
         _must_be(scope, OrgScope)
         return OrgClickHouse(self.__engine, scope)
 
+    async def is_owner(self) -> bool:
+        """Whether the user may write. Row policies do not apply to such a user: without a tenant it sees every row."""
+        [[readonly]] = (await self.__engine.query("SELECT getSetting('readonly')")).rows
+        return int(readonly) == 0
+
     async def ping(self) -> None:
         """Return once the engine answers.
 
@@ -287,13 +292,13 @@ async def connect_scoped_queue(url: str, variable: str) -> ScopedQueue:
     return ScopedQueue(await connect_queue(url, variable=variable))
 
 
-async def connect(url: str) -> ScopedEngine:
-    """Connect to the engine at ``url``, whose user must be read-only.
+async def connect(url: str, variable: str = clickhouse.VARIABLE) -> ScopedEngine:
+    """Connect to the engine at ``url``, the value of ``variable``, whose user should be read-only.
 
     Raises:
         ConfigurationError: when nothing answers, or the user, password or database is refused.
     """
-    return ScopedEngine(await clickhouse.connect(url, operation_timeout_s=ANSWER_WAIT_S))
+    return ScopedEngine(await clickhouse.connect(url, variable=variable, operation_timeout_s=ANSWER_WAIT_S))
 
 
 def _exceeded_query_memory(unavailable: StoreUnavailable) -> bool:

@@ -5,7 +5,7 @@ Once a service runs, the same failures raise `StoreUnavailable`, and the caller 
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tracebility.config import redact
 from tracebility.errors import ConfigurationError, StoreUnavailable
@@ -53,9 +53,9 @@ async def until_reachable(
 def place(dsn: str) -> str:
     """Return the host and port of ``dsn``, without credentials."""
     parts = urlsplit(dsn)
-    host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname
-    if not host:
-        return parts.path
+    if not parts.hostname:  # A unix socket: Redis has it as the path, PostgreSQL its folder as a parameter.
+        return parse_qs(parts.query).get("host", [parts.path])[0]
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{host}:{parts.port}" if parts.port else host
 
 

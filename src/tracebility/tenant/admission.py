@@ -15,15 +15,12 @@ from tracebility.errors import Overloaded, QuotaExceeded, RateLimited, StoreUnav
 from tracebility.tenant import dead_letters
 from tracebility.tenant.context import TenantContext
 from tracebility.tenant.quota import (
-    BODY_LIFE_MS,
-    KEPT,
     UNLIMITED,
     Claim,
     LocalQuotas,
     QuotaMeter,
     Usage,
     UsageStore,
-    body_key,
     hard_limit,
     metered_member,
     resets_at,
@@ -31,6 +28,7 @@ from tracebility.tenant.quota import (
 )
 from tracebility.tenant.rate import LocalRates, rate_arguments, rate_keys, retry_after_s
 from tracebility.tenant.redis_keys import over_flag
+from tracebility.tenant.resends import MARK_LIFE_MS, mark, mark_key, removal_key
 from tracebility.tenant.scripts import ADMIT, ControlStore
 
 # Three periods of the reconciler, which renews the flag. Without an operator the flag expires.
@@ -53,6 +51,7 @@ class Admitted:
     claim: Claim
     token: str = ""
     slot: int = 0  # the time slot in which its usage is counted
+    at_us: int = 0  # time of admission by Redis' clock
     is_same: bool = False  # an identical body was stored before, so only the answer is left to send
     is_degraded: bool = False
     requests_left: int | None = None
@@ -111,7 +110,8 @@ class Admission:
     def keep(self, admitted: Admitted) -> None:
         """Mark the body of an admitted request as stored, so that a resend is answered without storing it again."""
         if not admitted.is_degraded:
-            self._hot.put(body_key(admitted.tenant, admitted.claim), KEPT, BODY_LIFE_MS)
+            body = mark_key(admitted.tenant.org_id, admitted.claim.body)
+            self._hot.put(body, mark(admitted.at_us), MARK_LIFE_MS)
 
     async def give_back(self, admitted: Admitted) -> None:
         """Refund the usage of an admitted request that could not be stored."""
@@ -129,16 +129,17 @@ class Admission:
             for meter, quantity in claim.quantities.items()
             for part in (meter, quantity, _or_unlimited(hard_limit(tenant, meter)))
         ]
-        arguments = ["", *rate_arguments(tenant), BODY_LIFE_MS, token, claim.slot, *meters]
+        arguments = ["", *rate_arguments(tenant), MARK_LIFE_MS, token, claim.slot, *meters]
         for _ in range(MAX_TRIES):
             answer = await self._hot.run(ADMIT, self._keys(tenant, claim), arguments)
             match answer[0]:
                 case 0:
-                    used = dict(zip(claim.quantities, answer[5:], strict=True))
+                    used = dict(zip(claim.quantities, answer[6:], strict=True))
                     self.touched.add(metered_member(tenant.org_id, claim.period))
                     self._flag_if_over(tenant, claim, used)
                     self._quotas.learn(tenant.org_id, claim.period, Usage(answer[4], used))
-                    return Admitted(tenant, claim, token, answer[1], requests_left=_left(tenant, answer[3]), used=used)
+                    left = _left(tenant, answer[3])
+                    return Admitted(tenant, claim, token, answer[1], answer[5], requests_left=left, used=used)
                 case 1:
                     raise _over_rate(tenant, *answer[1:3])
                 case 2:
@@ -182,8 +183,9 @@ class Admission:
 
     @staticmethod
     def _keys(tenant: TenantContext, claim: Claim) -> list[str]:
-        usage, body = usage_key(tenant.org_id, claim.period), body_key(tenant, claim)
-        return [*rate_keys(tenant), usage, body, dead_letters.flag_key(tenant.org_id)]
+        org_id = tenant.org_id
+        usage, body = usage_key(org_id, claim.period), mark_key(org_id, claim.body)
+        return [*rate_keys(tenant), usage, body, dead_letters.flag_key(org_id), removal_key(org_id)]
 
 
 def _or_unlimited(limit: int | None) -> int:

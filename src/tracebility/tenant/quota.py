@@ -16,6 +16,7 @@ from uuid import UUID
 from tracebility.ids import OrgId
 from tracebility.tenant.context import MeterLimit, TenantContext
 from tracebility.tenant.redis_keys import key, shared_key
+from tracebility.tenant.resends import mark_key
 from tracebility.tenant.scripts import REFUND, SETTLE, ControlStore
 
 SPANS, BYTES = "spans", "bytes"
@@ -24,10 +25,6 @@ UNLIMITED = -1
 
 # Longer than a period and the settlement of its late rows.
 USAGE_LIFE_MS = 40 * 86_400 * 1000
-# How long an identical body is recognised as a resend.
-BODY_LIFE_MS = 10 * 60 * 1000
-# The value of a body's mark once the body is stored.
-KEPT = "kept"
 
 # While usage is unknown, a process admits at most this share of an org's limit, and at most this quantity.
 LOCAL_SHARE = 0.01
@@ -42,7 +39,7 @@ METERED = shared_key("metered")
 # Sorted set: ingest process -> time (ms) of its last heartbeat.
 EDGES = shared_key("edges")
 # Hash: ingest process -> bytes in its disk buffer, including processes that have ended.
-BUFFER_BYTES = shared_key("spools")
+DISK_BUFFERS = shared_key("spools")
 # Hash: ingest process with a non-empty disk buffer -> slot of its oldest envelope, and the time (ms) of this report.
 OLDEST_BUFFERED = shared_key("oldest_spooled")
 
@@ -71,7 +68,7 @@ class Claim:
 
     accepted_at_us: int
     period: str
-    body: str  # hash of the body and its destination
+    body: str  # digest of the body and its destination (`resends.digest`)
     quantities: Mapping[str, int]
 
     @property
@@ -89,11 +86,6 @@ def usage_key(org_id: OrgId, period: str) -> str:
 def metered_member(org_id: UUID, period: str) -> str:
     """Return the member of `METERED` for an org and period."""
     return f"{org_id}|{period}"
-
-
-def body_key(tenant: TenantContext, claim: Claim) -> str:
-    """Redis key of a body's mark."""
-    return key(tenant.org_id, "body", claim.body)
 
 
 def hard_limit(tenant: TenantContext, meter: str) -> int | None:
@@ -122,7 +114,7 @@ class QuotaMeter:
 
     async def refund(self, tenant: TenantContext, claim: Claim, token: str, slot: int) -> bool:
         """Refund usage counted in ``slot``; False when a resend of the same body has taken the reservation over."""
-        keys = [usage_key(tenant.org_id, claim.period), body_key(tenant, claim)]
+        keys = [usage_key(tenant.org_id, claim.period), mark_key(tenant.org_id, claim.body)]
         quantities = [part for meter, quantity in claim.quantities.items() for part in (meter, quantity)]
         return bool(await self._hot.run(REFUND, keys, [token, slot, *quantities]))
 

@@ -237,18 +237,25 @@ class Resolver:
 def parsed_key(authorization: str, x_api_key: str) -> keys.ParsedKey | None:
     """Return the well-formed key in these headers: Bearer, Basic (public id and whole key), or x-api-key.
 
-    None when there is none, or when the headers hold two different keys.
+    Other credentials, such as those of a proxy, are ignored. None without a key, and with two different keys. A
+    header that was sent twice holds both values separated by a comma.
     """
+    offered = [_offered(value) for value in authorization.split(",")] + [
+        value.strip() for value in x_api_key.split(",")
+    ]
+    found = {key for value in offered if (key := keys.parse(value)) is not None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _offered(authorization: str) -> str:
+    """Return the possible key in a value of ``Authorization``."""
     scheme, _, credentials = authorization.strip().partition(" ")
-    offered = credentials.strip()
-    if scheme.lower() == "basic":
-        offered = _basic(offered)
-    elif scheme and scheme.lower() != "bearer":
-        offered = ""
-    x_api_key = x_api_key.strip()
-    if authorization and x_api_key and offered != x_api_key:
-        return None
-    return keys.parse(offered or x_api_key)
+    match scheme.lower():
+        case "bearer":
+            return credentials.strip()
+        case "basic":
+            return _basic(credentials.strip())
+    return ""
 
 
 def _basic(credentials: str) -> str:

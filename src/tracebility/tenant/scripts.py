@@ -49,4 +49,4 @@ COUNTED_ENTRY, REMOVE_ENTRIES = map(_load, ("counted_entry", "remove_entries"))
 # Allowed when memory is full, because the next step frees the stream entry; waiting for memory would wait for ever.
 ADD_DEAD_LETTER, REMOVE_DEAD_LETTERS = map(_load, ("add_dead_letter", "remove_dead_letters"))
 LEASE = _load("lease")
-TOUCH, SET_FLAG = map(_load, ("touch", "set_flag"))
+TOUCH, SET_FLAG, REMOVED = map(_load, ("touch", "set_flag", "removed"))

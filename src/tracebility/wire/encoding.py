@@ -1,6 +1,7 @@
 """Content encodings: bodies inflated within a bound, so that a bomb is stopped while it inflates."""
 
 import sys
+from collections.abc import Sequence
 from typing import Protocol
 
 from isal import isal_zlib
@@ -27,17 +28,17 @@ _ZSTD_OPTIONS = {int(zstd.DecompressionParameter.window_log_max): 23}
 _CORRUPT: tuple[type[Exception], ...] = (IsalError, zstd.ZstdError)  # type: ignore[assignment]  # isal's stub has an instance
 
 
-def encoding_of(header: str) -> str:
+def encoding_of(header: str, accepted: Sequence[str] = ENCODINGS) -> str:
     """The encoding that a ``content-encoding`` header names, by its first spelling.
 
     Raises:
-        UnsupportedMedia: when it is none of ``ENCODINGS``, or several at once.
+        UnsupportedMedia: when it is none of those that are accepted, or several at once.
     """
     name = header.strip().lower()
     name = _ALIASES.get(name, name)
-    if name not in ENCODINGS:
+    if name not in accepted:
         raise UnsupportedMedia(
-            f"The content encoding {header[:64]!r} is not understood.", hint=f"Send one of {', '.join(ENCODINGS)}."
+            f"The content encoding {header[:64]!r} is not understood.", hint=f"Send one of {', '.join(accepted)}."
         )
     return name
 

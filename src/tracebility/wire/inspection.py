@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tracebility.wire.rejection import Rejection
+from tracebility.wire.rejection import ItemWarning, Rejection
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Inspection:
     items: int
     rejected: list[Rejection]
     parts: tuple[Part, ...] = ()
+    warnings: tuple[ItemWarning, ...] = ()
 
     @property
     def passed_over(self) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Native runs: the JSON of ``POST /v1/runs``, checked one run at a time and brought into one form.
 
-Fields that this version does not know are passed over, so that a newer client can talk to an older server.
+Fields that this version does not know are not stored, so that a newer client can talk to an older server. The edge
+names them in warnings, because most are mistakes.
 """
 
 import re
@@ -10,11 +11,11 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from tracebility import times
 from tracebility.errors import BadRequest, PayloadTooLarge
 from tracebility.wire import jsontext, limits
 from tracebility.wire.inspection import Inspection, Part
-from tracebility.wire.moments import NotAMoment, unix_nano
-from tracebility.wire.rejection import Rejection
+from tracebility.wire.rejection import ItemWarning, Rejection
 
 KINDS = frozenset(
     [
@@ -76,24 +77,26 @@ def decode_runs(body: bytes) -> list[Run | Rejection]:
         BadRequest: when ``body`` is not JSON, or not an object.
         PayloadTooLarge: when it holds too many runs.
     """
-    return _placed([_run(index, raw) for index, raw in enumerate(raw_runs(body))])
+    return _placed([_run(index, raw) for index, raw in enumerate(_raw_runs(body)[0])])
 
 
-def raw_runs(body: bytes) -> list[Raw]:
-    """The JSON text of each run of ``body``.
-
-    Raises:
-        BadRequest: when ``body`` is not JSON, or not an object.
-        PayloadTooLarge: when it holds too many runs.
-    """
+def _raw_runs(body: bytes) -> tuple[list[Raw], list[str]]:
+    """The JSON text of each run of ``body``, and the names of unknown fields beside them."""
     body = jsontext.repair(body)
+    unknown: list[str] = []
     try:
-        batch = jsontext.decode(body, _decode_batch)
+        try:
+            batch: _Batch = jsontext.decode(body, _decode_exact_batch)
+        except msgspec.ValidationError:
+            batch = jsontext.decode(body, _decode_batch)
+            if batch.runs is UNSET:
+                return [Raw(body.strip())], []
+            unknown = _unknown(body, _Batch)
         if batch.runs is UNSET:
-            return [Raw(body.strip())]
+            return [Raw(body.strip())], []
         runs = bytes(batch.runs)
         jsontext.check_values(runs, limits.ITEMS, "runs")
-        return _bounded(jsontext.decode(runs, _decode_list))
+        return _bounded(jsontext.decode(runs, _decode_list)), unknown
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
         raise BadRequest(
             f"The body is not a run and not a list of runs: {jsontext.told(error)}.",
@@ -101,17 +104,18 @@ def raw_runs(body: bytes) -> list[Raw]:
         ) from error
 
 
-def inspect(body: bytes, _: str = "json") -> Inspection:
+def inspect(body: bytes) -> Inspection:
     """What of ``body`` can be kept. A large one is cut along its runs and travels in parts.
 
     Raises:
         BadRequest: when it is not JSON, or not an object.
         PayloadTooLarge: when it holds too many runs.
     """
-    raws = raw_runs(body)
-    sent = [_run(index, raw) for index, raw in enumerate(raws)]
+    raws, unknown = _raw_runs(body)
+    warnings = _Warnings(unknown)
+    sent = [_run(index, raw, warnings) for index, raw in enumerate(raws)]
     if len(body) <= limits.ENVELOPE_BYTES:
-        return _whole(sent)
+        return _whole(sent, warnings)
     refused: list[Rejection] = []
     parts: list[Part] = []
     members: list[bytes] = []
@@ -134,10 +138,10 @@ def inspect(body: bytes, _: str = "json") -> Inspection:
         size += len(text)
     if members:
         parts.append(_part(members))
-    return Inspection(len(sent) - len(refused), refused, tuple(parts))
+    return Inspection(len(sent) - len(refused), refused, tuple(parts), warnings.told())
 
 
-def glance(body: bytes, _: str = "json") -> Inspection | None:
+def inspect_inline(body: bytes) -> Inspection | None:
     """What `inspect` says of a body of one envelope; None as soon as that turns out to take long.
 
     Raises:
@@ -145,17 +149,19 @@ def glance(body: bytes, _: str = "json") -> Inspection | None:
     """
     sent: list[Run | Rejection] = []
     refused = 0
-    for index, raw in enumerate(raw_runs(body)):
-        sent.append(_run(index, raw))
+    raws, unknown = _raw_runs(body)
+    warnings = _Warnings(unknown)
+    for index, raw in enumerate(raws):
+        sent.append(_run(index, raw, warnings))
         refused += isinstance(sent[-1], Rejection)
-        if refused > limits.REJECTIONS_NAMED:
+        if refused > limits.REJECTIONS_NAMED or warnings.count > limits.REJECTIONS_NAMED:
             return None
-    return _whole(sent)
+    return _whole(sent, warnings)
 
 
-def _whole(runs: list[Run | Rejection]) -> Inspection:
+def _whole(runs: list[Run | Rejection], warnings: "_Warnings") -> Inspection:
     refused = [run for run in runs if isinstance(run, Rejection)]
-    return Inspection(len(runs) - len(refused), refused)
+    return Inspection(len(runs) - len(refused), refused, warnings=warnings.told())
 
 
 def _part(runs: list[bytes]) -> Part:
@@ -168,20 +174,80 @@ def _bounded(runs: list[Raw]) -> list[Raw]:
     return runs
 
 
-def _run(index: int, raw: Raw) -> Run | Rejection:
+def _run(index: int, raw: Raw, warnings: "_Warnings | None" = None) -> Run | Rejection:
     text = bytes(raw)
     try:
         if len(text) > limits.ITEM_BYTES:
             raise _Refused(_too_large(len(text)))
         if jsontext.is_deeper(text, limits.JSON_DEPTH):
             raise _Refused(f"arrays and objects are nested more than {limits.JSON_DEPTH} deep")
-        return _normal(_decode_sent(text), len(text))
+        sent = _decode_sent(text) if warnings is None else _decoded(index, text, warnings)
+        return _normal(sent, len(text))
     except msgspec.ValidationError as error:
         return Rejection(index, jsontext.told(error))
     except UnicodeDecodeError as error:
         return Rejection(index, f"a string is not UTF-8: {error.reason}")
-    except (_Refused, NotAMoment, msgspec.DecodeError) as error:
+    except (_Refused, times.InvalidTime, msgspec.DecodeError) as error:
         return Rejection(index, str(error))
+
+
+def _decoded(index: int, text: bytes, warnings: "_Warnings") -> "_Sent":
+    """``text`` decoded, its unknown fields named in ``warnings``."""
+    try:
+        sent: _Sent = _decode_exact_sent(text)
+    except msgspec.ValidationError:
+        sent = _decode_sent(text)  # raises what is wrong besides unknown fields
+        warnings.unknown(index, _unknown(text, _Sent))
+    if sent.usage and not sent.usage.keys() <= _USAGE_FIELDS:
+        warnings.unknown(index, [f"usage.{name}" for name in sent.usage if name not in _USAGE_FIELDS])
+    return sent
+
+
+def _unknown(text: bytes, kind: type[msgspec.Struct]) -> list[str]:
+    """The names of members of the object ``text`` that are no fields of ``kind``."""
+    return [name for name in jsontext.decode(text, _decode_members) if name not in kind.__struct_fields__]
+
+
+class _Warnings:
+    """Unknown fields of a request. The first ones are named, the others counted."""
+
+    def __init__(self, unknown_beside_runs: list[str]) -> None:
+        self.count = 0
+        self._named: list[ItemWarning] = []
+        self.unknown(None, unknown_beside_runs)
+
+    def unknown(self, index: int | None, names: list[str]) -> None:
+        """Note unknown fields of a run, or of the request."""
+        for name in names:
+            self.count += 1
+            if self.count <= limits.REJECTIONS_NAMED:
+                meant = _MEANT.get(name)
+                hint = f"; did you mean '{meant}'?" if meant else ""
+                self._named.append(ItemWarning(f"unknown field '{name[:_NAME_SHOWN]}' is not stored{hint}", index))
+
+    def told(self) -> tuple[ItemWarning, ...]:
+        """The warnings of the answer."""
+        more = self.count - len(self._named)
+        return (*self._named, ItemWarning(f"{more} more unknown fields are not stored")) if more else (*self._named,)
+
+
+_NAME_SHOWN = 60
+_USAGE_FIELDS = frozenset(Usage.__struct_fields__)
+# What other formats call the same.
+_MEANT = {
+    "input": "inputs", "output": "outputs", "prompt": "inputs", "completion": "outputs", "response": "outputs",
+    "parent_run_id": "parent_id", "parent_span_id": "parent_id", "span_id": "id", "run_id": "id",
+    "run_type": "kind", "type": "kind", "span_kind": "kind", "model_name": "model", "user": "user_id",
+    "session": "session_id", "thread_id": "session_id", "conversation_id": "session_id", "start": "start_time",
+    "end": "end_time", "exception": "error", "attributes": "metadata", "extra": "metadata", "tag": "tags",
+    "prompt_tokens": "usage.input_tokens", "completion_tokens": "usage.output_tokens",
+    "input_tokens": "usage.input_tokens", "output_tokens": "usage.output_tokens", "run": "runs",
+    "usage.prompt_tokens": "usage.input_tokens", "usage.completion_tokens": "usage.output_tokens",
+    "usage.input": "usage.input_tokens", "usage.output": "usage.output_tokens",
+    "usage.cached_tokens": "usage.cache_read_tokens", "usage.cache_read_input_tokens": "usage.cache_read_tokens",
+    "usage.cache_creation_input_tokens": "usage.cache_write_tokens",
+    "usage.total_tokens": "usage.input_tokens and usage.output_tokens",
+}  # fmt: skip
 
 
 def _too_large(size: int) -> str:
@@ -194,6 +260,10 @@ class _Refused(ValueError):
 
 class _Batch(msgspec.Struct, frozen=True):
     runs: Raw | UnsetType = UNSET
+
+
+class _ExactBatch(_Batch, frozen=True, forbid_unknown_fields=True):
+    """The same, without any other field."""
 
 
 class _Sent(msgspec.Struct, frozen=True):
@@ -218,12 +288,19 @@ class _Sent(msgspec.Struct, frozen=True):
     metadata: dict[str, Raw] | None = None
 
 
+class _ExactSent(_Sent, frozen=True, forbid_unknown_fields=True):
+    """The same, without any other field."""
+
+
 class _Error(msgspec.Struct, frozen=True):
     message: str | None = None
     type: str | None = None
 
 
 _decode_batch = msgspec.json.Decoder(_Batch).decode
+_decode_exact_batch = msgspec.json.Decoder(_ExactBatch).decode
+_decode_exact_sent = msgspec.json.Decoder(_ExactSent).decode
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_list = msgspec.json.Decoder(list[Raw]).decode
 _decode_sent = msgspec.json.Decoder(_Sent).decode
 _decode_string = msgspec.json.Decoder(str).decode
@@ -246,14 +323,14 @@ def _normal(sent: _Sent, size: int) -> Run:
     if len(metadata) > limits.ATTRIBUTES:
         raise _Refused(f"metadata: {len(metadata)} keys, more than {limits.ATTRIBUTES}")
     error, error_type = _error(sent.error)
-    end_ns = _moment("end_time", sent.end_time) if sent.end_time is not None else 0
+    end_ns = _time("end_time", sent.end_time) if sent.end_time is not None else 0
     return Run(
         id=run_id,
         trace_id=trace_id,
         parent_id=parent_id,
         name=_text("name", sent.name, limits.NAME_CHARS),
         kind=kind,
-        start_ns=_moment("start_time", sent.start_time),
+        start_ns=_time("start_time", sent.start_time),
         end_ns=end_ns,
         status=_status(sent.status, failed=bool(error or error_type), ended=end_ns > 0),
         inputs=_plain(sent.inputs),
@@ -292,11 +369,11 @@ def _label(field: str, value: str | int | None) -> str:
     return "" if value is None else _text(field, str(value), limits.LABEL_CHARS)
 
 
-def _moment(field: str, value: str | int | float) -> int:
+def _time(field: str, value: str | int | float) -> int:
     try:
-        return unix_nano(value)
-    except NotAMoment as error:
-        raise NotAMoment(f"{field}: {error}") from error
+        return times.from_client(value)
+    except times.InvalidTime as error:
+        raise times.InvalidTime(f"{field}: {error}") from error
 
 
 def _status(value: str | None, *, failed: bool, ended: bool) -> str:

@@ -1,6 +1,7 @@
 """OTLP trace requests: read into the protobuf message, whatever form they came in, and checked span by span."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from operator import attrgetter
 
@@ -15,7 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from tracebility.wire import jsontext, limits, otlp_fill, otlp_json, otlp_repeats, otlp_sizes, otlp_text, otlp_wire
 from tracebility.wire.inspection import Inspection
 from tracebility.wire.otlp_parts import Slice, in_parts, not_a_request, rejection, too_many_groups, too_many_spans
-from tracebility.wire.rejection import Rejection
+from tracebility.wire.rejection import ItemWarning, Rejection
 
 PROTOBUF = "protobuf"
 JSON = "json"
@@ -64,15 +65,17 @@ def inspect(body: bytes, content_type: str) -> Inspection:
             return found
     if content_type == JSON:
         text = otlp_text
-        slices = text.cut(jsontext.repair(body))
-        return in_parts(slices, _why_not_json, text.why_not_around, text.join, text.read_around)
+        slices = text.cut(otlp_json.repair(body))
+        found = in_parts(slices, _why_not_json, text.why_not_around, text.join, text.read_around)
+        return _first_warned(found, JSON)
     slices = otlp_wire.cut(body)
     if not slices and len(body) <= limits.ENVELOPE_BYTES:
         decode(body, content_type)  # what could not be read is in none of its spans
-    return in_parts(slices, _why_not_protobuf, otlp_wire.why_not_around, otlp_wire.join, otlp_wire.read_around)
+    found = in_parts(slices, _why_not_protobuf, otlp_wire.why_not_around, otlp_wire.join, otlp_wire.read_around)
+    return _first_warned(found, PROTOBUF)
 
 
-def glance(body: bytes, content_type: str) -> Inspection | None:
+def inspect_inline(body: bytes, content_type: str) -> Inspection | None:
     """What `inspect` says of a body of one envelope; None as soon as that turns out to take long.
 
     Raises:
@@ -97,12 +100,13 @@ def _whole(body: bytes, content_type: str, patience: int) -> Inspection | None:
     """
     try:
         if content_type == JSON:
-            sent = jsontext.decode(jsontext.repair(body), otlp_json.read_request)
+            sent = jsontext.decode(otlp_json.repair(body), otlp_json.read_request)
             groups, spans = _bounded(otlp_json.groups_of(sent))
             if groups > patience:
                 return None
             otlp_repeats.check(otlp_fill.around(sent), otlp_json.spans_in_scopes(sent), len(body))
-            return _found(enumerate(map(_why_not_sent, count(), otlp_json.spans_of(sent))), spans, patience)
+            found = _found(enumerate(map(_why_not_sent, count(), otlp_json.spans_of(sent))), spans, patience)
+            return _warned(found, [span.start_time_unix_nano for span in otlp_json.spans_of(sent)])
         request = ExportTraceServiceRequest.FromString(body)
     except (DecodeError, msgspec.ValidationError, UnicodeDecodeError, otlp_fill.Unfit):
         return None  # no reader says which span it is; cut along its spans, the body tells
@@ -111,7 +115,7 @@ def _whole(body: bytes, content_type: str, patience: int) -> Inspection | None:
         return None
     in_scopes = [len(scoped.spans) for group in request.resource_spans for scoped in group.scope_spans]
     otlp_repeats.check(request, in_scopes, len(body))
-    return _found(_verdicts(body, request), spans, patience)
+    return _warned(_found(_verdicts(body, request), spans, patience), [*map(_start, spans_of(request))])
 
 
 def _found(verdicts: Iterable[tuple[int, str]], spans: int, patience: int) -> Inspection | None:
@@ -123,6 +127,38 @@ def _found(verdicts: Iterable[tuple[int, str]], spans: int, patience: int) -> In
             if len(refused) > patience:
                 return None
     return Inspection(spans - len(refused), refused)
+
+
+# 1973 in nanoseconds since 1970. What begins before was counted in another unit.
+_EARLIEST_NS = 10**17
+
+
+def _warned(found: Inspection | None, starts: Sequence[int | float | str | None]) -> Inspection | None:
+    """``found`` with a warning when spans began before 1973; ``starts`` are numbers, or text of digits."""
+    if found is None:
+        return None
+    rejected = set(found.passed_over)
+    early = sum(
+        (len(start) < len(str(_EARLIEST_NS)) if isinstance(start, str) else (start or 0) < _EARLIEST_NS)
+        and index not in rejected
+        for index, start in enumerate(starts)
+    )
+    if not early:
+        return found
+    warning = (
+        f"{early} spans are stored with a start before 1973: startTimeUnixNano counts nanoseconds since 1970, "
+        "not milliseconds or seconds"
+    )
+    return replace(found, warnings=(ItemWarning(warning),))
+
+
+def _first_warned(found: Inspection, content_type: str) -> Inspection:
+    """As `_warned` for a request in parts. Clients that count in another unit do so in the first part too."""
+    if not found.parts:
+        return found
+    first = replace(found, rejected=[], parts=())
+    warned = _warned(first, [*map(_start, spans_of(decode(found.parts[0].body, content_type)))])
+    return found if warned is None else replace(found, warnings=warned.warnings)
 
 
 def _verdicts(body: bytes, request: ExportTraceServiceRequest) -> Iterator[tuple[int, str]]:
@@ -269,9 +305,9 @@ def _too_many(count: int) -> str:
 
 
 def partial_success(rejected: int, message: str) -> ExportTraceServiceResponse:
-    """The answer to a request of which ``rejected`` spans were not kept; an empty one when all were."""
+    """The answer to a request of which ``rejected`` spans were not kept, or with a warning alone; else an empty one."""
     response = ExportTraceServiceResponse()
-    if rejected:
+    if message:
         response.partial_success.rejected_spans = rejected
         response.partial_success.error_message = message
     return response

@@ -15,7 +15,7 @@ from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from tracebility.wire import jsontext, limits
-from tracebility.wire.otlp_json import AnyValue, Attributes, Request, ResourceSpans, Span, read_request
+from tracebility.wire.otlp_json import AnyValue, Attributes, Request, ResourceSpans, Span, read_request, repair
 from tracebility.wire.otlp_parts import not_a_request
 
 
@@ -30,7 +30,7 @@ def decode(body: bytes) -> ExportTraceServiceRequest:
         BadRequest: when it is not an OTLP request.
     """
     try:
-        request = jsontext.decode(jsontext.repair(body), read_request)
+        request = jsontext.decode(repair(body), read_request)
         message = ExportTraceServiceRequest()
         for sent in request.resource_spans or ():
             fill_group(message, sent)
@@ -262,8 +262,12 @@ def _base64(text: str) -> bytes:
         raise Unfit("bytesValue must be base64") from None
 
 
-def _uint32(value: int | None) -> int:
-    return min(max(value or 0, 0), (1 << 32) - 1)
+def _uint32(value: int | float | str | None) -> int:
+    """A number that nothing depends on: what cannot be read is 0, and rejects no span."""
+    try:
+        return min(max(int(value or 0), 0), (1 << 32) - 1)
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _enum(field: str, enum: Any, value: int | str | None) -> Any:

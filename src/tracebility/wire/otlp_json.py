@@ -1,10 +1,16 @@
-"""The shape of OTLP in JSON. Every field may be absent or null; fields that are not here are passed over."""
+"""The shape of OTLP in JSON. Every field may be absent or null; fields that are not here are passed over.
 
+As proto3's JSON mapping has it: numbers may be text, and names may be those of the .proto file (``resource_spans``).
+"""
+
+import re
 from collections.abc import Iterator
 
 import msgspec
 
-# 64-bit numbers come as text, or as numbers.
+from tracebility.wire import jsontext
+
+# Numbers of every integer type may be text.
 Long = int | float | str | None
 
 
@@ -42,7 +48,7 @@ class Event(_Struct, frozen=True, rename="camel", gc=False):
     time_unix_nano: Long = None
     name: str | None = None
     attributes: Attributes = None
-    dropped_attributes_count: int | None = None
+    dropped_attributes_count: Long = None
 
 
 class Link(_Struct, frozen=True, rename="camel", gc=False):
@@ -50,8 +56,8 @@ class Link(_Struct, frozen=True, rename="camel", gc=False):
     span_id: str | None = None
     trace_state: str | None = None
     attributes: Attributes = None
-    dropped_attributes_count: int | None = None
-    flags: int | None = None
+    dropped_attributes_count: Long = None
+    flags: Long = None
 
 
 class Status(_Struct, frozen=True, rename="camel", gc=False):
@@ -64,17 +70,17 @@ class Span(_Struct, frozen=True, rename="camel", gc=False):
     span_id: str | None = None
     trace_state: str | None = None
     parent_span_id: str | None = None
-    flags: int | None = None
+    flags: Long = None
     name: str | None = None
     kind: int | str | None = None
     start_time_unix_nano: Long = None
     end_time_unix_nano: Long = None
     attributes: Attributes = None
-    dropped_attributes_count: int | None = None
+    dropped_attributes_count: Long = None
     events: list[Event] | None = None
-    dropped_events_count: int | None = None
+    dropped_events_count: Long = None
     links: list[Link] | None = None
-    dropped_links_count: int | None = None
+    dropped_links_count: Long = None
     status: Status | None = None
 
 
@@ -82,12 +88,12 @@ class Scope(_Struct, frozen=True, rename="camel", gc=False):
     name: str | None = None
     version: str | None = None
     attributes: Attributes = None
-    dropped_attributes_count: int | None = None
+    dropped_attributes_count: Long = None
 
 
 class Resource(_Struct, frozen=True, rename="camel", gc=False):
     attributes: Attributes = None
-    dropped_attributes_count: int | None = None
+    dropped_attributes_count: Long = None
 
 
 class ScopeSpans(_Struct, frozen=True, rename="camel", gc=False):
@@ -104,6 +110,25 @@ class ResourceSpans(_Struct, frozen=True, rename="camel", gc=False):
 
 class Request(_Struct, frozen=True, rename="camel", gc=False):
     resource_spans: list[ResourceSpans] | None = None
+
+
+def repair(body: bytes) -> bytes:
+    """``body`` as `jsontext.repair` leaves it, with the names of the .proto file spelled as JSON usually has them.
+
+    In this mapping every key of an object is a field's name: what clients name themselves are values.
+    """
+    body = jsontext.repair(body)
+    return _PROTO_NAMES.sub(_camel, body) if b'_spans"' in body else body
+
+
+def _camel(found: re.Match[bytes]) -> bytes:
+    first, *others = found[1].split(b"_")
+    return b'"%b"%b' % (first + b"".join(map(bytes.capitalize, others)), found[2])
+
+
+_STRUCTS = (AnyValue, Event, Link, Span, Resource, Scope, ScopeSpans, ResourceSpans, Request)
+_NAMES = sorted({name for struct in _STRUCTS for name in struct.__struct_fields__ if "_" in name})
+_PROTO_NAMES = re.compile(rb'(?<!\\)"(%b)"(\s*:)' % "|".join(_NAMES).encode())
 
 
 read_request = msgspec.json.Decoder(Request).decode

@@ -16,11 +16,11 @@ from uuid import UUID
 import msgspec
 import structlog
 
+from tracebility import times
 from tracebility.errors import Problem, StoreUnavailable
 from tracebility.ids import SENTINEL, SENTINEL_ORG, SENTINEL_WORKSPACE
 from tracebility.wire import native, otlp
 from tracebility.wire.envelope import Envelope, Header, MalformedEnvelope
-from tracebility.wire.moments import NotAMoment, unix_nano
 from tracebility.worker.metrics import WorkerMetrics
 
 FIELD = b"d"
@@ -166,6 +166,6 @@ def _uuid(said: Any) -> UUID:
 
 def _accepted_us(received_at: str | int | float | None, entry_id: bytes) -> int:
     try:
-        return unix_nano(received_at if received_at is not None else "") // 1000
-    except NotAMoment:
+        return times.from_client(received_at if received_at is not None else "") // 1000
+    except times.InvalidTime:
         return int(entry_id.partition(b"-")[0]) * 1000

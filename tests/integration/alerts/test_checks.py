@@ -26,7 +26,7 @@ from tracebility.stores.queue.entries import DEAD_BYTES
 from tracebility.telemetry import Metrics
 from tracebility.tenant.dead_letters import flag_key
 from tracebility.tenant.ledger import LedgerEntry, accepted_key
-from tracebility.tenant.quota import BUFFER_BYTES, EDGES
+from tracebility.tenant.quota import DISK_BUFFERS, EDGES
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, overflow_of, stream_of
 
 
@@ -171,7 +171,7 @@ async def test_a_queue_that_answers_before_its_disk_has_it_is_told(
 async def test_a_disk_buffer_that_holds_something_is_told_and_whether_anyone_will_replay_it(
     alerts: Alerts, store: redis_control.RedisControl
 ) -> None:
-    await store.command("HSET", BUFFER_BYTES, "lives", 10, "gone", 5, "empty", 0)
+    await store.command("HSET", DISK_BUFFERS, "lives", 10, "gone", 5, "empty", 0)
     await store.command("ZADD", EDGES, int(time.time() * 1000), "lives")
     assert (await standing(alerts))["disk_buffer"].details == {"bytes": 15, "gone": ["gone"]}
 

@@ -69,7 +69,7 @@ async def test_a_route_that_changes_something_leaves_its_event(
         "project_id": mine.project_id,
         "public_id": mine.context.key_id,
         "name": plan_name,
-        "run_id": "r",
+        "run_id": "0" * 31 + "1",
         "user_id": "walker",
     }
     if body and "org_id" in body:

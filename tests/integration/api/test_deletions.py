@@ -15,6 +15,7 @@ from tracebility.deletion import jobs
 from tracebility.orgs.keys import revoke_key
 from tracebility.orgs.projects import ProjectPlace
 from tracebility.stores.postgres import Postgres
+from tracebility.tenant import keys
 
 ASKER = Actor("operator", "test")
 
@@ -46,9 +47,12 @@ async def test_a_deleted_org_is_refused_at_once_and_stays_visible_to_operators(
     assert (job["kind"], job["state"], job["org_id"]) == ("org", "queued", str(mine.org_id))
 
     async def refused() -> bool:
-        return (await api.get("/v1/projects", headers=mine.headers())).status_code == 403
+        return (await api.get("/v1/projects", headers=mine.headers())).status_code == 401
 
     await within_a_second(refused)
+    nobodys = await api.get("/v1/projects", headers={"x-api-key": keys.generate().key, "x-request-id": "same"})
+    deleted = await api.get("/v1/projects", headers=mine.headers() | {"x-request-id": "same"})
+    assert (deleted.text, deleted.headers) == (nobodys.text, nobodys.headers), "not: suspended, its data is kept"
     assert (await api.delete(path, headers=operator)).json()["job_id"] == job["job_id"]
     assert (await api.get(path, headers=operator)).json()["deleted_at"] is not None
     assert (await api.get(f"/v1/admin/deletions/{job['job_id']}", headers=operator)).json() == job
@@ -105,6 +109,16 @@ async def test_deletions_are_listed_newest_first_in_pages(api: httpx.AsyncClient
     assert rest["next_cursor"] is None
     assert (await api.get(path, headers=other.headers())).status_code == 404
     assert (await api.get(path, headers=await key_with(mine, "read"))).status_code == 403
+
+
+@pytest.mark.parametrize("run_id", ["not-an-id", "r", "0" * 31, "0" * 33, "g" * 32, "0" * 32 + "%00", "0" * 5000])
+async def test_a_run_that_cannot_be_is_not_confirmed_as_deleted(
+    api: httpx.AsyncClient, two_orgs: Any, trail: Any, run_id: str
+) -> None:
+    mine, _ = two_orgs
+    path = f"/v1/projects/{mine.project_id}/runs"
+    assert (await api.delete(f"{path}/{run_id}", headers=mine.headers())).status_code == 404
+    assert await trail.of(mine.org_id, "deletion.requested") == []
 
 
 async def test_only_admins_ask(api: httpx.AsyncClient, two_orgs: Any, key_with: Any) -> None:

@@ -9,15 +9,18 @@ import httpx
 import pytest
 
 from tracebility.api import cursor
+from tracebility.api.app import routes
 
 PROBLEM = "application/problem+json"
 
 
 def sameness(answer: httpx.Response) -> tuple[Any, ...]:
-    """What may not differ between two refusals: everything but `instance` and the date."""
+    """What may not differ between two refusals: everything but the date, `instance` and the request's id."""
     body = answer.json()
     body.pop("instance")
-    headers = {name: value for name, value in answer.headers.items() if name not in ("date", "content-length")}
+    assert body.pop("request_id") == answer.headers["x-request-id"]
+    may_differ = ("date", "content-length", "x-request-id")
+    headers = {name: value for name, value in answer.headers.items() if name not in may_differ}
     return answer.status_code, headers, body
 
 
@@ -138,6 +141,43 @@ async def test_a_parameter_that_is_not_acceptable_is_named(
     assert problem["hint"]
 
 
+async def test_every_route_refuses_a_query_parameter_that_it_does_not_have(
+    api: httpx.AsyncClient, tenants: Any, control: Any, operator: Any, trail: Any
+) -> None:
+    """Ignored, `?user_id=` would answer every run as if they were the user's, or change what was not meant."""
+    tenant = tenants[0].tenant
+    await control.execute("insert_deletion", tenant.org_id, "user", tenant.org_id, None, "someone", "operator", "test")
+    ids = {
+        "org_id": tenant.org_id, "workspace_id": tenant.workspace_id, "project_id": tenant.project_id, "run_id": "r",
+        "public_id": tenant.context.key_id, "job_id": tenant.org_id, "name": "free",
+    }  # fmt: skip
+    before = await trail.length()
+    for route in routes():
+        for method in route.methods:
+            holder = tenant.headers() if "/admin/" not in route.path else operator
+            path = route.path.format(**ids)
+            answer = await api.request(method, path, params={"user_id": "x"}, headers=holder)
+            assert (answer.status_code, answer.json()["detail"]) == (
+                422,
+                "user_id: is not a query parameter of this route.",
+            ), path
+    assert await trail.length() == before
+    runs = f"/v1/projects/{tenant.project_id}/runs"
+    twice = await api.get(f"{runs}?limit=1&limit=2", headers=tenant.headers())
+    assert (twice.status_code, twice.json()["detail"]) == (422, "limit: is given more than once.")
+    assert "cursor, from, limit, to" in (await api.get(f"{runs}?x=1", headers=tenant.headers())).json()["hint"]
+
+
+async def test_every_answer_has_a_request_id(api: httpx.AsyncClient, tenants: Any) -> None:
+    for path in ("/v1/projects", "/healthz", "/", "/no/such"):
+        made = {(await api.get(path)).headers["x-request-id"] for _ in range(2)}
+        assert len(made) == 2
+        given = await api.get(path, headers={"x-request-id": "ingress-7.A:b_c"})
+        assert given.headers.get_list("x-request-id") == ["ingress-7.A:b_c"]
+    refused = await api.get("/v1/projects", headers={"x-request-id": 'a"b<c>'})
+    assert refused.json()["request_id"] == refused.headers["x-request-id"] != 'a"b<c>'
+
+
 async def test_a_cursor_fits_no_other_project(api: httpx.AsyncClient, tenants: Any) -> None:
     for writer in tenants:
         await writer.runs({"run_id": f"{n}"} for n in range(3))
@@ -193,8 +233,9 @@ async def test_head_is_answered_as_get_is_without_the_body(api: httpx.AsyncClien
     await tenants[0].runs([{"run_id": "r"}])
     runs = f"/v1/projects/{tenant.project_id}/runs"
     for path in ("/", "/v1/projects", runs, f"{runs}/r", f"{runs}/missing", "/openapi.json", "/healthz", "/no/such"):
-        whole = await api.get(path, headers=tenant.headers())
-        head = await api.head(path, headers=tenant.headers())
+        headers = tenant.headers() | {"x-request-id": "same"}
+        whole = await api.get(path, headers=headers)
+        head = await api.head(path, headers=headers)
         assert (head.status_code, head.content, head.headers) == (whole.status_code, b"", whole.headers)
     assert (await api.head(runs)).status_code == 401
     assert (await api.head("/session")).headers["allow"] == "POST"

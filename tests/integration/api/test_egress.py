@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.routing import APIRoute
-from harness.trail import refusals_written
+from tests.harness.trail import refusals_written
 
 from tracebility.api import pages, scope
 from tracebility.api.app import routes

@@ -4,23 +4,24 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 import pytest
+import structlog
+from tests.harness.address import connected as connected_to
+from tests.harness.address import led_through
 
 from tracebility.api.app import create_app
 from tracebility.api.service import open_services
 from tracebility.config import Settings
+from tracebility.errors import ConfigurationError
 
 
 async def test_healthz_readyz_and_metrics_answer_without_a_key(api: httpx.AsyncClient) -> None:
     assert (await api.get("/healthz")).json() == {"status": "ok"}
-    assert (await api.get("/readyz")).json()["stores"] == {
-        "postgres": "ok",
-        "redis": "ok",
-        "clickhouse": "ok",
-    }
+    assert (await api.get("/readyz")).json() == {"status": "ok", "missing": {}}
+    assert (await api.post("/readyz")).headers["allow"] == "GET, HEAD"
     text = (await api.get("/metrics")).text
     assert 'tracebility_http_request_seconds_count{method="GET",route="/readyz",status="200",target="api"}' in text
 
@@ -52,13 +53,13 @@ async def test_with_a_store_away_the_answer_is_503_and_readyz_names_it(stores: A
             assert 1 <= int(answer.headers["retry-after"]) <= 5
             assert answer.json()["store"] == "clickhouse"
         ready = await api.get("/readyz")
-        assert (ready.status_code, ready.json()["missing"]) == (503, "clickhouse")
+        assert (ready.status_code, list(ready.json()["missing"])) == (503, ["clickhouse"])
         assert (await api.get("/healthz")).status_code == 200
 
         await cut_pg()
         answer = await api.get("/v1/projects", headers=tenant.headers())
         assert (answer.status_code, answer.json()["store"]) == (503, "postgres")
-        assert (await api.get("/readyz")).json()["missing"] == "postgres, clickhouse"
+        assert list((await api.get("/readyz")).json()["missing"]) == ["postgres", "clickhouse"]
 
 
 @pytest.mark.parametrize("role", ["redis_url", "redis_stream_url"])
@@ -76,15 +77,29 @@ async def test_readyz_names_redis_when_either_of_its_roles_is_away(
             assert (await api.get("/readyz")).status_code == 200
             await cut()
             ready = await api.get("/readyz")
-            assert (ready.status_code, ready.json()["missing"]) == (503, "redis")
+            assert (ready.status_code, list(ready.json()["missing"])) == (503, ["redis"])
             # Which is for whoever balances the load: what it can answer it does.
             assert (await api.get("/v1/projects", headers=tenant.headers())).status_code == 200
+
+
+async def test_the_api_does_not_start_as_the_owner_of_the_data(stores: Any) -> None:
+    """No row policy binds the owner: a query that names no tenant would answer every tenant's rows."""
+    own = Settings(pg_dsn=stores.pg_dsn, clickhouse_url=stores.clickhouse_url, redis_url=stores.redis_url)
+    with pytest.raises(ConfigurationError, match=r"^TRACEBILITY_CLICKHOUSE_URL .*tracebility_reader"):
+        async with open_services(own):
+            pass
+    with_reader = msgspec.structs.replace(own, clickhouse_reader_url=stores.clickhouse_reader_url)
+    as_owner = msgspec.structs.replace(own, api_as_owner=True)
+    for settings, warnings in ((with_reader, []), (as_owner, ["api_reads_as_owner"])):
+        with structlog.testing.capture_logs() as logged:
+            async with open_services(settings) as services:
+                assert await services.missing_stores() == {}
+        assert [line["event"] for line in logged] == warnings
 
 
 @asynccontextmanager
 async def wire(url: str) -> AsyncIterator[tuple[str, Any]]:
     """A way to the store at ``url`` that can be cut: connections break, new ones are refused."""
-    parts = urlsplit(url)
     open_writers: set[asyncio.StreamWriter] = set()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -95,7 +110,7 @@ async def wire(url: str) -> AsyncIterator[tuple[str, Any]]:
         writer.close()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_store, from_store = await asyncio.open_connection(parts.hostname, parts.port)
+        to_store, from_store = await connected_to(url)
         open_writers.update((writer, from_store))
         await asyncio.gather(carry(reader, from_store), carry(to_store, writer))
 
@@ -108,6 +123,6 @@ async def wire(url: str) -> AsyncIterator[tuple[str, Any]]:
             writer.transport.abort()
 
     try:
-        yield parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}").geturl(), cut
+        yield led_through(url, port), cut
     finally:
         await cut()

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 
 from tracebility.api.app import create_app
 from tracebility.api.pages import COOKIE
@@ -89,6 +90,14 @@ async def test_a_form_of_another_site_is_refused(api: httpx.AsyncClient, tenants
         assert "set-cookie" not in answer.headers
 
 
+async def test_sec_fetch_site_decides_before_origin(api: httpx.AsyncClient, tenants: Any) -> None:
+    """A proxy may change Host, and browsers may send "Origin: null"; what they say in Sec-Fetch-Site is enough."""
+    for site, status in (("same-origin", 303), ("none", 303), ("same-site", 400), ("cross-site", 400)):
+        headers = {"sec-fetch-site": site, "origin": "null"}
+        answer = await api.post("/session", data={"key": tenants[0].tenant.key}, headers=headers)
+        assert answer.status_code == status
+
+
 async def test_a_form_that_is_too_large_is_refused(api: httpx.AsyncClient) -> None:
     assert (await api.post("/session", content=b"key=" + b"x" * 5000)).status_code == 413
 
@@ -155,3 +164,23 @@ async def test_a_large_run_is_cut_on_the_page_and_says_so(api: httpx.AsyncClient
     assert answer.text.count("<details") == 1000
     assert "200 more spans" in answer.text
     assert "5,000 characters more" in answer.text
+
+
+async def test_a_client_that_goes_away_during_sign_in_is_one_line_in_the_log(services: Any) -> None:
+    messages = [{"type": "http.request", "body": b"key=tb_", "more_body": True}, {"type": "http.disconnect"}]
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "path": "/session",
+        "raw_path": b"/session", "query_string": b"", "root_path": "", "headers": [(b"host", b"api")],
+    }  # fmt: skip
+    with structlog.testing.capture_logs() as logged:
+        await create_app(services)(scope, receive, send)
+    assert [(line["event"], line["log_level"]) for line in logged] == [("client_disconnected", "info")]
+    assert sent[0]["status"] == 400

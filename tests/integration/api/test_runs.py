@@ -9,6 +9,7 @@ import pytest
 
 from tracebility.api import run_reads
 from tracebility.stores import scoped
+from tracebility.stores.queries import query
 from tracebility.wire.limits import MAX_UNIX_NANO
 
 NOW_NS = time.time_ns()
@@ -304,3 +305,45 @@ async def test_a_run_of_twelve_thousand_spans_opens(api: httpx.AsyncClient, tena
         seen.append(span["id"])
         waiting += reversed(span["children"])
     assert seen == [f"{n:05d}" for n in range(12_000)]
+
+
+async def test_a_run_is_there_as_soon_as_its_spans_are(api: httpx.AsyncClient, tenants: Any) -> None:
+    """The worker computes the row of a run after it has stored the spans; both answers say the same."""
+    writer, other = tenants
+    start, org = NOW_NS - 3600 * SECOND_NS, str(writer.tenant.context.org_id)
+    call = {"kind": "llm", "model": "m", "input_tokens": 5, "output_tokens": 2, "total_tokens": 7, "cost": 0.5}
+    traces: dict[str, list[dict[str, Any]]] = {
+        "whole": [
+            {"span_id": "root", "name": "crew", "kind": "agent", "status": "ok", "inputs": "q" * 300, "tags": ["b"]},
+            {"span_id": "wrapper", "parent_span_id": "root", "user_id": "u", "tags": ["a"], **call},
+            {"span_id": "call", "parent_span_id": "wrapper", **call, "model": "n", "outputs": "answer"},
+            {"span_id": "tool", "parent_span_id": "call", "kind": "tool", "status": "error", "status_message": "no"},
+            {"span_id": "inner", "parent_span_id": "tool", "session_id": "s", "environment": "test", **call},
+        ],
+        "without a root": [
+            {"span_id": "child", "parent_span_id": "elsewhere", "name": "child", "status": "error", **call},
+            {"span_id": "late", "parent_span_id": "child", "inputs": "x", "outputs": "y", "status": "ok"},
+        ],
+        "without a call": [
+            {"span_id": "root", "name": "n", "kind": "chain", "input_tokens": 3, "total_tokens": 3, "status": "ok"},
+            {"span_id": "part", "parent_span_id": "root", "kind": "chain", "input_tokens": 3, "total_tokens": 3},
+        ],
+    }
+    for name, spans in traces.items():
+        await writer.spans(
+            {"trace_id": name, "start_ns": start + at * SECOND_NS, "end_ns": start + (9 - at) * SECOND_NS}
+            | {"input_preview": span.get("inputs", "")[:200], "output_preview": span.get("outputs", "")}
+            | span
+            for at, span in enumerate(spans)
+        )
+    await writer.spans([{"trace_id": "open", "span_id": "root", "name": "n", "start_ns": start}])
+    paths = [f"{runs_of(writer.tenant)}/{name}" for name in (*traces, "open")]
+    provisional = [(await api.get(path, headers=writer.tenant.headers())).json() for path in paths]
+    parameters = {"traces": [*traces, "open"], "orgs": [org], "apart": [], "version": 2}
+    await writer.engine.execute(query("recompute_runs"), parameters)
+    assert provisional == [(await api.get(path, headers=writer.tenant.headers())).json() for path in paths]
+    assert [(run["status"], run["total_tokens"], run["cost"], run["span_count"]) for run in provisional] == [
+        ("ok", 14, 1.0, 5), ("error", 7, 0.5, 2), ("ok", 3, None, 2), ("running", 0, None, 1)
+    ]  # fmt: skip
+    foreign = f"{runs_of(other.tenant)}/whole"
+    assert (await api.get(foreign, headers=other.tenant.headers())).status_code == 404

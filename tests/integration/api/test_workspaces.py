@@ -66,3 +66,25 @@ async def test_a_key_without_the_scope_makes_nothing(api: httpx.AsyncClient, two
     for path in ways(two_orgs[0]) + ways(two_orgs[1]):
         answer = await api.post(path, json={"name": "x"}, headers=headers)
         assert (answer.status_code, "'admin'" in answer.json()["detail"]) == (403, True)
+
+
+async def test_operators_and_admins_list_the_projects_of_an_org(
+    api: httpx.AsyncClient, operator: Any, two_orgs: Any, key_with: Any, trail: Any
+) -> None:
+    mine, other = two_orgs
+    made = await api.post(
+        f"/v1/workspaces/{mine.workspace_id}/projects", json={"name": "second"}, headers=mine.headers()
+    )
+    path = f"/v1/admin/orgs/{mine.org_id}/projects"
+    for holder in (operator, mine.headers()):
+        first = (await api.get(path, params={"limit": 1}, headers=holder)).json()
+        rest = (await api.get(path, params={"cursor": first["next_cursor"]}, headers=holder)).json()
+        listed = first["items"] + rest["items"]
+        assert [project["id"] for project in listed] == [str(mine.project_id), made.json()["project_id"]]
+        assert {project["org_id"] for project in listed} == {str(mine.org_id)}
+        assert rest["next_cursor"] is None
+    assert [event["details"]["route"] for event in await trail.of(mine.org_id, "egress.read")] == [
+        "/v1/admin/orgs/{org_id}/projects"
+    ]
+    assert (await api.get(path, headers=other.headers())).status_code == 404
+    assert (await api.get(path, headers=await key_with(mine, "read"))).status_code == 403

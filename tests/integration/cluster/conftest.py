@@ -96,8 +96,9 @@ async def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     ports, between = taken[:NODES], taken[NODES:]
     processes = []
     for port, bus in zip(ports, between, strict=True):
-        settings = Valkey(folder / str(port), port, PASSWORD).program().argv[1]
-        options = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port", str(bus)]
+        settings = Valkey(folder / str(port), folder / f"{port}.sock", PASSWORD).program().argv[1]
+        options = ["--bind", "127.0.0.1", "--port", str(port), "--cluster-port", str(bus)]
+        options += ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]
         command = [PROGRAMS[request.param], settings, *options]
         processes.append(subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL))  # noqa: ASYNC220
     nodes: list[Any] = [Redis(port=port, password=PASSWORD) for port in ports]

@@ -7,9 +7,11 @@ from uuid import UUID, uuid4
 import pytest
 from tests.harness import streams as raw_streams
 
-from tracebility.ids import uuid7
+from tracebility.ids import OrgId, uuid7
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queue import Queue
+from tracebility.stores.redis_control import RedisControl
+from tracebility.tenant.resends import removal_key
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, stream_of
 from tracebility.wire.envelope import Envelope, Header
 
@@ -44,7 +46,7 @@ async def events(control: Postgres, org_id: UUID | None) -> list[Any]:
 
 
 async def test_what_is_replayed_or_dropped_is_in_the_trail(
-    commands: Any, control: Postgres, queue: Queue, letters: list[tuple[str, UUID | None]]
+    commands: Any, control: Postgres, queue: Queue, letters: list[tuple[str, UUID | None]], hot_store: RedisControl
 ) -> None:
     (first, org_id), (second, _), (unknown, _), (unreadable, _) = letters
     assert org_id is not None
@@ -59,3 +61,4 @@ async def test_what_is_replayed_or_dropped_is_in_the_trail(
     nobodys = [row["details"]["letters"] for row in (await events(control, None))[:2]]
     assert sorted(nobodys) == sorted([[unknown], [unreadable]])
     assert await queue.length(DEAD_LETTER_STREAM) == 0
+    assert await hot_store.command("EXISTS", removal_key(OrgId(org_id))), "what they came in counts as new from now on"

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from harness.erasure import drain, enter, envelope_of, later
+from tests.harness.erasure import drain, enter, envelope_of, later
 
 from tracebility.deletion.metrics import DeletionMetrics
 from tracebility.deletion.runner import Deleter

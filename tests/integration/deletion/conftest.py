@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from harness.erasure import Filled, Work, later
+from tests.harness.erasure import Filled, Work, later
 
 from tracebility.deletion.metrics import DeletionMetrics
 from tracebility.deletion.runner import Deleter

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.erasure import Work, work_now
+from tests.harness.erasure import Work, work_now
 
 from tracebility.deletion import jobs
 from tracebility.deletion.jobs import UserDeletion

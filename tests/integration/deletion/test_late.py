@@ -4,8 +4,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from harness.erasure import WHEN, Work, envelope_of, late_row, later, work_now
 from tests.harness import streams as raw_streams
+from tests.harness.erasure import WHEN, Work, envelope_of, late_row, later, work_now
 
 from tracebility.deletion import jobs
 from tracebility.deletion.jobs import UserDeletion

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from harness.erasure import Filled, Work, drain, enter, envelope_of, work_now
+from tests.harness.erasure import Filled, Work, drain, enter, envelope_of, work_now
 
 from tracebility.alerts.checks import Alerts
 from tracebility.alerts.metrics import AlertMetrics

@@ -12,7 +12,9 @@ from tracebility.deletion.metrics import DeletionMetrics
 from tracebility.deletion.retention import Retention
 from tracebility.ids import SENTINEL, OrgId, ProjectId, uuid7
 from tracebility.stores import clickhouse, postgres
+from tracebility.stores.redis_control import RedisControl
 from tracebility.telemetry import Metrics
+from tracebility.tenant.resends import removal_key
 
 TABLES = {
     "span": ("trace_id", "start_time", "accepted_at"),
@@ -71,12 +73,16 @@ async def two_keepers(two_orgs: Any, control: postgres.Postgres, engine: clickho
 
 
 @pytest.fixture
-def retention(control: postgres.Postgres, engine: clickhouse.Engine, monkeypatch: pytest.MonkeyPatch) -> Retention:
+def retention(
+    control: postgres.Postgres, engine: clickhouse.Engine, hot_store: RedisControl, monkeypatch: pytest.MonkeyPatch
+) -> Retention:
     monkeypatch.setattr("tracebility.deletion.erase.PAUSE_S", 0.0)
-    return Retention(control, engine, DeletionMetrics(Metrics()))
+    return Retention(control, engine, hot_store, DeletionMetrics(Metrics()))
 
 
-async def test_old_rows_go_from_every_table_and_other_orgs_keep_theirs(two_keepers: Any, retention: Retention) -> None:
+async def test_old_rows_go_from_every_table_and_other_orgs_keep_theirs(
+    two_keepers: Any, retention: Retention, hot_store: RedisControl
+) -> None:
     brief, long = two_keepers
     await brief.keep(1)
     for keeper in two_keepers:
@@ -88,6 +94,8 @@ async def test_old_rows_go_from_every_table_and_other_orgs_keep_theirs(two_keepe
         assert await brief.left(table) == [("first", "0 days")], table
         assert len(await long.left(table)) == 3, "no retention is for ever"
     assert (await retention.tick()).rows == {}
+    noted = [await hot_store.command("EXISTS", removal_key(keeper.org_id)) for keeper in two_keepers]
+    assert noted == [1, 0], "a body whose rows are gone is new when it is sent again"
 
 
 async def test_a_change_of_plan_holds_for_what_is_stored_already(
@@ -158,7 +166,9 @@ async def test_rows_of_before_tenancy_age_with_their_project(two_keepers: Any, r
     assert [str(project) for (project,) in result.rows] == [str(other.first)]
 
 
-async def test_a_row_is_kept_until_the_day_is_over(two_keepers: Any, control: Any, engine: Any) -> None:
+async def test_a_row_is_kept_until_the_day_is_over(
+    two_keepers: Any, control: Any, engine: Any, hot_store: RedisControl
+) -> None:
     keeper, _ = two_keepers
     await keeper.keep(10)
     midnight = time.time() // 86_400 * 86_400
@@ -167,5 +177,5 @@ async def test_a_row_is_kept_until_the_day_is_over(two_keepers: Any, control: An
         when = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
         await engine.insert_rows("span", names, [[keeper.org_id, keeper.first, name, "s", when, when, 1]])
     metrics = DeletionMetrics(Metrics())
-    await Retention(control, engine, metrics, lambda: midnight + 1).tick()
+    await Retention(control, engine, hot_store, metrics, lambda: midnight + 1).tick()
     assert await keeper.left() == [("first", "after")]

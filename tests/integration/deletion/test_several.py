@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from harness.erasure import Work, events, late_row, work_now
+from tests.harness.erasure import Work, events, late_row, work_now
 
 from tracebility.deletion import jobs
 from tracebility.deletion.jobs import Deletion, UserDeletion

@@ -7,8 +7,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from harness.erasure import ASKER, KEPT, Filled, Work, envelope_of, events, work_now
 from tests.harness import streams as raw_streams
+from tests.harness.erasure import ASKER, KEPT, Filled, Work, envelope_of, events, work_now
 
 from tracebility.deletion import jobs
 from tracebility.deletion.jobs import UserDeletion
@@ -21,6 +21,7 @@ from tracebility.stores import postgres, redis_control
 from tracebility.stores.queue import Queue
 from tracebility.tenant.quota import METERED, metered_member, usage_key
 from tracebility.tenant.redis_keys import key, over_flag
+from tracebility.tenant.resends import removal_key
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
 
 
@@ -44,6 +45,24 @@ async def test_a_run_goes_with_all_that_names_it(filled: Any, work: Work, contro
     asked, completed = await events(control, mine.org_id)
     assert (asked["event_type"], completed["event_type"]) == ("deletion.requested", "deletion.completed")
     assert completed["details"]["certificate_hash"] == digest
+
+
+async def test_a_body_whose_run_was_deleted_is_new_when_it_is_sent_again(
+    filled: Any, work: Work, store: redis_control.RedisControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = filled
+    erasing, erased_us = work.deleter._eraser.erase, 0
+
+    async def erase(which: Any) -> Any:
+        nonlocal erased_us
+        gone = await erasing(which)
+        erased_us = time.time_ns() // 1000
+        return gone
+
+    monkeypatch.setattr(work.deleter._eraser, "erase", erase)
+    await work.done(await work.ask(jobs.delete_run, mine.place, "r1"))
+    assert int(await store.command("GET", removal_key(mine.org_id))) >= erased_us > 0
+    assert not await store.command("EXISTS", removal_key(other.org_id))
 
 
 async def test_a_users_runs_go_whole_in_every_project(filled: Any, work: Work, monkeypatch: Any) -> None:

@@ -8,8 +8,7 @@ import asyncpg
 import pytest
 
 from tracebility.embedded import binaries, probes
-from tracebility.embedded.installation import free_port
-from tracebility.embedded.postgres import Postgres
+from tracebility.embedded.postgres import DATABASE, USER, Postgres
 from tracebility.embedded.process import Process, Program
 
 
@@ -31,13 +30,13 @@ async def test_the_machines_own_server_is_used_when_the_wheel_is_not_there(found
         process = await Process.start(program, tmp_path, lambda *_: None)
         assert await process.ended() == 0, list(process.last_lines)
 
-    server = Postgres(tmp_path / "postgres", free_port(), "secret")
+    server = Postgres(tmp_path / "postgres", tmp_path, "secret")
     await server.make(run_to_end)
     assert server.is_made()
     process = await Process.start(server.program(), tmp_path, lambda *_: None)
     try:
         async with asyncio.timeout(20):
-            while await _probe(server.dsn):  # noqa: ASYNC110 - what is waited for happens in another process
+            while await _probe(server, process.pid):  # noqa: ASYNC110 - what is waited for happens in another process
                 await asyncio.sleep(0.02)
         connection = await asyncpg.connect(server.dsn)
         assert await connection.fetchval("SHOW fsync") == "on"
@@ -47,8 +46,8 @@ async def test_the_machines_own_server_is_used_when_the_wheel_is_not_there(found
     assert process.exit_code == 0
 
 
-async def _probe(dsn: str) -> str:
+async def _probe(server: Postgres, pid: int) -> str:
     try:
-        return await probes.postgres(dsn)
+        return await probes.postgres(server.socket, USER, DATABASE, pid)
     except OSError as error:
         return str(error)

@@ -22,7 +22,7 @@ TRACEBILITY = Path(sys.executable).parent / "tracebility"
 DEADLINE_S = 60.0
 STOP_BOUND_S = 10.0  # what the contract promises
 STORES = ("postgres", "valkey", "clickhouse")
-TARGETS = ("ingest-api", "ingest-worker", "api", "operator")
+TARGETS = ("ingest-api", "ingest-worker", "ingest-worker-2", "api", "operator")
 
 T = TypeVar("T")
 
@@ -105,9 +105,10 @@ def shared_memory_of(postgres: Path) -> list[int]:
 
 
 def ask_valkey(ready: dict[str, Any], *words: str) -> bytes:
-    password, _, address = ready["redis_url"].removeprefix("redis://:").partition("@")
-    port = int(address.partition(":")[2].partition("/")[0])
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    password, _, path = ready["redis_url"].removeprefix("unix://:").partition("@")
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(path)
         for command in (("AUTH", password), words):
             parts = "".join(f"${len(word)}\r\n{word}\r\n" for word in command)
             connection.sendall(f"*{len(command)}\r\n{parts}".encode())
@@ -119,7 +120,7 @@ def ask_valkey(ready: dict[str, Any], *words: str) -> bytes:
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """One whole installation for the tests of this file, which leave it as whole as they found it."""
     folder = tmp_path_factory.mktemp("up")
-    one = Up(folder / "data", "--port", "0", "--ready-file", str(folder / "elsewhere.json"))
+    one = Up(folder / "data", "--port", "0", "--workers", "2", "--ready-file", str(folder / "elsewhere.json"))
     try:
         one.wait_ready()
         eventually("the other ready file", (folder / "elsewhere.json").exists)
@@ -224,6 +225,34 @@ def test_two_installations_live_side_by_side(up: Up, stores: Any) -> None:
     assert ask_valkey(ready, "DEL", "whose") == b":1\r\n"
 
 
+def test_localhost_reaches_it_over_both_protocols(up: Up) -> None:
+    ready = up.ready()
+    assert ready is not None
+    port = int(ready["url"].rpartition(":")[2])
+    families = {found[0] for found in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)}
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        if family in families:
+            with socket.socket(family) as connection:
+                connection.connect((address, port))
+
+
+def test_a_copied_directory_has_stores_of_its_own(up: Up, tmp_path: Path) -> None:
+    """The copy is made while its original runs, with its sockets, pid files and port, and starts beside it."""
+    ready = up.ready()
+    assert ready is not None
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-a", up.data_dir, copy], check=False, capture_output=True)  # Files may vanish meanwhile.
+    beside = Up(copy, "--port", "0", "--only-stores")
+    try:
+        found = beside.wait_ready()
+        assert not {found[name] for name in ("pg_dsn", "redis_url", "clickhouse_url")} & set(map(str, ready.values()))
+        assert ask_valkey(found, "SET", "whose", "copy") == b"+OK\r\n"
+        assert ask_valkey(ready, "GET", "whose") == b"$-1\r\n"
+        assert answers(ready)
+    finally:
+        beside.stop()
+
+
 def test_children_follow_a_killed_parent_and_the_next_start_finds_everything_again(up: Up) -> None:
     """Kept last. The next start copes with children that still die, and a pid file that names a living process."""
     ready = up.ready()
@@ -236,7 +265,7 @@ def test_children_follow_a_killed_parent_and_the_next_start_finds_everything_aga
     pid_file = up.data_dir / "postgres" / "postmaster.pid"
     pid_file.write_text(f"{os.getpid()}\n{pid_file.parent}\n0\n0\n\n\n\n")
 
-    again = Up(up.data_dir, "--port", "0")
+    again = Up(up.data_dir, "--port", "0", "--workers", "2")
     try:
         found = again.wait_ready()
         assert not alive(family)
@@ -254,6 +283,10 @@ def test_children_follow_a_killed_parent_and_the_next_start_finds_everything_aga
     assert not alive(family)
     assert not shared_memory_of(up.data_dir / "postgres")
     assert not (up.data_dir / "ready.json").exists()
+    told = subprocess.run(
+        [TRACEBILITY, "status", "--data-dir", up.data_dir], capture_output=True, text=True, check=False
+    )
+    assert told.stderr.endswith(f"is stopped; start it with 'tracebility up --data-dir {up.data_dir}'.\n")
 
 
 def answers(ready: dict[str, Any]) -> bool:

@@ -136,8 +136,12 @@ async def test_bad_spans_are_counted_and_named(edge: Any, tenant: Any) -> None:
 
 
 async def test_what_holds_nothing_to_keep_is_answered_and_not_queued(edge: Any, tenant: Any) -> None:
-    assert (await edge.traces(tenant, b"", PROTOBUF)).status_code == 200
+    empty = await edge.traces(tenant, b"", PROTOBUF)
+    partial = ExportTraceServiceResponse.FromString(empty.content).partial_success
+    assert (empty.status_code, partial.rejected_spans, "no span" in partial.error_message) == (200, 0, True)
     assert (await edge.traces(tenant, request(2, bad=2).SerializeToString(), PROTOBUF)).status_code == 200
+    refused = await edge.runs(tenant, json.dumps(run(kind="banana")))
+    assert (refused.status_code, refused.json()["accepted"], refused.json()["rejected"][0]["index"]) == (422, 0, 0)
     answer = await edge.runs(tenant, b'{"runs": []}')
     assert (answer.status_code, answer.json()) == (202, {"accepted": 0, "rejected": []})
     assert await tenant.envelopes() == []
@@ -164,6 +168,30 @@ async def test_native_runs_are_kept_and_the_bad_ones_named(edge: Any, tenant: An
     first, second = await tenant.envelopes()
     assert (first.header.source, first.header.items, first.header.rejected) == ("native", 2, (1,))
     assert native.decode_runs(second.body)[0].id == good["id"]  # type: ignore[union-attr]
+
+
+TYPED = {"content-type": JSON}
+
+
+@pytest.mark.parametrize("path", ["/v1/traces/", "//v1/traces", "/v1/runs/", "/V1/runs", "/v1/traces/v1/traces"])
+async def test_an_address_may_be_spelled_otherwise(edge: Any, tenant: Any, path: str) -> None:
+    body = as_json(request(1)) if "traces" in path else json.dumps(run()).encode()
+    url = f"http://127.0.0.1:{edge.port}{path}"
+    answer = await edge.client.post(url, content=body, headers=tenant.headers | TYPED)
+    assert answer.is_success, answer.text
+    assert len(await tenant.envelopes()) == 1
+
+
+async def test_unknown_fields_are_named_beside_the_202(edge: Any, tenant: Any) -> None:
+    answer = await edge.runs(tenant, json.dumps(run(input="q")))
+    assert (answer.status_code, answer.json()) == (
+        202,
+        {
+            "accepted": 1,
+            "rejected": [],
+            "warnings": [{"index": 0, "warning": "unknown field 'input' is not stored; did you mean 'inputs'?"}],
+        },
+    )
 
 
 @pytest.mark.parametrize("content_encoding", ["identity", "zstd"])

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from harness.proxy import Proxy, Road
+from tests.harness.proxy import Proxy, Road
 
 from tracebility.tenant.context import Scope
 from tracebility.tenant.shard_router import shard_of, stream_of

@@ -8,14 +8,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from harness.proxy import Proxy, Road
 from redis.asyncio import Redis
+from tests.harness.proxy import Proxy, Road
 
 from tracebility.audit.events import AuditWriter
 from tracebility.errors import AuditLogTampered, StoreUnavailable
 from tracebility.ids import OrgId
-from tracebility.ingest import beat, enqueue
-from tracebility.ingest.spool import buffer
+from tracebility.ingest import enqueue, heartbeat
+from tracebility.ingest.disk_buffer import buffer
 from tracebility.quota.reconciler import SKEW_US, QuotaReconciler
 from tracebility.stores import clickhouse, postgres, redis_control
 from tracebility.stores.clickhouse import Engine
@@ -183,7 +183,7 @@ async def test_what_is_on_its_way_while_the_watermark_is_taken_is_seen(
         await books.store.command("XADD", "tracebility:ingest:v1:3", f"{now_ms}-0", "h", "", "b", "")
         await books.store.run(SET_FIELD, [OLDEST_BUFFERED], ["one", ""])
 
-    for name, is_before in product(("depths", "late"), (True, False)):
+    for name, is_before in product(("depths", "late_slots"), (True, False)):
         await books.store.command("DEL", LATE, "tracebility:ingest:v1:3")
         await books.store.run(SET_FIELD, [OLDEST_BUFFERED], ["one", f"{before - 50}|{now_ms}"])
         ask = getattr(streams, name)
@@ -201,9 +201,9 @@ async def test_what_is_on_its_way_while_the_watermark_is_taken_is_seen(
             assert await reconciler.watermark() < before - 50
 
 
-def test_the_watermark_stays_behind_what_no_beat_has_told_of_yet() -> None:
+def test_the_watermark_stays_behind_what_no_heartbeat_has_reported_yet() -> None:
     pipeline_s = enqueue.DEADLINE_S + enqueue.PIPELINE_BYTES * enqueue.SECONDS_PER_BYTE
-    assert pipeline_s + buffer.REFUSE_S + beat.BEAT_S < SKEW_US / 1e6
+    assert pipeline_s + buffer.REFUSE_S + heartbeat.PERIOD_S < SKEW_US / 1e6
 
 
 async def test_what_comes_late_is_summed_when_it_comes(books: Books, reconciler: QuotaReconciler) -> None:

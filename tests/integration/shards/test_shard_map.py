@@ -11,7 +11,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from harness.proxy import Proxy, Road
+from tests.harness import streams as raw_streams
+from tests.harness.proxy import Proxy, Road
 
 from tracebility.audit.events import Actor
 from tracebility.errors import MovedLately, NotFound, Unprocessable
@@ -328,7 +329,9 @@ async def test_who_looks_sees_what_came_to_each_shard_and_of_whom(
 ) -> None:
     other = (shard_of(org) + 1) % 16
     await sent(org, shard_of(org), 1000)
-    await books.append([(stream, {"h": b"", "b": b""}) for stream in (stream_of(other), overflow_of(other))])
+    await raw_streams.append(
+        books, [(stream, {"h": b"", "b": b""}) for stream in (stream_of(other), overflow_of(other))]
+    )
     await moving(*sorted({shard_of(org), other}))
     status = await look(control, books, NOW)
     assert (status.skew, status.epoch > 0) == (8.0, True)
@@ -339,7 +342,7 @@ async def test_who_looks_sees_what_came_to_each_shard_and_of_whom(
     assert (placed.shards, placed.state) == (sorted({shard_of(org), other}), SPLIT)
     for stream in (stream_of(other), overflow_of(other)):
         [entry] = await books.range(stream)
-        await books.delete(stream, [entry.id])
+        await raw_streams.delete(books, stream, [entry.id])
 
 
 async def test_pieces_go_to_the_shards_with_the_least_load(

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
+from tests.harness.address import connected, led_through
 
 from tracebility.stores import clickhouse, postgres
 
@@ -52,7 +53,7 @@ class Wire:
     """A loopback port in front of a store. ``cut`` ends every connection and refuses new ones."""
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = urlsplit(dsn)
+        self._dsn = dsn
         self._links: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> "Wire":
@@ -66,8 +67,7 @@ class Wire:
     def dsn(self) -> str:
         """The store's DSN, through this wire."""
         port = self._server.sockets[0].getsockname()[1]
-        credentials = self._dsn.netloc.rpartition("@")[0]
-        return self._dsn._replace(netloc=f"{credentials}@127.0.0.1:{port}").geturl()
+        return led_through(self._dsn, port)
 
     async def cut(self) -> None:
         self._server.close()
@@ -77,7 +77,7 @@ class Wire:
         await self._server.wait_closed()
 
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection(self._dsn.hostname, self._dsn.port)
+        far_reader, far_writer = await connected(self._dsn)
         self._links |= {writer, far_writer}
         with suppress(ConnectionError):
             await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
@@ -101,6 +101,7 @@ def wrong_password() -> Any:
 
     def change(dsn: str) -> str:
         parts = urlsplit(dsn)
-        return parts._replace(netloc=f"{parts.username or ''}:n0t-the-pass@{parts.hostname}:{parts.port}").geturl()
+        at = parts.netloc.rpartition("@")[2]
+        return parts._replace(netloc=f"{parts.username or ''}:n0t-the-pass@{at}").geturl()
 
     return change

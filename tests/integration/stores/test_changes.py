@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from harness.proxy import Proxy, Road
+from tests.harness.proxy import Proxy, Road
 
 from tracebility.errors import Overloaded, Suspended, Unauthenticated
 from tracebility.stores import changes, keys, postgres, redis_control

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from harness.proxy import Proxy, Road
+from tests.harness.proxy import Proxy, Road
 
 from tracebility.errors import StoreUnavailable
 from tracebility.stores import redis_control, redis_transport
@@ -112,10 +112,9 @@ async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(
     stores: Any, hot_store: redis_control.RedisControl
 ) -> None:
     store = await redis_control.connect(stores.redis_url)
-    await store.command("PING")
-    [connection] = store._servers._home._idle
-    host, port = connection._writer.get_extra_info("sockname")
-    await hot_store.command("CLIENT", "KILL", "ADDR", f"{host}:{port}")
+    client = await store.command("CLIENT", "ID")
+    assert len(store._servers._home._idle) == 1
+    await hot_store.command("CLIENT", "KILL", "ID", client)
     await asyncio.sleep(0.1)
     assert await store.command("PING") in (b"PONG", "PONG")
     await store.close()

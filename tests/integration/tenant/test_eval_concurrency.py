@@ -119,7 +119,7 @@ async def test_a_holder_that_lost_its_lease_is_stopped(hot_store: redis_control.
 
 
 async def test_without_redis_no_lease_is_given_and_a_holder_stops_before_its_lease_ends(stores: Any) -> None:
-    from harness.proxy import Proxy, Road
+    from tests.harness.proxy import Proxy, Road
 
     from tracebility.errors import StoreUnavailable
 

@@ -12,8 +12,9 @@ from tests.harness import streams as raw_streams
 from typer.testing import CliRunner
 
 from tracebility.cli import app
-from tracebility.stores import clickhouse, redis_control, worker_names
+from tracebility.stores import clickhouse, redis_control
 from tracebility.stores.queries import query
+from tracebility.stores.queue import worker_names
 from tracebility.stores.queue.entries import MAYBE_DUPLICATE
 from tracebility.tenant.dead_letters import FLAG_LIFE_MS, flag_key
 from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM
@@ -195,14 +196,14 @@ async def test_an_entry_is_tried_as_often_as_is_said(tenant: Any, worker: Make, 
 def looks(tenant: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many silent entries of the tenant's stream each look has found, where it found any."""
     looks: list[int] = []
-    look = type(tenant.queue).silent
+    look = type(tenant.queue).idle
 
     async def counted(self: Any, *arguments: Any, **options: Any) -> Any:
         found = await look(self, *arguments, **options)
         looks.extend(len(entries) for stream, entries in found if stream == tenant.stream)
         return found
 
-    monkeypatch.setattr(type(tenant.queue), "silent", counted)
+    monkeypatch.setattr(type(tenant.queue), "idle", counted)
     return looks
 
 
@@ -273,7 +274,7 @@ async def test_what_is_new_is_read_while_there_are_suspects(
 async def test_a_look_that_is_over_passes_over_a_few_suspects_not_all(
     tenant: Any, worker: Make, spans: Make, written: list[set[bytes]], looks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("claims", "consume"):
+    for module in ("reclaim", "consumer"):
         monkeypatch.setattr(f"tracebility.worker.{module}.CLAIM_COUNT", 2)
     monkeypatch.setattr("tracebility.worker.consumer.SUSPECTS_S", 0.0)
     monkeypatch.setattr("tracebility.worker.consumer.CLAIM_EVERY_S", 3600.0)
@@ -310,13 +311,13 @@ async def test_what_is_being_written_is_kept_from_others_and_let_go_afterwards(
     """The engine is away for longer than a silent worker is given: the heartbeat says that this one is at work."""
     monkeypatch.setattr("tracebility.worker.pending.HEARTBEAT_S", 0.05)
     kept: list[set[bytes]] = []
-    keep = type(tenant.queue).keep
+    keep = type(tenant.queue).refresh
 
     async def noted(self: Any, stream: str, consumer: str, ids: Any) -> None:
         kept.append(set(ids))
         await keep(self, stream, consumer, ids)
 
-    monkeypatch.setattr(type(tenant.queue), "keep", noted)
+    monkeypatch.setattr(type(tenant.queue), "refresh", noted)
     async with Gate(stores.clickhouse_url) as gate:
         engine = await clickhouse.connect(gate.url)
         gate.shut()

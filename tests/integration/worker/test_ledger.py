@@ -103,7 +103,7 @@ async def test_an_envelope_that_comes_once_more_counts_once(
 ) -> None:
     """The answer to the first try was lost, so the disk buffer had it too."""
     if first_has_left == "long ago":
-        monkeypatch.setattr("tracebility.stores.redis.COUNTS_LEFT_MS", 1)
+        monkeypatch.setattr("tracebility.stores.queue.connection.COUNTS_LEFT_MS", 1)
     envelope = an_envelope(tenant)
     await enter(queue, tenant, envelope)
     if first_has_left == "not yet":
@@ -208,9 +208,9 @@ async def test_a_first_try_that_is_settled_long_after_its_copy_counts_once(
     queue: Queue, tenant: Any, worker: Any, books: Any, an_envelope: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was in the hands of a worker that died; then none ran for a while."""
-    for module in ("stores.redis", "worker.outcomes"):
+    for module in ("stores.queue.connection", "worker.outcomes"):
         monkeypatch.setattr(f"tracebility.{module}.COUNTS_LEFT_MS", 1)
-    for module in ("claims", "consume"):
+    for module in ("reclaim", "consumer"):
         monkeypatch.setattr(f"tracebility.worker.{module}.CLAIM_IDLE_MS", 3_600_000)
     envelope = an_envelope(tenant)
     await queue.ensure_group([tenant.stream])
@@ -284,7 +284,7 @@ async def test_an_entry_that_two_workers_settle_counts_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The one that it was taken from had written the outcome, and stood still: for as long as you like."""
-    monkeypatch.setattr("tracebility.stores.redis.COUNTS_LEFT_MS", 1)
+    monkeypatch.setattr("tracebility.stores.queue.connection.COUNTS_LEFT_MS", 1)
     monkeypatch.setattr("tracebility.worker.pending.HEARTBEAT_S", 3600.0)
     monkeypatch.setattr("tracebility.worker.reclaim.CLAIM_IDLE_MS", 1)
     held = HeldEngine(engine, behind=True)

@@ -6,8 +6,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from harness.proxy import Proxy, Road
 from tests.harness import streams as raw_streams
+from tests.harness.proxy import Proxy, Road
 
 from tracebility.ids import SENTINEL
 from tracebility.stores import postgres

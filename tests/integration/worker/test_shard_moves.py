@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from harness.proxy import Proxy, Road
+from tests.harness.proxy import Proxy, Road
 
 from tracebility.audit.events import Actor
 from tracebility.config import Settings

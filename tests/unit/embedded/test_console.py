@@ -15,7 +15,7 @@ def test_output_that_nobody_reads_does_not_block() -> None:
     talking = subprocess.Popen([sys.executable, "-c", CHATTER], stdout=subprocess.PIPE)
     assert talking.wait(60) == 0
     said = talking.stdout.read().decode() if talking.stdout else ""
-    assert said.startswith("api           line 0 ")
+    assert said.startswith("api             line 0 ")
 
 
 def test_output_whose_reader_has_gone_is_no_error() -> None:

@@ -1,8 +1,13 @@
 """Which installation a command is meant for, and what an installation keeps."""
 
 import json
+import multiprocessing
+import os
+import shutil
 import socket
 import stat
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,27 +103,47 @@ def test_a_directory_is_closed_to_other_users(tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_a_long_path_gets_a_private_folder_for_its_sockets(tmp_path: Path) -> None:
+@pytest.fixture
+def long_dir(tmp_path: Path) -> Iterator[DataDir]:
+    """A data directory whose path is too long for unix sockets."""
+    opened = DataDir.open(tmp_path / ("d" * 100))
+    yield opened
+    opened.close()
+    for record in tmp_path.glob("*/sockets.json"):
+        shutil.rmtree(json.loads(record.read_text())["folder"], ignore_errors=True)
+
+
+def test_a_long_path_gets_a_private_folder_for_its_sockets_and_keeps_it(long_dir: DataDir) -> None:
+    folder = long_dir.sockets()
+    assert len(str(folder)) < 75
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert long_dir.sockets() == folder
+
+
+def test_a_short_path_keeps_its_sockets_inside(tmp_path: Path) -> None:
     short = DataDir.open(Path("/tmp") / tmp_path.name)
-    long = DataDir.open(tmp_path / ("d" * 100))
-    try:
-        assert short.sockets() == short.run
-        assert len(str(long.sockets())) < 75
-        assert stat.S_IMODE(long.sockets().stat().st_mode) == 0o700
-    finally:
-        long.sockets().rmdir()
-        short.close()
-        long.close()
+    assert short.sockets() == short.run
+    short.close()
+    shutil.rmtree(short.path)
+
+
+def test_a_copied_directory_does_not_use_the_sockets_of_its_original(long_dir: DataDir) -> None:
+    folder = long_dir.sockets()
+    shutil.copytree(long_dir.path, long_dir.path.with_name("c" * 100))
+    copy = DataDir.open(long_dir.path.with_name("c" * 100))
+    assert copy.sockets() != folder
+    assert long_dir.sockets() == folder
+    copy.close()
 
 
 def test_secrets_stay_the_same_and_private(tmp_path: Path) -> None:
     path = tmp_path / "installation.json"
     made = Secrets(path)
-    password, port = made.password("postgres"), made.port("postgres")
+    password = made.password("postgres")
     assert len(password) >= 32
     assert made.password("valkey") != password
     again = Secrets(path)
-    assert (again.password("postgres"), again.port("postgres")) == (password, port)
+    assert again.password("postgres") == password
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -138,13 +163,80 @@ def test_a_private_file_is_replaced_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_private_file_follows_no_file_that_somebody_else_made(tmp_path: Path) -> None:
+    trap = tmp_path / f".ready.json.{os.getpid()}"
+    trap.write_text("")
+    trap.chmod(0o666)
+    write_private(tmp_path / "ready.json", {"key": "secret"})
+    assert trap.read_text() == ""
+    assert (tmp_path / "ready.json").stat().st_ino != trap.stat().st_ino
+
+
+def listening(port: int, **options: int) -> socket.socket:
+    """A listener on ``port``, as another program would make it."""
+    listener = socket.socket()
+    for name, value in options.items():
+        listener.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
+    try:
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
 def test_a_port_is_kept_until_something_else_has_taken_it(tmp_path: Path) -> None:
     path = tmp_path / "installation.json"
-    port = Secrets(path).port("valkey")
-    assert Secrets(path).port("valkey") == port
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", port))
-        other.listen()
-        moved = Secrets(path).port("valkey")
-        assert moved != port
-    assert Secrets(path).port("valkey") == moved
+    with Secrets(path).reserve_port("clickhouse") as reserved:
+        port = reserved.getsockname()[1]
+    with Secrets(path).reserve_port("clickhouse") as again:
+        assert again.getsockname()[1] == port
+    with listening(port), Secrets(path).reserve_port("clickhouse") as moved:
+        assert moved.getsockname()[1] != port
+        port = moved.getsockname()[1]
+    with Secrets(path).reserve_port("clickhouse") as again:
+        assert again.getsockname()[1] == port
+
+
+def test_two_copies_of_an_installation_do_not_share_a_port(tmp_path: Path) -> None:
+    path, copied = tmp_path / "installation.json", tmp_path / "copied.json"
+    with Secrets(path).reserve_port("clickhouse") as original:
+        copied.write_bytes(path.read_bytes())
+        with Secrets(copied).reserve_port("clickhouse") as copy:
+            assert copy.getsockname()[1] != original.getsockname()[1]
+
+
+def test_only_the_engine_can_listen_on_a_reserved_port(tmp_path: Path) -> None:
+    with Secrets(tmp_path / "installation.json").reserve_port("clickhouse") as reserved:
+        port = reserved.getsockname()[1]
+        for options in ({}, {"SO_REUSEADDR": 1}):
+            with pytest.raises(OSError, match="in use"):
+                listening(port, **options)
+        listening(port, SO_REUSEADDR=1, SO_REUSEPORT=1).close()
+        if os.getuid() == 0:  # Another user cannot, whatever it sets.
+            taking = multiprocessing.get_context("fork").Process(target=take_as_another_user, args=(port,))
+            taking.start()
+            taking.join(20)
+            assert taking.exitcode == 0
+
+
+def take_as_another_user(port: int) -> None:
+    os.setuid(65_534)
+    for reuse_port in (0, 1):
+        with pytest.raises(OSError, match="in use"):
+            listening(port, SO_REUSEADDR=1, SO_REUSEPORT=reuse_port)
+
+
+def test_a_stopped_installation_says_how_to_start_it(tmp_path: Path) -> None:
+    Secrets(tmp_path / "installation.json").password("postgres")
+    told = f"is stopped; start it with 'tracebility up --data-dir {tmp_path}'"
+    with pytest.raises(ConfigurationError, match=told):
+        locate(tmp_path, {})
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    write_private(tmp_path / "ready.json", DSNS | {"supervisor_pid": gone.pid})
+    with pytest.raises(ConfigurationError, match=told):
+        locate(tmp_path, {})
+    write_private(tmp_path / "ready.json", DSNS | {"supervisor_pid": os.getpid()})
+    assert locate(tmp_path, {}).pg_dsn == DSNS["pg_dsn"]

@@ -20,11 +20,11 @@ def python(code: str, name: str = "child") -> Program:
     return Program(name, [sys.executable, "-S", "-c", code])
 
 
-async def always_ready() -> str:
+async def always_ready(pid: int) -> str:
     return ""
 
 
-async def never_ready() -> str:
+async def never_ready(pid: int) -> str:
     return "it is not"
 
 

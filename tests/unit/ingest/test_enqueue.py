@@ -10,7 +10,7 @@ import pytest
 from tracebility.errors import Overloaded, StoreUnavailable
 from tracebility.ids import OrgId
 from tracebility.ingest import enqueue
-from tracebility.ingest.enqueue import Enqueuer, Entry, Gate
+from tracebility.ingest.enqueue import CircuitBreaker, Enqueuer, Entry
 from tracebility.ingest.metrics import IngestMetrics
 from tracebility.telemetry import Metrics
 from tracebility.tenant.shard_router import MOVED, SPLIT, Placement, ShardRouter, overflow_of, shard_of, stream_of
@@ -65,9 +65,9 @@ class Disk:
 class Edge:
     def __init__(self) -> None:
         self.metrics = IngestMetrics(Metrics())
-        self.queue, self.disk, self.gate = Queue(), Disk(), Gate(self.metrics)
+        self.queue, self.disk, self.breaker = Queue(), Disk(), CircuitBreaker(self.metrics)
         self.router = ShardRouter()
-        self.enqueuer = Enqueuer(self.queue, self.disk, self.gate, self.metrics, self.router)
+        self.enqueuer = Enqueuer(self.queue, self.disk, self.breaker, self.metrics, self.router)
 
     async def keep(self, *bodies: bytes, org: OrgId = ORG) -> None:
         await self.enqueuer.keep(org, [envelope(org, body) for body in bodies])
@@ -170,7 +170,7 @@ async def test_of_a_split_org_requests_are_spread_and_each_stays_together(edge: 
 
 async def test_what_goes_to_disk_is_kept_for_the_shard_it_was_routed_to(edge: Edge) -> None:
     edge.router.learn([Placement(1, ORG, (shard_of(ORG) ^ 1,), MOVED)])
-    edge.gate.shut("away")
+    edge.breaker.trip("away")
     await edge.keep(b"1")
     assert edge.disk.kept == [(shard_of(ORG) ^ 1, ORG, b"1")]
 
@@ -180,7 +180,7 @@ async def test_what_failed_or_is_ambiguous_goes_to_disk(edge: Edge, error: Excep
     edge.queue.error = error
     await asyncio.gather(edge.keep(b"1"), edge.keep(b"2"))
     assert [body for _, _, body in edge.disk.kept] == [b"1", b"2"]
-    assert edge.gate.is_shut
+    assert edge.breaker.is_open
 
 
 async def test_a_queue_that_hangs_costs_its_deadline_once(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,8 +206,8 @@ async def test_a_full_queue_sends_only_what_it_refused_to_disk(edge: Edge) -> No
     edge.queue.refuse = {b"2"}
     await asyncio.gather(edge.keep(b"1"), edge.keep(b"2"), edge.keep(b"3"))
     assert [body for _, _, body in edge.disk.kept] == [b"2"]
-    assert edge.gate.is_shut
-    edge.gate.open()
+    assert edge.breaker.is_open
+    edge.breaker.close()
     edge.queue.refuse = set()
     await edge.keep(b"4")
     assert [body for _, _, body in edge.disk.kept] == [b"2"]

@@ -78,6 +78,11 @@ async def test_all_ways_to_send_a_key_lead_to_the_same_tenant(plane: ControlPlan
         ("", key.key),
         (f"Bearer {key.key}", key.key),
         (basic(f"tb_{key.public_id}", key.key), ""),
+        # A proxy in front has put its own credentials into the other header, or into the same one.
+        ("Bearer eyJhbGciOiJSUzI1NiJ9.e30.c2ln", key.key),
+        (basic("proxy", "password"), key.key),
+        (f"Bearer {key.key}", "another service's key"),
+        (f"{basic('proxy', 'password')}, Bearer {key.key}", ""),
     ]
     tenants = {await resolve.resolve(*way) for way in ways}
     assert len(tenants) == 1
@@ -117,6 +122,9 @@ async def test_every_bad_key_is_refused_in_the_same_words(plane: ControlPlane, r
         ("", revoked.key),
         ("", expired.key),
         (f"Bearer {key.key}", other.key),
+        (f"Bearer {key.key}, Bearer {other.key}", ""),
+        (f"Bearer {stranger.key}", key.key),
+        ("Bearer of bad news", "neither"),
     ]
     words = set()
     for way in ways:

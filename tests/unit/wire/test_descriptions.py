@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tracebility.wire import limits, native, openapi
+from tracebility.wire import limits, native, protocols
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -15,7 +15,7 @@ def test_every_limit_is_documented(name: str) -> None:
 
 
 def test_every_field_of_a_run_is_described() -> None:
-    described = openapi.SCHEMAS["RunToSend"]
+    described = protocols.OPENAPI_SCHEMAS["RunToSend"]
     sent = native._Sent
     assert set(described["properties"]) == set(sent.__struct_fields__)
     assert set(described["required"]) == set(sent.__struct_fields__) - set(
@@ -25,7 +25,7 @@ def test_every_field_of_a_run_is_described() -> None:
 
 
 def test_every_reference_leads_somewhere() -> None:
-    text = str(openapi.PATHS) + str(openapi.SCHEMAS)
+    text = str(protocols.OPENAPI_PATHS) + str(protocols.OPENAPI_SCHEMAS)
     names = {part.split("'")[0] for part in text.split("#/components/schemas/")[1:]}
-    assert names <= set(openapi.SCHEMAS)
+    assert names <= set(protocols.OPENAPI_SCHEMAS)
     assert len(names) > 4

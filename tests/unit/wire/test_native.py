@@ -325,12 +325,41 @@ def test_a_long_line_of_parents_is_walked_once() -> None:
 
 def test_a_glance_sees_what_an_inspection_sees_or_gives_up() -> None:
     good = body(run(), {"id": 1}, run(id=CHILD, parent_id=ROOT))
-    assert native.glance(good) == inspect(good)
-    assert native.glance(body(*[{}] * 60_000)) is None
+    assert native.inspect_inline(good) == inspect(good)
+    assert native.inspect_inline(body(*[{}] * 60_000)) is None
     with pytest.raises(BadRequest):
-        native.glance(b"{")
+        native.inspect_inline(b"{")
 
 
 def test_too_many_runs_are_refused_before_they_are_made() -> None:
     with pytest.raises(PayloadTooLarge):
         inspect(b'{"runs":[' + b"1," * (1 << 20) + b"1]}")
+
+
+def test_unknown_fields_are_named_and_the_run_is_kept() -> None:
+    strange = run(id=CHILD, input="q", prompt_tokens=3, usage={"prompt_tokens": 1, "output_tokens": 2})
+    found = inspect(body(run(), strange, run(kind="no", input=1)))
+    assert (found.items, [one.index for one in found.rejected]) == (2, [2])
+    assert [(one.index, one.warning) for one in found.warnings] == [
+        (1, "unknown field 'input' is not stored; did you mean 'inputs'?"),
+        (1, "unknown field 'prompt_tokens' is not stored; did you mean 'usage.input_tokens'?"),
+        (1, "unknown field 'usage.prompt_tokens' is not stored; did you mean 'usage.input_tokens'?"),
+        (2, "unknown field 'input' is not stored; did you mean 'inputs'?"),
+    ]
+    assert inspect(body(run())).warnings == ()
+    assert native.inspect_inline(body(strange)) == inspect(body(strange))
+
+
+def test_unknown_fields_of_a_run_alone_and_beside_a_list_are_named() -> None:
+    [warning] = inspect(json.dumps(run(model_name="m")).encode()).warnings
+    assert (warning.index, "did you mean 'model'" in warning.warning) == (0, True)
+    [warning] = inspect(json.dumps({"runs": [run()], "project": "p"}).encode()).warnings
+    assert (warning.index, warning.warning) == (None, "unknown field 'project' is not stored")
+
+
+def test_many_unknown_fields_are_counted_and_a_few_named() -> None:
+    crowd = run(**{f"x{number}": 1 for number in range(5_000)})
+    assert native.inspect_inline(body(crowd)) is None
+    warnings = inspect(body(crowd)).warnings
+    assert len(warnings) == limits.REJECTIONS_NAMED + 1
+    assert warnings[-1].warning == f"{5_000 - limits.REJECTIONS_NAMED} more unknown fields are not stored"

@@ -326,7 +326,7 @@ def shells(group: bytes, times: int, last: bytes = b"") -> bytes:
 )
 def test_shells_in_a_small_body_are_counted_too(body: bytes, content_type: str) -> None:
     assert len(body) <= limits.ENVELOPE_BYTES
-    for look in (otlp.inspect, otlp.glance):
+    for look in (otlp.inspect, otlp.inspect_inline):
         with pytest.raises(PayloadTooLarge):
             look(body, content_type)
 
@@ -342,7 +342,7 @@ def test_shells_in_a_small_body_are_counted_too(body: bytes, content_type: str) 
     ],
 )
 def test_a_glance_gives_up_on_what_takes_long(body: bytes, content_type: str) -> None:
-    assert otlp.glance(body, content_type) is None
+    assert otlp.inspect_inline(body, content_type) is None
     found = otlp.inspect(body, content_type)
     assert (found.items, len(found.rejected) in (50_000, 50_001)) == (0, True)
     assert all(one.error for one in found.rejected[: limits.REJECTIONS_NAMED])
@@ -353,7 +353,7 @@ def test_a_glance_gives_up_on_what_takes_long(body: bytes, content_type: str) ->
 def test_a_glance_sees_what_an_inspection_sees(content_type: str) -> None:
     made = request([good(1), good(2, name="x" * 5000)], [good(3)])
     body = made.SerializeToString() if content_type == "protobuf" else as_json(made)
-    assert otlp.glance(body, content_type) == otlp.inspect(body, content_type)
+    assert otlp.inspect_inline(body, content_type) == otlp.inspect(body, content_type)
 
 
 def test_equal_surroundings_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,3 +379,22 @@ def test_doubles_keep_their_bits() -> None:
     value = struct.unpack("<d", b"\x01\x00\x00\x00\x00\x00\xf0\x7f")[0]
     body = request([good(1, attributes=[KeyValue(key="nan", value=AnyValue(double_value=value))])]).SerializeToString()
     assert otlp.inspect(body, "protobuf").items == 1
+
+
+@pytest.mark.parametrize("content_type", ["protobuf", "json"])
+@pytest.mark.parametrize("size", [10, 1_200_000], ids=["whole", "in parts"])
+def test_a_start_before_1973_is_warned_of(content_type: str, size: int) -> None:
+    now = 1_769_860_800_000_000_000
+    for start, early in ((now // 1_000_000, 2), (now // 1_000, 2), (0, 2), (now, 0)):
+        made = request(
+            [good(number, start_time_unix_nano=start) for number in (1, 2)],
+            [good(3, start_time_unix_nano=start, trace_id=b"bad")],
+        )
+        if content_type == "protobuf":
+            made.resource_spans[1].scope_spans[0].spans[0].attributes.add(key="x").value.string_value = "x" * size
+            body = made.SerializeToString()
+        else:
+            body = as_json(made) + b" " * size
+        found = otlp.inspect(body, content_type)
+        assert (found.items, bool(found.parts)) == (2, size > 10)
+        assert [one.warning[:7] for one in found.warnings] == ([f"{early} spans"] if early else [])

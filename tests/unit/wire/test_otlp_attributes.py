@@ -74,9 +74,9 @@ def test_as_many_as_allowed_are_kept_and_one_more_is_not(shape: str, beside: str
     assert count_of(more) > MOST
     others = [span(number) for number in range(1, 30 if beside == "many spans" else 1)]
     body = bodies(*others, span(100, **fields), span(101, **more))[content_type]
-    for look in (otlp.inspect, otlp.glance):
+    for look in (otlp.inspect, otlp.inspect_inline):
         found = look(body, content_type)
-        if look is otlp.glance and found is None:
+        if look is otlp.inspect_inline and found is None:
             continue
         assert found is not None
         assert found.items == len(others) + 1

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from typing import Any
 
 import msgspec
@@ -247,3 +248,42 @@ def test_a_resource_that_cannot_be_read_costs_its_own_spans(attributes: Any) -> 
     assert "resource" in found.rejected[0].error
     [part] = found.parts
     assert [one.name for one in otlp.spans_of(otlp.decode(part.body, "json"))] == ["kept"]
+
+
+@pytest.mark.parametrize("number", [257, "257", 257.0])
+def test_numbers_of_every_integer_type_may_be_text(number: int | float | str) -> None:
+    counts = dict.fromkeys(["droppedAttributesCount", "droppedEventsCount", "droppedLinksCount", "flags"], number)
+    link = {"traceId": SPAN["traceId"], "spanId": SPAN["spanId"], "flags": number, "droppedAttributesCount": number}
+    found = decoded(**counts, links=[link], events=[{"name": "e", "droppedAttributesCount": number}])
+    assert {found.flags, found.dropped_attributes_count, found.dropped_events_count, found.dropped_links_count} == {257}
+    assert {found.links[0].flags, found.links[0].dropped_attributes_count} == {257}
+    assert found.events[0].dropped_attributes_count == 257
+    around = {"resource": {"droppedAttributesCount": number}}
+    assert otlp.inspect(body(span(), **around), "json").items == 1
+
+
+def _in_proto_names(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {re.sub("[A-Z]", lambda c: "_" + c[0].lower(), k): _in_proto_names(v) for k, v in value.items()}
+    return [_in_proto_names(one) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("spans", [1, 8_000], ids=["whole", "cut along its spans"])
+def test_the_names_of_the_proto_file_are_read_as_those_of_json(spans: int) -> None:
+    text = 'say "trace_id": 1, \\ "span_id" : "resource_spans"'
+    values = [{"stringValue": text}, {"intValue": "1"}, {"arrayValue": {"values": [{"boolValue": True}]}}]
+    whole = span(
+        parentSpanId=SPAN["spanId"], endTimeUnixNano="1769860800000000001", droppedEventsCount=1, traceState="a=b",
+        attributes=[{"key": "trace_id", "value": value} for value in values],
+        events=[{"timeUnixNano": "1769860800000000001", "name": "start_time_unix_nano"}],
+        links=[{"traceId": SPAN["traceId"], "spanId": SPAN["spanId"]}],
+    )  # fmt: skip
+    camel = json.loads(body(*[whole] * spans, schemaUrl="https://x"))
+    proto = json.dumps(_in_proto_names(camel), indent=1).encode()
+    inspections = [otlp.inspect(json.dumps(camel).encode(), "json"), otlp.inspect(proto, "json")]
+    assert [found.items for found in inspections] == [spans, spans]
+    assert bool(inspections[1].parts) == (spans > 1)
+    read = [part.body for part in inspections[1].parts] or [proto]
+    found = [one for part in read for one in otlp.spans_of(otlp.decode(part, "json"))]
+    assert found == list(otlp.spans_of(otlp.decode(json.dumps(camel).encode(), "json")))
+    assert found[0].attributes[0].value.string_value == text

@@ -40,7 +40,7 @@ AROUND: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize("content_type", ["protobuf", "json"])
 @pytest.mark.parametrize("around", AROUND)
 @pytest.mark.parametrize("groups", [1, 4])
-@pytest.mark.parametrize("look", [otlp.inspect, otlp.glance])
+@pytest.mark.parametrize("look", [otlp.inspect, otlp.inspect_inline])
 def test_what_would_be_repeated_without_bound_is_refused(
     look: Callable[[bytes, str], Any], groups: int, around: str, content_type: str
 ) -> None:

@@ -6,19 +6,21 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.responses import Response
 
-from tracebility.api import cursor
-from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, schema_of
+from tracebility.api import cursor, routing
+from tracebility.api.answers import answer
 from tracebility.api.auth import Services
+from tracebility.api.pagination import Asked, Page
+from tracebility.api.schemas import answers
 from tracebility.api.scope import OrgRows
 from tracebility.api.times import instant
 from tracebility.audit import audit_log
 from tracebility.errors import Unprocessable
 from tracebility.ids import OrgId
 
-router = APIRouter(tags=["admin"])
+router = routing.router("admin")
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -37,13 +39,6 @@ class AuditEvent(msgspec.Struct, kw_only=True):
     details: Any
 
 
-class AuditPage(msgspec.Struct, kw_only=True):
-    """A page of events, the newest first."""
-
-    items: list[AuditEvent]
-    next_cursor: str | None
-
-
 class AuditGap(msgspec.Struct, kw_only=True):
     """What a reconciliation found: an event that was missing or not as it should be, and when it was put right."""
 
@@ -60,13 +55,6 @@ class AuditGap(msgspec.Struct, kw_only=True):
     repaired_at: str | None
 
 
-class AuditGapPage(msgspec.Struct, kw_only=True):
-    """A page of gaps, the newest first."""
-
-    items: list[AuditGap]
-    next_cursor: str | None
-
-
 def _rows_of(rows: OrgRows) -> audit_log.EngineRows:
     async def found(name: audit_log.AuditQuery, parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         return await rows.rows(name, **parameters)
@@ -77,18 +65,17 @@ def _rows_of(rows: OrgRows) -> audit_log.EngineRows:
 @router.get(
     "/v1/admin/orgs/{org_id}/audit",
     summary="What was done in an org",
-    responses=schema_of(AuditPage, "A page of events, the newest first."),
+    responses=answers(Page[AuditEvent], "A page of events, the newest first."),
 )
 async def list_events(
     rows: OrgRows,
     services: Services,
+    asked: Asked,
     actor: Annotated[str, Query(max_length=200, description="Only what this actor did.")] = "",
     target: Annotated[str, Query(max_length=200, description="Only what was done to this.")] = "",
     type_: Annotated[str, Query(alias="type", max_length=200, description="Only events of this name.")] = "",
     since: Annotated[str | None, Query(alias="from", description="From this time on (RFC 3339).")] = None,
     until: Annotated[str | None, Query(alias="to", description="Before this time (RFC 3339).")] = None,
-    limit: Limit = LIMIT_DEFAULT,
-    cursor_text: CursorText = None,
 ) -> Response:
     """Both stores united, without doubles."""
     for name, text in (("actor", actor), ("target", target), ("type", type_)):
@@ -96,22 +83,22 @@ async def list_events(
             raise Unprocessable(f"{name}: takes no null characters.", hint=f"Correct the query parameter {name}.")
     filters = audit_log.Filters(actor, target, type_, _moment("from", since), _moment("to", until))
     org_id = rows.scope.org_id
-    before = _before(cursor_text, b"audit", org_id)
+    before = _before(asked.cursor, b"audit", org_id)
     if before is not None and not _is_id(before.id):  # sealed by someone who read how
         raise cursor.unfit()
-    page = await audit_log.events(services.control, _rows_of(rows), org_id, filters, before, limit)
+    page = await audit_log.events(services.control, _rows_of(rows), org_id, filters, before, asked.limit)
     return answer({"items": page.items, "next_cursor": _next(page, b"audit", org_id)})
 
 
 @router.get(
     "/v1/admin/orgs/{org_id}/audit/gaps",
     summary="What was missing from the trail of an org",
-    responses=schema_of(AuditGapPage, "A page of gaps, the newest first."),
+    responses=answers(Page[AuditGap], "A page of gaps, the newest first."),
 )
-async def list_gaps(rows: OrgRows, limit: Limit = LIMIT_DEFAULT, cursor_text: CursorText = None) -> Response:
+async def list_gaps(rows: OrgRows, asked: Asked) -> Response:
     """Each with the reconciliation that found it, what it found instead, and when it was repaired."""
     org_id = rows.scope.org_id
-    page = await audit_log.gaps(_rows_of(rows), org_id, _before(cursor_text, b"gaps", org_id), limit)
+    page = await audit_log.gaps(_rows_of(rows), org_id, _before(asked.cursor, b"gaps", org_id), asked.limit)
     return answer({"items": page.items, "next_cursor": _next(page, b"gaps", org_id)})
 
 
@@ -123,7 +110,7 @@ def _before(text: str | None, of_list: bytes, org_id: OrgId) -> audit_log.Positi
     if text is None:
         return None
     at, place = cursor.unseal_made(text, of_list + org_id.bytes)
-    return audit_log.Position((at - cursor.EPOCH) // _MICROSECOND, place.decode(errors="replace"))
+    return audit_log.Position(cursor.microseconds(at), place.decode(errors="replace"))
 
 
 def _is_id(text: str) -> bool:

@@ -1,16 +1,14 @@
 """Deletions of runs, of users, of projects and of orgs: asked for here, followed here. The operator does them."""
 
-from datetime import UTC, datetime
-from uuid import UUID
-
-import msgspec
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
-from tracebility.api import cursor
-from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, schema_of
+from tracebility.api import routing
+from tracebility.api.answers import answer
 from tracebility.api.auth import Administrator, Services
-from tracebility.api.bodies import body_of, takes
+from tracebility.api.bodies import body_of
+from tracebility.api.pagination import NEWEST_REQUEST_FIRST, Asked, Page, read_page
+from tracebility.api.schemas import answers, takes
 from tracebility.api.scope import NamedDeletion, NamedOrg, NamedProject, NamedProjectOrDeleted, OperatedOrg
 from tracebility.deletion.jobs import (
     Deletion,
@@ -22,29 +20,17 @@ from tracebility.deletion.jobs import (
     read_deletion,
     shape_deletion,
 )
-from tracebility.errors import NotFound
 
-router = APIRouter(tags=["deletions"])
+router = routing.router("deletions")
 
-# What a run's id may have: a trace's, which clients choose.
-RUN_ID_CHARS = 200
-_LIST = b"deletions"
-_LAST = datetime(9000, 1, 1, tzinfo=UTC)
 _ASKED = "The job. It is done when `state` is `done`, with a certificate."
-
-
-class DeletionPage(msgspec.Struct, kw_only=True):
-    """A page of deletions, the newest first."""
-
-    items: list[Deletion]
-    next_cursor: str | None
 
 
 @router.delete(
     "/v1/admin/orgs/{org_id}",
     summary="Delete an org with all it has",
     status_code=202,
-    responses=schema_of(Deletion, _ASKED, 202),
+    responses=answers(Deletion, _ASKED, 202),
 )
 async def end_org(holder: Administrator, org: OperatedOrg, services: Services) -> Response:
     """Its keys are refused at once. Usage and the audit trail stay, and the org's row, which they name."""
@@ -57,7 +43,7 @@ async def end_org(holder: Administrator, org: OperatedOrg, services: Services) -
     "/v1/projects/{project_id}",
     summary="Delete a project with all it has",
     status_code=202,
-    responses=schema_of(Deletion, _ASKED, 202),
+    responses=answers(Deletion, _ASKED, 202),
 )
 async def end_project(holder: Administrator, place: NamedProjectOrDeleted, services: Services) -> Response:
     """Its keys end at once, but for the one that asks: that is of no project from then on."""
@@ -70,12 +56,10 @@ async def end_project(holder: Administrator, place: NamedProjectOrDeleted, servi
     "/v1/projects/{project_id}/runs/{run_id}",
     summary="Delete a run",
     status_code=202,
-    responses=schema_of(Deletion, _ASKED, 202),
+    responses=answers(Deletion, _ASKED, 202),
 )
 async def end_run(holder: Administrator, place: NamedProject, run_id: str, services: Services) -> Response:
     """With its spans, scores and captures, also what of it waits in the queue."""
-    if len(run_id) > RUN_ID_CHARS or "\0" in run_id:
-        raise NotFound
     async with services.changing() as transaction:
         job = await delete_run(transaction, holder.actor, place, run_id)
     return answer(job, 202)
@@ -85,7 +69,7 @@ async def end_run(holder: Administrator, place: NamedProject, run_id: str, servi
     "/v1/orgs/{org_id}/deletions",
     summary="Delete a user's runs",
     status_code=202,
-    responses=schema_of(Deletion, _ASKED, 202),
+    responses=answers(Deletion, _ASKED, 202),
     openapi_extra=takes(UserDeletion),
 )
 async def end_user(request: Request, holder: Administrator, org: NamedOrg, services: Services) -> Response:
@@ -99,7 +83,7 @@ async def end_user(request: Request, holder: Administrator, org: NamedOrg, servi
 @router.get(
     "/v1/admin/deletions/{job_id}",
     summary="One deletion",
-    responses=schema_of(Deletion, "How far it is; its certificate when it is done."),
+    responses=answers(Deletion, "How far it is; its certificate when it is done."),
 )
 async def get_deletion(holder: Administrator, job: NamedDeletion, services: Services) -> Response:
     """For operators, and admins of the org."""
@@ -109,26 +93,17 @@ async def get_deletion(holder: Administrator, job: NamedDeletion, services: Serv
 @router.get(
     "/v1/admin/orgs/{org_id}/deletions",
     summary="The deletions of an org",
-    responses=schema_of(DeletionPage, "A page of deletions, the newest first."),
+    responses=answers(Page[Deletion], "A page of deletions, the newest first."),
 )
-async def list_deletions(
-    holder: Administrator,
-    org: NamedOrg,
-    services: Services,
-    limit: Limit = LIMIT_DEFAULT,
-    cursor_text: CursorText = None,
-) -> Response:
-    """Those that are done too, with their certificates."""
-    owner = _LIST + org.bytes
-    at, last = cursor.unseal_made(cursor_text, owner) if cursor_text is not None else (_LAST, bytes(16))
-    if len(last) != len(UUID(int=0).bytes):
-        raise cursor.unfit()
-    rows = await services.control.fetch("read_deletions_of_org", org, at, UUID(bytes=last), limit + 1)
-    items = rows[:limit]
-    more = len(rows) > limit
-    return answer(
-        DeletionPage(
-            items=[shape_deletion(row) for row in items],
-            next_cursor=cursor.seal_made(items[-1]["requested_at"], items[-1]["id"].bytes, owner) if more else None,
-        )
+async def list_deletions(holder: Administrator, org: NamedOrg, services: Services, asked: Asked) -> Response:
+    """Also finished deletions, with their certificates."""
+    page = await read_page(
+        services.control,
+        "read_deletions_of_org",
+        org,
+        asked=asked,
+        owner=b"deletions" + org.bytes,
+        shape=shape_deletion,
+        order=NEWEST_REQUEST_FIRST,
     )
+    return answer(page)

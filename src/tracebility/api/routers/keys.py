@@ -1,13 +1,14 @@
 """Keys of a project. A secret is shown once, when it is made."""
 
-import msgspec
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
-from tracebility.api import cursor
-from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, schema_of
+from tracebility.api import routing
+from tracebility.api.answers import answer
 from tracebility.api.auth import Administrator, Services
-from tracebility.api.bodies import body_of, takes
+from tracebility.api.bodies import body_of
+from tracebility.api.pagination import Asked, Order, Page, read_page
+from tracebility.api.schemas import answers, takes
 from tracebility.api.scope import NamedKey, NamedProject
 from tracebility.orgs.keys import (
     MadeKey,
@@ -20,54 +21,39 @@ from tracebility.orgs.keys import (
     rotate_key,
     shape_key,
 )
+from tracebility.tenant.keys import is_public_id
 
-router = APIRouter(tags=["keys"])
+router = routing.router("keys")
 
 
-class KeyPage(msgspec.Struct, kw_only=True):
-    """A page of keys, the oldest first."""
-
-    items: list[ShownKey]
-    next_cursor: str | None
+# Keys have text ids. The first page begins before every key.
+_OLDEST_FIRST = Order(id_column="public_id", first_id="", is_id=is_public_id)
 
 
 @router.get(
     "/v1/projects/{project_id}/keys",
     summary="The keys of a project",
-    responses=schema_of(KeyPage, "A page of keys, the oldest first."),
+    responses=answers(Page[ShownKey], "A page of keys, the oldest first."),
 )
-async def list_keys(
-    holder: Administrator,
-    place: NamedProject,
-    services: Services,
-    limit: Limit = LIMIT_DEFAULT,
-    cursor_text: CursorText = None,
-) -> Response:
-    """Revoked and expired ones too, none with its secret."""
-    owner = b"keys" + place.project_id.bytes
-    created_at, last = cursor.unseal_made(cursor_text, owner) if cursor_text is not None else (cursor.EPOCH, b"")
-    if last and not (last.isascii() and last.isalnum()):
-        raise cursor.unfit()
-    rows = await services.control.fetch(
-        "read_keys_of_project", place.project_id, created_at, last.decode("ascii"), limit + 1
+async def list_keys(holder: Administrator, place: NamedProject, services: Services, asked: Asked) -> Response:
+    """Also revoked and expired keys. No secret is shown."""
+    page = await read_page(
+        services.control,
+        "read_keys_of_project",
+        place.project_id,
+        asked=asked,
+        owner=b"keys" + place.project_id.bytes,
+        shape=shape_key,
+        order=_OLDEST_FIRST,
     )
-    items = rows[:limit]
-    more = len(rows) > limit
-    return answer(
-        KeyPage(
-            items=[shape_key(row) for row in items],
-            next_cursor=cursor.seal_made(items[-1]["created_at"], items[-1]["public_id"].encode(), owner)
-            if more
-            else None,
-        )
-    )
+    return answer(page)
 
 
 @router.post(
     "/v1/projects/{project_id}/keys",
     summary="Make a key",
     status_code=201,
-    responses=schema_of(MadeKey, "The key, shown once.", 201),
+    responses=answers(MadeKey, "The key, shown once.", 201),
     openapi_extra=takes(NewKey),
 )
 async def make_key(request: Request, holder: Administrator, place: NamedProject, services: Services) -> Response:
@@ -90,7 +76,7 @@ async def delete_key(holder: Administrator, public_id: NamedKey, services: Servi
     "/v1/projects/{project_id}/keys/{public_id}/rotate",
     summary="Replace a key",
     status_code=201,
-    responses=schema_of(RotatedKey, "The new key, shown once, and when the old one ends.", 201),
+    responses=answers(RotatedKey, "The new key, shown once, and when the old one ends.", 201),
     openapi_extra=takes(Rotation, required=False),
 )
 async def replace_key(request: Request, holder: Administrator, public_id: NamedKey, services: Services) -> Response:

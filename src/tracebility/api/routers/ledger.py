@@ -1,19 +1,20 @@
 """The books of an org: what was accepted, and what became of it."""
 
-from fastapi import APIRouter
 from starlette.responses import Response
 
-from tracebility.api.answers import answer, schema_of
+from tracebility.api import routing
+from tracebility.api.answers import answer
+from tracebility.api.schemas import answers
 from tracebility.api.scope import OrgBooks, OrgRows
 from tracebility.stores.ledger import Ledger, ledger
 
-router = APIRouter(tags=["admin"])
+router = routing.router("admin")
 
 
 @router.get(
     "/v1/admin/orgs/{org_id}/ledger",
     summary="The books of an org",
-    responses=schema_of(Ledger, "Items, each envelope once."),
+    responses=answers(Ledger, "Items, each envelope once."),
 )
 async def get_ledger(queue: OrgBooks, rows: OrgRows) -> Response:
     """accepted = stored + dropped + dead + in_flight. `distinct` is how many different items were stored."""

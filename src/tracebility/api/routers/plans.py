@@ -1,18 +1,20 @@
 """Plans: what operators sell."""
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
-from tracebility.api.answers import answer, schema_of
+from tracebility.api import routing
+from tracebility.api.answers import answer
 from tracebility.api.auth import Operator, Services
-from tracebility.api.bodies import body_of, takes
+from tracebility.api.bodies import body_of
+from tracebility.api.schemas import answers, takes
 from tracebility.orgs.plans import Plan, PlanPage, every_plan, put_plan
 from tracebility.tenant.limits import Limits
 
-router = APIRouter(tags=["admin"])
+router = routing.router("admin")
 
 
-@router.get("/v1/admin/plans", summary="Every plan", responses=schema_of(PlanPage, "Every plan, by name."))
+@router.get("/v1/admin/plans", summary="Every plan", responses=answers(PlanPage, "Every plan, by name."))
 async def list_plans(holder: Operator, services: Services) -> Response:
     """Each as it is put, and its name."""
     return answer(await every_plan(services.control))
@@ -21,7 +23,7 @@ async def list_plans(holder: Operator, services: Services) -> Response:
 @router.put(
     "/v1/admin/plans/{name}",
     summary="Make or replace a plan",
-    responses=schema_of(Plan, "The plan."),
+    responses=answers(Plan, "The plan."),
     openapi_extra=takes(Limits),
 )
 async def replace_plan(name: str, request: Request, holder: Operator, services: Services) -> Response:

@@ -1,21 +1,24 @@
-"""Projects: which ones a key may see."""
+"""Lists of projects."""
 
-from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import msgspec
-from fastapi import APIRouter
 from starlette.responses import Response
 
-from tracebility.api import cursor
-from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, schema_of
+from tracebility.api import cursor, routing
+from tracebility.api.answers import answer
 from tracebility.api.auth import Reader, Services
+from tracebility.api.pagination import Asked, Order, Page, PageQuery, read_page
+from tracebility.api.schemas import answers
+from tracebility.api.scope import NamedOrg
 from tracebility.api.service import ApiServices
-from tracebility.api.times import rfc3339
+from tracebility.ids import OrgId
 from tracebility.stores.postgres import Row
 from tracebility.tenant.context import Scope, TenantContext
+from tracebility.times import rfc3339
 
-router = APIRouter(tags=["projects"])
+router = routing.router("projects")
 
 
 class Project(msgspec.Struct, kw_only=True):
@@ -29,72 +32,57 @@ class Project(msgspec.Struct, kw_only=True):
     created_at: str
 
 
-class ProjectPage(msgspec.Struct, kw_only=True):
-    """A page of projects, the oldest first."""
-
-    items: list[Project]
-    next_cursor: str | None
+_OLDEST_FIRST = Order(id_column="project_id")
 
 
 @router.get(
     "/v1/projects",
-    summary="The projects that the key may see",
-    responses=schema_of(ProjectPage, "A page of projects, the oldest first."),
+    summary="The projects that the key may read",
+    responses=answers(Page[Project], "A page of projects, the oldest first."),
 )
-async def list_projects(
-    context: Reader, services: Services, limit: Limit = LIMIT_DEFAULT, cursor_text: CursorText = None
-) -> Response:
-    """Its own project; with the scope `admin`, every project of its org."""
-    after = _unpack(cursor_text, context) if cursor_text else FIRST_PLACE
-    projects = await visible_projects(services, context, after, limit + 1)
-    more = len(projects) > limit
-    items = projects[:limit]
-    return answer(
-        ProjectPage(
-            items=[_shape(row, context) for row in items], next_cursor=_pack(items[-1], context) if more else None
-        )
+async def list_projects(context: Reader, services: Services, asked: Asked) -> Response:
+    """The key's own project; with the scope `admin`, every project of its org."""
+    return answer(await readable_projects(services, context, asked))
+
+
+@router.get(
+    "/v1/admin/orgs/{org_id}/projects",
+    summary="The projects of an org",
+    responses=answers(Page[Project], "A page of projects, the oldest first."),
+)
+async def list_projects_of_org(org: NamedOrg, services: Services, asked: Asked) -> Response:
+    """For operators, and admins of the org. Deleted projects are not listed."""
+    return answer(await _projects_of_org(services, org, asked))
+
+
+async def readable_projects(services: ApiServices, context: TenantContext, asked: PageQuery) -> Page[Project]:
+    """A page of the projects that a key may read."""
+    if Scope.ADMIN in context.scopes:
+        return await _projects_of_org(services, context.org_id, asked)
+    if asked.cursor is not None:  # there is one page only
+        raise cursor.unfit()
+    own = await services.control.fetchrow("read_project_of_org", context.org_id, context.project_id)
+    return Page(items=[] if own is None else [_shape(context.org_id, own)], next_cursor=None)
+
+
+async def _projects_of_org(services: ApiServices, org_id: OrgId, asked: PageQuery) -> Page[Project]:
+    return await read_page(
+        services.control,
+        "read_projects_of_org",
+        org_id,
+        asked=asked,
+        owner=b"projects" + org_id.bytes,
+        shape=partial(_shape, org_id),
+        order=_OLDEST_FIRST,
     )
 
 
-async def visible_projects(
-    services: ApiServices, context: TenantContext, after: tuple[datetime, UUID], limit: int
-) -> list[Row]:
-    """At most ``limit`` of the projects that the key may see, after the place ``after``."""
-    if Scope.ADMIN in context.scopes:
-        return list(await services.control.fetch("read_projects_of_org", context.org_id, *after, limit))
-    own = await services.control.fetchrow("read_project_of_org", context.org_id, context.project_id)
-    return [own] if own is not None and (own["created_at"], own["project_id"]) > after else []
-
-
-FIRST_PLACE = (cursor.EPOCH, UUID(int=0))
-
-
-def _shape(row: Row, context: TenantContext) -> Project:
+def _shape(org_id: OrgId, row: Row) -> Project:
     return Project(
         id=row["project_id"],
         name=row["name"],
         workspace_id=row["workspace_id"],
         workspace_name=row["workspace_name"],
-        org_id=context.org_id,
-        created_at=rfc3339(_microseconds(row["created_at"]) * 1000),
+        org_id=org_id,
+        created_at=rfc3339(cursor.microseconds(row["created_at"]) * 1000),
     )
-
-
-def _pack(last: Row, context: TenantContext) -> str:
-    return cursor.seal_made(last["created_at"], last["project_id"].bytes, _owner(context))
-
-
-def _unpack(text: str, context: TenantContext) -> tuple[datetime, UUID]:
-    created_at, project = cursor.unseal_made(text, _owner(context))
-    try:
-        return created_at, UUID(bytes=project)
-    except ValueError:
-        raise cursor.unfit() from None
-
-
-def _owner(context: TenantContext) -> bytes:
-    return b"projects" + context.org_id.bytes
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - cursor.EPOCH) // timedelta(microseconds=1)

@@ -7,19 +7,22 @@ from itertools import repeat
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.responses import Response
 
-from tracebility.api import cursor, tree
-from tracebility.api.answers import LIMIT_DEFAULT, CursorText, Limit, answer, schema_of
+from tracebility.api import cursor, routing, tree
+from tracebility.api.answers import answer
+from tracebility.api.pagination import Asked, Page
 from tracebility.api.run_reads import Row, Window, newest_runs, one_run
+from tracebility.api.schemas import answers
 from tracebility.api.scope import TenantRows
-from tracebility.api.times import EARLIEST_NS, LATEST_NS, instant, rfc3339
+from tracebility.api.times import instant
 from tracebility.errors import BadRequest, Unprocessable
 from tracebility.stores.scoped import Columns, TenantScope
+from tracebility.times import EARLIEST_NS, LATEST_NS, rfc3339
 from tracebility.wire.jsontext import is_deeper
 
-router = APIRouter(tags=["runs"])
+router = routing.router("runs")
 
 # Text of a span that is a JSON object or array no deeper than this is answered as such; deeper, it would be more than
 # parsers of the answer can read inside of a deep tree.
@@ -53,17 +56,6 @@ class Run(msgspec.Struct, kw_only=True):
     user_id: str | None
     tags: list[str]
     environment: str | None
-
-
-class RunPage(msgspec.Struct, kw_only=True):
-    """A page of runs, newest first.
-
-    Long texts are cut here: names, errors, sessions and users to 1,024 characters, models and tags to 64 of each and
-    256 characters. The run itself has them whole.
-    """
-
-    items: list[Run]
-    next_cursor: str | None
 
 
 class Span(msgspec.Struct, eq=False, gc=False):  # a tree: without cycles, nothing for the collector to find
@@ -130,20 +122,23 @@ TimeText = Annotated[str | None, Query(description="RFC 3339.", examples=["2026-
 @router.get(
     "/v1/projects/{project_id}/runs",
     summary="The runs of a project, newest first",
-    responses=schema_of(RunPage, "A page of runs, newest first."),
+    responses=answers(Page[Run], "A page of runs, newest first."),
 )
 async def list_runs(
     rows: TenantRows,
-    limit: Limit = LIMIT_DEFAULT,
-    cursor_text: CursorText = None,
+    asked: Asked,
     from_text: Annotated[TimeText, Query(alias="from", description="Runs that started at this time or later.")] = None,
     to_text: Annotated[TimeText, Query(alias="to", description="Runs that started before this time.")] = None,
 ) -> Response:
-    """Pages stay where they are while new runs arrive: a cursor names the last run of its page."""
-    window = window_of(cursor_text, from_text, to_text, rows.scope)
-    runs, more = await newest_runs(rows, window, limit)
+    """New runs do not move the pages: a cursor names the last run of its page.
+
+    Long texts are cut here: names, errors, sessions and users to 1,024 characters, models and tags to 64 of each and
+    256 characters. The run itself has them whole.
+    """
+    window = window_of(asked.cursor, from_text, to_text, rows.scope)
+    runs, more = await newest_runs(rows, window, asked.limit)
     return answer(
-        RunPage(
+        Page(
             items=[run_from(row) for row in runs],
             next_cursor=seal_place(window, runs[-1], rows.scope) if more else None,
         )
@@ -153,7 +148,7 @@ async def list_runs(
 @router.get(
     "/v1/projects/{project_id}/runs/{run_id}",
     summary="One run with its spans as a tree",
-    responses=schema_of(RunDetail, "The run."),
+    responses=answers(RunDetail, "The run."),
 )
 async def get_run(rows: TenantRows, run_id: str) -> Response:
     """The run, and every span of it that is stored so far."""

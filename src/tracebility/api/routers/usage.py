@@ -2,22 +2,24 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from starlette.responses import Response
 
-from tracebility.api.answers import answer, schema_of
+from tracebility.api import routing
+from tracebility.api.answers import answer
 from tracebility.api.auth import Administrator, Services
+from tracebility.api.schemas import answers
 from tracebility.api.scope import OrgRows, route_of
 from tracebility.api.times import instant
 from tracebility.quota.usage import UsageByHour, as_csv, read_usage
 
-router = APIRouter(tags=["admin"])
+router = routing.router("admin")
 
 
 @router.get(
     "/v1/admin/orgs/{org_id}/usage",
     summary="What an org has used, by hour",
-    responses=schema_of(UsageByHour, "Hours, the oldest first; with format=csv, lines of the same."),
+    responses=answers(UsageByHour, "Hours, the oldest first; with format=csv, lines of the same."),
 )
 async def get_usage(
     request: Request,

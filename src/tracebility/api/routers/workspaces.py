@@ -1,11 +1,13 @@
 """Workspaces of an org, and projects in them; how long a project keeps its data."""
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
-from tracebility.api.answers import answer, schema_of
+from tracebility.api import routing
+from tracebility.api.answers import answer
 from tracebility.api.auth import Administrator, Services
-from tracebility.api.bodies import body_of, takes
+from tracebility.api.bodies import body_of
+from tracebility.api.schemas import answers, takes
 from tracebility.api.scope import NamedOrg, NamedProject, NamedWorkspace
 from tracebility.orgs.projects import (
     ChangedProject,
@@ -18,14 +20,14 @@ from tracebility.orgs.projects import (
     create_workspace,
 )
 
-router = APIRouter(tags=["workspaces"])
+router = routing.router("workspaces")
 
 
 @router.post(
     "/v1/orgs/{org_id}/workspaces",
     summary="Make a workspace",
     status_code=201,
-    responses=schema_of(MadeWorkspace, "The workspace.", 201),
+    responses=answers(MadeWorkspace, "The workspace.", 201),
     openapi_extra=takes(NewPlace),
 )
 async def make_workspace(request: Request, holder: Administrator, org: NamedOrg, services: Services) -> Response:
@@ -42,7 +44,7 @@ async def make_workspace(request: Request, holder: Administrator, org: NamedOrg,
     "/v1/workspaces/{workspace_id}/projects",
     summary="Make a project",
     status_code=201,
-    responses=schema_of(MadeProject, "The project.", 201),
+    responses=answers(MadeProject, "The project.", 201),
     openapi_extra=takes(NewPlace),
 )
 async def make_project(
@@ -67,7 +69,7 @@ async def make_project(
 @router.patch(
     "/v1/projects/{project_id}",
     summary="Change how long a project keeps its data",
-    responses=schema_of(ChangedProject, "The project as it is now."),
+    responses=answers(ChangedProject, "The project as it is now."),
     openapi_extra=takes(ProjectChanges),
 )
 async def patch_project(request: Request, holder: Administrator, place: NamedProject, services: Services) -> Response:

@@ -97,6 +97,12 @@ WHERE org_id IN {orgs:Array(UUID)} AND project_id IN {projects:Array(UUID)}
 GROUP BY partition
 ORDER BY partition
 
+-- name: orgs_aged
+SELECT DISTINCT org_id
+FROM {table:Identifier}
+WHERE org_id IN {orgs:Array(UUID)} AND project_id IN {projects:Array(UUID)}
+    AND ({began:Identifier} < toDateTime({before:UInt32}, 'UTC') OR {arrived:Identifier} < toDateTime({before:UInt32}, 'UTC'))
+
 -- name: erase_aged
 ALTER TABLE {table:Identifier} DELETE IN PARTITION ID {partition:String}
 WHERE org_id IN {orgs:Array(UUID)} AND project_id IN {projects:Array(UUID)}

@@ -35,8 +35,8 @@ class QueueConnection:
     async def _run(self, calls: Sequence[ScriptCall]) -> list[Any]:
         replies = await self._pipeline([by_sha(*one) for one in calls], raise_on_error=False)
         unknown = [nth for nth, reply in enumerate(replies) if is_unknown_script(reply)]
-        by_text = await self._pipeline([by_text(*calls[nth]) for nth in unknown])
-        for nth, reply in zip(unknown, by_text, strict=True):
+        texts = await self._pipeline([by_text(*calls[nth]) for nth in unknown])
+        for nth, reply in zip(unknown, texts, strict=True):
             replies[nth] = reply
         checked(replies)
         return replies

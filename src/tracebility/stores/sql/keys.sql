@@ -1,6 +1,7 @@
 -- API keys. Look-ups are by primary key.
 
 -- name: key_by_public_id
+-- The keys of a deleted org count as revoked: that an org is deleted cannot be taken back.
 SELECT
     api_key.public_id,
     api_key.org_id,
@@ -10,7 +11,7 @@ SELECT
     api_key.scopes,
     api_key.secret_hash,
     api_key.expires_at,
-    api_key.revoked_at,
+    coalesce(api_key.revoked_at, org.deleted_at) AS revoked_at,
     org.suspended_at IS NOT NULL AS suspended,
     plan.requests_per_s,
     plan.burst,

@@ -2,14 +2,16 @@
 -- O(limits + meters): at most two rates and two meters.
 --
 -- KEYS  1 rate state of the org, 2 rate state of the key, 3 usage of the org in the period, 4 mark of this body,
---       5 flag of an org that is refused because of its dead letters
+--       5 flag of an org that is refused because of its dead letters,
+--       6 time at which data of the org was last removed: older marks are invalid
 -- ARGV  1 time in microseconds, '' for Redis' own
 --       2, 3 interval (microseconds a request, 0: no limit) and burst of the org; 4, 5 of the key
 --       6 life of the mark in milliseconds (0: check the rate only), 7 token of this attempt
 --       8 time slot of the request, then meter, quantity and hard limit (-1: none) of each meter
 -- Returns
---       {0, slot, wait, left, watermark, used...}  admitted, counted in `slot`; `wait`: microseconds until the org's full
---                                            burst is available again; `left`: requests left in the burst
+--       {0, slot, wait, left, watermark, now, used...}  admitted, counted in `slot`; `wait`: microseconds until the org's
+--                                            full burst is available again; `left`: requests left in the burst; `now`
+--                                            in microseconds
 --       {1, which, wait, left}               over the rate of the org (1) or of the key (2); `wait` in microseconds
 --       {2}                                  this body was stored before
 --       {3, meter, used}                     over the hard limit of meter number `meter`
@@ -48,8 +50,15 @@ for which = 1, 2 do
         end
     end
 end
+-- A mark is `kept|<time of admission>`, or `<token>|<slot>` while its request is not stored yet.
 local mark = ARGV[6] ~= '0' and redis.call('GET', KEYS[4])
-if ARGV[6] ~= '0' and mark ~= 'kept' then
+local admitted_at = mark and string.match(mark, '^kept|(%d+)$')
+local is_same = false
+if admitted_at then
+    is_same = tonumber(admitted_at) > tonumber(redis.call('GET', KEYS[6]) or 0)
+    mark = false
+end
+if ARGV[6] ~= '0' and not is_same then
     for at = 9, #ARGV, 3 do
         if redis.call('HEXISTS', KEYS[3], ARGV[at]) == 0 then
             return {4} -- before anything is counted, because the call is repeated
@@ -62,7 +71,7 @@ end
 if ARGV[6] == '0' then
     return {0, 0, wait, left}
 end
-if mark == 'kept' then
+if is_same then
     return {2}
 end
 if redis.call('EXISTS', KEYS[5]) == 1 then
@@ -88,7 +97,7 @@ end
 -- slot, because its envelopes arrive later than those of the first attempt.
 local watermark = tonumber(redis.call('HGET', KEYS[3], 'watermark') or 0)
 local slot = math.max(tonumber(ARGV[8]), watermark + 1)
-local answer = {0, slot, wait, left, watermark}
+local answer = {0, slot, wait, left, watermark, now}
 for at = 9, #ARGV, 3 do
     if before then
         redis.call('HINCRBY', KEYS[3], ARGV[at], -ARGV[at + 1])

@@ -1,0 +1,1 @@
+"""Tests, and the harness that benchmarks use too."""
