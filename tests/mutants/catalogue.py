@@ -66,7 +66,7 @@ MUTANTS = (
     ),
     Mutant(
         "ingest streams are trimmed by their length",
-        "src/tracebility/stores/redis.py",
+        "src/tracebility/stores/queue/entries.py",
         'return ("XADD", stream, "*",',
         'return ("XADD", stream, "MAXLEN", "2", "*",',
         "tests/integration/stores/test_queue.py",
@@ -118,14 +118,14 @@ MUTANTS = (
     Mutant(
         "a key that was made while it was looked up stays unknown",
         "src/tracebility/tenant/resolver.py",
-        'if record is None and self._changes.get(("api_key", public_id)) == heard:',
+        'if record is None and self._changes.get(("api_key", public_id)) == last_change:',
         "if record is None:",
         "tests/unit/tenant/test_resolver.py",
     ),
     Mutant(
         "what a process keeps of a key outlives a change that it heard of",
         "src/tracebility/tenant/resolver.py",
-        "if self._is_outdated((entry or _NO_ENTRY).knows):",
+        "if self._is_outdated((entry or _NO_ENTRY).revisions):",
         "if False:",
         "tests/integration/tenant/test_revocation.py",
     ),
@@ -146,8 +146,8 @@ MUTANTS = (
     Mutant(
         "a process that starts looks keys up before it has heard of what changed",
         "src/tracebility/stores/changes.py",
-        "    with suppress(StoreUnavailable):\n        await changes.poll()\n    beside",
-        "    beside",
+        "    with suppress(StoreUnavailable):\n        await changes.poll()\n    tasks",
+        "    tasks",
         "tests/integration/stores/test_changes.py",
     ),
     Mutant(
@@ -194,9 +194,9 @@ MUTANTS = (
     ),
     Mutant(
         "which entry an envelope counts for is forgotten while that waits",
-        "src/tracebility/stores/redis.py",
-        "[COUNTS_IN_STREAM_MS, *said]",
-        "[COUNTS_LEFT_MS, *said]",
+        "src/tracebility/stores/queue/consumer.py",
+        "[COUNTS_IN_STREAM_MS, *arguments]",
+        "[COUNTS_LEFT_MS, *arguments]",
         "tests/integration/worker/test_ledger.py",
     ),
     Mutant(
@@ -237,22 +237,23 @@ MUTANTS = (
     Mutant(
         "a settlement forgets what was reserved for what waits in disk buffers",
         "src/tracebility/quota/reconciler.py",
-        "(*spooled, *late)",
+        "(*buffered, *late)",
         "late",
         "tests/integration/quota/test_reconciler.py",
     ),
     Mutant(
         "a settlement forgets what was reserved for what came from a disk buffer late",
         "src/tracebility/quota/reconciler.py",
-        "(*spooled, *late)",
-        "spooled",
+        "(*buffered, *late)",
+        "buffered",
         "tests/integration/quota/test_reconciler.py",
     ),
     Mutant(
         "what goes from a disk buffer into the queue is between two answers",
         "src/tracebility/quota/reconciler.py",
         "        late = await self._queue.late_slots(oldest_ms)\n",
-        "        late = await self._queue.late_slots(oldest_ms)\n        spooled = await self._spooled(now_us)\n",
+        "        late = await self._queue.late_slots(oldest_ms)\n"
+        "        buffered = await self._buffered_slots(now_us)\n",
         "tests/integration/quota/test_reconciler.py",
     ),
     Mutant(
@@ -286,8 +287,8 @@ MUTANTS = (
     Mutant(
         "a Redis that comes and goes lends each time that it goes",
         "src/tracebility/tenant/quota.py",
-        "if lent is not None and usage.watermark >= lent.slot:",
-        "if lent is not None:",
+        "if local is not None and usage.watermark >= local.slot:",
+        "if local is not None:",
         "tests/integration/tenant/test_quota.py",
     ),
     Mutant(

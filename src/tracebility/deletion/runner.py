@@ -386,7 +386,7 @@ class Deleter:
             asked = {"orgs": [str(job.org_id)], "period": period, "end_us": (slot + 1) * SLOT_US}
             for _, meter, used, metered, at_us in (await self._engine.query(query("metered_usage"), asked)).rows:
                 await self._control.execute("settle_usage", job.org_id, period, meter, int(used), slot)
-                await self._control.execute("note_metered", job.org_id, period, meter, int(metered), int(at_us))
+                await self._control.execute("record_metered", job.org_id, period, meter, int(metered), int(at_us))
 
     async def _certify(self, job: Job) -> bool:
         left = await self._left(job)

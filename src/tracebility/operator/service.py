@@ -65,7 +65,7 @@ class OperatorServices:
             self.queue,
             self.hot,
             self.metrics.alerts,
-            quotas.looked_at,
+            quotas.settled_orgs,
             lambda: verification.found,
         )
         notifier = webhook.Notifier(self.control, self.webhook_url, self.webhook_secret)

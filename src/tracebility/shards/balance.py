@@ -1,6 +1,6 @@
-"""The shard balance: how uneven the shards are, said in metrics; what would mend it, in the log, or done if allowed to.
+"""The shard balancer reports the load skew of the shards in metrics and proposes moves, in the log or by applying them.
 
-A skew is not worth a word while little comes in, or before it has lasted: orgs have their bursts.
+It ignores a skew at low load and a short one, because orgs send in bursts.
 """
 
 import time
@@ -18,17 +18,17 @@ from tracebility.stores.queue import Queue
 from tracebility.stores.redis_control import RedisControl
 
 PERIOD_S = 60.0
-# Hottest shard over the mean, and for how long, before something is proposed.
+# Load of the hottest shard over the mean, and its duration, from which moves are proposed.
 UNEVEN = 2.0
 LASTING_S = 300.0
-# Below so many items on the hottest shard in the hours that are looked at, a worker is idle whatever the skew.
+# With fewer items than this on the hottest shard in the load window, a worker keeps up whatever the skew.
 WORTH_ITEMS = 1_000_000
 
 log = structlog.get_logger()
 
 
 class ShardBalance:
-    """One operator's eye on the shards."""
+    """Watches the load of the shards."""
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class ShardBalance:
         self._uneven_since: float | None = None
 
     async def tick(self) -> shard_map.ShardPlan | None:
-        """Look; what was proposed, if anything was.
+        """Measure the shards. Returns the proposed plan, if any.
 
         Raises:
-            StoreUnavailable: when a store is away.
+            StoreUnavailable: when a store is unavailable.
         """
         now = self._now()
         status = await shard_map.look(self._control, self._queue, now)

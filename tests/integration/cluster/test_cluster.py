@@ -112,7 +112,7 @@ async def test_what_is_sent_is_stored_settled_and_in_the_books(
     assert (await later.tick()).orgs >= 1
     period = datetime.now(UTC).strftime("%Y-%m")
     assert await hot_store.command("HGET", usage_key(tenant.org_id, period), SPANS) == b"9"
-    found = await Alerts(control, engine, queue, hot_store, AlertMetrics(Metrics()), later.looked_at).tick()
+    found = await Alerts(control, engine, queue, hot_store, AlertMetrics(Metrics()), later.settled_orgs).tick()
     assert "books" not in {alert.kind for alert in found}
 
 
