@@ -1,4 +1,4 @@
-"""Makes the first tenant of an installation, so that a first trace can be sent right after the first start."""
+"""Creates the first tenant of an installation, so that traces can be sent right after the first start."""
 
 import secrets
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tracebility.tenant import keys
 from tracebility.tenant.context import Scope
 
 ORG_NAME = WORKSPACE_NAME = PROJECT_NAME = "default"
-PLAN = "internal"  # whoever runs an installation is not limited by it
+PLAN = "internal"  # the operator's own org has no limits
 ADMIN_EMAIL = "admin@localhost"
 ACTOR = Actor("system", "bootstrap")
 PASSWORD_BYTES = 15  # 120 random bits, 20 characters
@@ -23,7 +23,7 @@ _LOCK = int.from_bytes(b"tracefst", "big")
 
 @dataclass(frozen=True, slots=True)
 class FirstTenant:
-    """The first tenant, with the secrets that are nowhere else."""
+    """The first tenant, with its secrets, which are stored nowhere else."""
 
     org_id: OrgId
     workspace_id: WorkspaceId
@@ -37,10 +37,10 @@ class FirstTenant:
 async def ensure_first_tenant(
     postgres: Postgres, keep: Callable[[FirstTenant], None] = lambda tenant: None
 ) -> FirstTenant | None:
-    """Make org, workspace, project, admin and keys when there is no org yet; None when there is one.
+    """Create org, workspace, project, admin and keys if there is no org yet, else return None.
 
-    ``keep`` stores the secrets. It is called just before the commit, so that no death between the two leaves an
-    installation whose keys nobody knows: kept without a commit, they are replaced at the next start.
+    ``keep`` stores the secrets. It is called before the commit, so that a crash in between cannot leave an
+    installation with unknown keys: secrets stored without a commit are replaced at the next start.
     """
     async with postgres.transaction() as transaction:
         await transaction.execute("lock_bootstrap", _LOCK)

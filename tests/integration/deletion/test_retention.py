@@ -133,8 +133,8 @@ async def test_a_project_may_keep_less_and_never_more_than_its_org(
         for days in (0, 5, 20):
             await keeper.add(project, days)
     await keeper.keep(10)
-    await control.execute("keep_project_for", keeper.first, 2)
-    await control.execute("keep_project_for", keeper.second, 400)
+    await control.execute("set_project_retention", keeper.first, 2)
+    await control.execute("set_project_retention", keeper.second, 400)
     await retention.tick()
     assert await keeper.left() == [("first", "0 days"), ("second", "0 days"), ("second", "5 days")]
 

@@ -53,9 +53,9 @@ async def test_a_body_whose_run_was_deleted_is_new_when_it_is_sent_again(
     mine, other = filled
     erasing, erased_us = work.deleter._eraser.erase, 0
 
-    async def erase(which: Any) -> Any:
+    async def erase(selection: Any) -> Any:
         nonlocal erased_us
-        gone = await erasing(which)
+        gone = await erasing(selection)
         erased_us = time.time_ns() // 1000
         return gone
 
@@ -66,7 +66,7 @@ async def test_a_body_whose_run_was_deleted_is_new_when_it_is_sent_again(
 
 
 async def test_a_users_runs_go_whole_in_every_project(filled: Any, work: Work, monkeypatch: Any) -> None:
-    monkeypatch.setattr("tracebility.deletion.erase.RUNS_A_STATEMENT", 1)  # more than one batch
+    monkeypatch.setattr("tracebility.deletion.erase.RUNS_PER_STATEMENT", 1)  # more than one batch
     mine, other = filled
     others = await other.rows()
     before = await mine.rows()
