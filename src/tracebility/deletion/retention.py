@@ -71,7 +71,7 @@ class Retention:
             while rows := list(islice(group, PROJECTS_PER_STATEMENT)):
                 selection = aged([row["org_id"] for row in rows], [row["project_id"] for row in rows], before)
                 orgs = await self._eraser.orgs_of_aged(selection)
-                # Before the removal, so that resends are stored; after it, for data that arrived meanwhile and was removed.
+                # Before the removal, so that resends are stored; again after it, for data that arrived meanwhile.
                 await invalidate_marks(self._hot, orgs)
                 gone = await self._eraser.erase(selection)
                 await invalidate_marks(self._hot, orgs)

@@ -87,6 +87,8 @@ class Changes:
                     await self.poll()
                 except StoreUnavailable as error:
                     _log.warning("polling for changes of keys and plans failed", reason=str(error))
+                except Exception:  # noqa: BLE001  (without polling, this process would go on accepting revoked keys)
+                    _log.exception("polling for changes of keys and plans failed")
                 await asyncio.sleep(MIN_POLL_S)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL_S):

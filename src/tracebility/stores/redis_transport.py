@@ -132,8 +132,8 @@ class Server:
             connection = self._idle.pop()
             if connection.is_connected and not connection._reader.at_eof():
                 return connection
-                await self._discard(connection)
-            self._waiting += 1
+            await self._discard(connection)
+        self._waiting += 1
         try:
             return await self._pool.get_connection()
         finally:
