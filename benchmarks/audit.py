@@ -1,11 +1,10 @@
 """How long the audit reconciler and the hourly verification take, by how many orgs there are.
 
-    python -m benchmarks.audit [--largest N]
+    .venv/bin/python -m benchmarks.audit [--largest N]
 
 The three stores as `tracebility up` runs them; four events an org, all relayed, nothing wrong with any.
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -41,7 +40,7 @@ async def write(control: Postgres, orgs: int) -> None:
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
+    parser = report.parser(MODULE, __doc__)
     parser.add_argument("--largest", type=int, default=10_000, help="orgs of the last row (default: 10,000)")
     arguments = parser.parse_args()
     rows: list[tuple[object, ...]] = []
@@ -67,7 +66,6 @@ async def main() -> None:
             await control.close()
     heads = ("orgs", "events", "reconcile s", "verify s", "reconcile us an event", "verify us an event")
     text = report.table(heads, rows)
-    print(text)
     report.publish("audit", "Proving the audit trail", text, module=MODULE)
 
 

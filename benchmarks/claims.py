@@ -1,12 +1,11 @@
 """How long a worker takes to take over what a dead one left, by how much it is.
 
-    python -m benchmarks.claims [--largest N]
+    .venv/bin/python -m benchmarks.claims [--largest N]
 
 A Valkey as `tracebility up` runs it; one stream, entries of 100 bytes that a dead consumer was given, a thousandth of
 them deleted while pending. Taken over as the worker does, without the mapping and writing of what is in them.
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from tests.harness.installation import Installation
 from tracebility.stores.queue import Queue, connect_queue
 from tracebility.telemetry import Metrics
 from tracebility.worker.metrics import WorkerMetrics
-from tracebility.worker.reclaim import claim, left_behind
+from tracebility.worker.reclaim import claim, claimable_groups
 
 from . import report
 
@@ -47,7 +46,7 @@ async def taken_over(queue: Queue, count: int) -> tuple[float, int, int]:
     def is_held(_: str, entry_id: bytes) -> bool:
         return entry_id in held
 
-    async for group in left_behind(queue, [stream], 0, is_held):
+    async for group in claimable_groups(queue, [stream], 0, is_held):
         held.update(entry.id for entry, _ in await claim(queue, "alive", metrics, 0, group))
     seconds = time.perf_counter() - began
     await queue._pipeline([("UNLINK", stream)])
@@ -55,7 +54,7 @@ async def taken_over(queue: Queue, count: int) -> tuple[float, int, int]:
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
+    parser = report.parser(MODULE, __doc__)
     parser.add_argument("--largest", type=int, default=1_000_000, help="entries of the last row (default: 1,000,000)")
     arguments = parser.parse_args()
     rows: list[tuple[object, ...]] = []
@@ -70,7 +69,6 @@ async def main() -> None:
                 count *= 10
             await queue.close()
     text = report.table(("pending", "taken over", "told as lost", "seconds", "us an entry"), rows)
-    print(text)
     report.publish("claims", "Taking over what a dead worker left", text, module=MODULE)
 
 

@@ -1,13 +1,12 @@
 """How long an org's spans take to be found while another org of the same shard sends all it can.
 
-    python -m benchmarks.cotenant [--seconds N] [--flood-spans N]
+    .venv/bin/python -m benchmarks.cotenant [--seconds N] [--load NAME] [--flood-spans N]
 
 A whole installation; first the quiet org alone, a few small requests a second, then the same beside the flood of an org
 whose shard is the same one. What the flood had stored and left in the queue is printed with it: it is one only when it
 sends more than the worker can take.
 """
 
-import argparse
 import asyncio
 import tempfile
 import time
@@ -19,12 +18,11 @@ import uvloop
 from tests.harness.auditor import Auditor
 from tests.harness.installation import Installation
 from tests.harness.load import Load
-from tests.harness.payload import requests
 
 from tracebility.ids import OrgId
 from tracebility.tenant.shard_router import shard_of
 
-from . import report
+from . import loads, report
 from .end_to_end import CONNECTIONS, time_to_queryable
 from .revocation import call
 
@@ -32,6 +30,7 @@ MODULE = "benchmarks.cotenant"
 QUIET_REQUESTS_PER_S, QUIET_SPANS = 10, 5
 # The edge answers what it cannot queue with 503; the flood tries again and again, as exporters do.
 FLOOD_CONNECTIONS = 32
+FLOOD_REQUESTS = 132
 BEFORE_S = 5.0  # for the flood to fill what it can
 
 
@@ -46,11 +45,11 @@ def two_of_one_shard(ready: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
             return other, org
 
 
-async def measure(installation: Installation, seconds: float, flood_spans: int) -> None:
+async def measure(installation: Installation, seconds: float, load: str, flood_spans: int) -> None:
     """Print the table, and publish it."""
     ready = installation.ready
     quiet, loud = await asyncio.to_thread(two_of_one_shard, ready)
-    pool = requests(CONNECTIONS, tenant="quiet", spans=QUIET_SPANS)
+    pool = loads.requests_of(load, CONNECTIONS, tenant="quiet", spans=QUIET_SPANS)
 
     async def found_after() -> dict[str, float]:
         return await time_to_queryable(ready | quiet, quiet["api_key"], pool, QUIET_REQUESTS_PER_S, seconds)
@@ -59,9 +58,8 @@ async def measure(installation: Installation, seconds: float, flood_spans: int) 
     alone = await found_after()
     print(f"alone: {alone}", flush=True)
     headers = {"authorization": f"Bearer {loud['api_key']}"}
-    flood = Load(
-        ready["url"], headers, requests(96, tenant="loud", spans=flood_spans), connections=FLOOD_CONNECTIONS, retry=True
-    )
+    flood_pool = loads.requests_of(load, FLOOD_REQUESTS, tenant="loud", spans=flood_spans)
+    flood = Load(ready["url"], headers, flood_pool, connections=FLOOD_CONNECTIONS, retry=True)
     began = time.perf_counter()
     flooding = asyncio.create_task(flood.run())
     await asyncio.sleep(BEFORE_S)
@@ -80,23 +78,23 @@ async def measure(installation: Installation, seconds: float, flood_spans: int) 
         ],
     )
     text += (
-        f"\n\nPromised: p99 within 2 x {alone['p99']:.0f} + 1,000 = {bound:,.0f} ms. The flood had "
+        f"\n\nLoad `{load}`. Promised: p99 within 2 x {alone['p99']:.0f} + 1,000 = {bound:,.0f} ms. The flood had "
         f"{flood.acknowledged / sent_s:,.0f} spans/s acknowledged, {waiting:,} envelopes of it waited at the end."
     )
-    print(text)
     report.publish("cotenant", "A quiet org beside one that floods its shard", text, module=MODULE)
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
+    parser = report.parser(MODULE, __doc__)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each of the two measurements (default: 20)")
+    parser.add_argument("--load", default=loads.MIX, choices=loads.LOADS, help="what both send (default: mix)")
     parser.add_argument(
         "--flood-spans", type=int, default=50, help="of each request of the flood, 2 KB each (default: 50)"
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tracebility-cotenant-") as folder:
         async with Installation(Path(folder)) as installation:
-            await measure(installation, arguments.seconds, arguments.flood_spans)
+            await measure(installation, arguments.seconds, arguments.load, arguments.flood_spans)
 
 
 if __name__ == "__main__":

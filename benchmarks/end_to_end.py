@@ -31,6 +31,21 @@ MERGES_DEADLINE_S = 120.0
 
 
 @dataclass
+class Figures:
+    """(a) and (c) of one load, beside the raw insert of what it stored."""
+
+    fast: "Sustained"
+    raw_per_s: float
+    half_per_s: float
+    soon: dict[str, float]
+
+    @property
+    def of_raw(self) -> float:
+        """Queryable spans a second over the raw insert of the same columns."""
+        return self.fast.queryable_per_s / self.raw_per_s
+
+
+@dataclass
 class Sustained:
     """(a), in spans and seconds."""
 
@@ -43,6 +58,11 @@ class Sustained:
     worker_us_per_span: dict[str, float]  # by stage, of the clock
     p50_ms: float
     p99_ms: float
+
+    @property
+    def worker_us(self) -> float:
+        """CPU microseconds a span of all workers together."""
+        return sum(us for name, us in self.cpu_us_per_span.items() if name.startswith("ingest-worker"))
 
     def by_cost(self) -> list[tuple[str, float]]:
         """CPU microseconds a span, the dearest process first."""
@@ -191,43 +211,45 @@ def stages(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[flo
     return spans / gone["tracebility_worker_batches_total"], took
 
 
-async def run(installation: Installation, pool: list[Request], seconds: float) -> None:
+async def figures(installation: Installation, pool: list[Request], seconds: float) -> Figures:
+    """Measure (a), the reference, and (c) at half of the rate that (a) reached."""
+    fast = await sustained(installation, pool, seconds)
+    print(f"sustained {fast}", flush=True)
+    raw = await asyncio.to_thread(raw_insert_per_s, installation.ready, fast.batch_rows)
+    print(f"raw insert, {fast.batch_rows:,} rows a batch: {raw:,.0f}/s", flush=True)
+    half, ready = fast.queryable_per_s / 2, installation.ready
+    soon = await time_to_queryable(ready, ready["api_key"], pool, half / SPANS_A_REQUEST, seconds)
+    print(f"time to queryable at {half:,.0f}/s: {soon}", flush=True)
+    return Figures(fast, raw, half, soon)
+
+
+async def run(installation: Installation, load: str, pool: list[Request], seconds: float) -> None:
     """Measure (a), (c), (d), print and publish."""
     await asyncio.sleep(SETTLED_S)
     idle = memory_mb(installation.pids())
     print(
         f"idle memory {sum(idle.values()):,.0f} MB: " + ", ".join(f"{n} {v:,.0f}" for n, v in idle.items()), flush=True
     )
-    fast = await sustained(installation, pool, seconds)
-    size = fast.batch_rows
-    print(f"sustained {fast}", flush=True)
-    raw = await asyncio.to_thread(raw_insert_per_s, installation.ready, size)
-    print(f"raw insert, {size:,} rows a batch: {raw:,.0f}/s", flush=True)
-    half = fast.queryable_per_s / 2
-    ready = installation.ready
-    soon = await time_to_queryable(ready, ready["api_key"], pool, half / SPANS_A_REQUEST, seconds)
-    print(f"time to queryable at {half:,.0f}/s: {soon}", flush=True)
+    measured = await figures(installation, pool, seconds)
     disk = await disk_bytes_per_span(installation.ready)
     print(f"disk {disk}", flush=True)
     title = "End to end, on the cores that also make the load"
-    report.publish("end-to-end", title, _text(fast, size, raw, half, soon, disk, idle))
+    report.publish("end-to-end", title, _text(load, span_bytes(pool), measured, disk, idle))
 
 
-def _text(
-    fast: Sustained,
-    size: int,
-    raw: float,
-    half: float,
-    soon: dict[str, float],
-    disk: dict[str, tuple[float, int]],
-    idle: dict[str, float],
-) -> str:
+def span_bytes(pool: list[Request]) -> float:
+    """Bytes a span of ``pool`` as sent."""
+    return sum(len(request.view) for request in pool) / sum(request.size for request in pool)
+
+
+def _text(load: str, size: float, measured: Figures, disk: dict[str, tuple[float, int]], idle: dict[str, float]) -> str:
+    fast, raw, soon = measured.fast, measured.raw_per_s, measured.soon
     rates = report.table(
         ("what", "spans/s", "of the raw insert"),
         [
             ("acknowledged (fsynced before the answer)", fast.acknowledged_per_s, fast.acknowledged_per_s / raw),
             ("queryable, until the last span was found", fast.queryable_per_s, fast.queryable_per_s / raw),
-            (f"raw insert of the same columns, {size:,} rows a batch, nothing else running", raw, 1.0),
+            (f"raw insert of the same columns, {fast.batch_rows:,} rows a batch, nothing else running", raw, 1.0),
         ],
     )
     cpu = report.table(("process", "CPU µs a span", "idle memory MB"), [
@@ -236,14 +258,15 @@ def _text(
     ])  # fmt: skip
     stages_table = report.table(("stage of the worker", "µs a span"), list(fast.worker_us_per_span.items()))
     stored = report.table(("table", "bytes a span", "parts"), [
-        *((name, size, parts) for name, (size, parts) in disk.items()),
-        ("all", sum(size for size, _ in disk.values()), sum(parts for _, parts in disk.values())),
+        *((name, stored, parts) for name, (stored, parts) in disk.items()),
+        ("all", sum(stored for stored, _ in disk.values()), sum(parts for _, parts in disk.values())),
     ])  # fmt: skip
     return (
-        f"{fast.spans:,} spans of 2 KB, {SPANS_A_REQUEST} a request, {CONNECTIONS} connections, "
-        f"{fast.cores_busy:.2f} cores busy. Answers: p50 {fast.p50_ms:.0f} ms, p99 {fast.p99_ms:.0f} ms.\n\n"
+        f"Load `{load}`: {fast.spans:,} spans of {size:,.0f} bytes, {SPANS_A_REQUEST} a request, "
+        f"{CONNECTIONS} connections, {fast.cores_busy:.2f} cores busy. "
+        f"Answers: p50 {fast.p50_ms:.0f} ms, p99 {fast.p99_ms:.0f} ms.\n\n"
         f"{rates}\n\n{cpu}\n\n{stages_table}\n\n"
-        f"At half of that rate ({half:,.0f} spans/s) a request's spans are found p50 {soon['p50']:.0f}, "
+        f"At half of that rate ({measured.half_per_s:,.0f} spans/s) a request's spans are found p50 {soon['p50']:.0f}, "
         f"p95 {soon['p95']:.0f}, p99 {soon['p99']:.0f} ms after its answer ({soon['requests']:.0f} requests).\n\n"
         f"Disk, after merges:\n\n{stored}"
     )

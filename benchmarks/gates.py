@@ -1,13 +1,12 @@
 """What rate, sameness, quota and books cost the edge: two edges on the same stores, one of which lets everything in.
 
-    python -m benchmarks.gates [--requests N] [--turns N]
+    .venv/bin/python -m benchmarks.gates [--requests N] [--turns N]
 
 A whole installation and two more edges, sent to in turns, so that a machine whose speed changes tells no lies: 16
 connections, requests of 50 spans of 2 KB, an org with a rate, a quota of spans and one of bytes. The worker is halted
 meanwhile. Compared is the CPU of the edges' processes a request, all of HTTP included.
 """
 
-import argparse
 import asyncio
 import os
 import statistics
@@ -123,7 +122,6 @@ async def measure(installation: Installation, folder: Path, count: int, turns: i
     text += (
         f"\n\nThe gates: {extra:.0f} us a request of 50 spans, {extra / means['with']:.1%} of the edge's throughput."
     )
-    print(text)
     report.publish("gates", "What the gates cost the edge", text, module=MODULE)
 
 
@@ -137,7 +135,7 @@ async def turn(url: str, headers: dict[str, str], pool: list[Request], pid: int,
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
+    parser = report.parser(MODULE, __doc__)
     parser.add_argument("--requests", type=int, default=400, help="a turn")
     parser.add_argument("--turns", type=int, default=40, help="of each kind")
     arguments = parser.parse_args()

@@ -4,7 +4,6 @@ Durable means: still there after ``kill -9`` of the server right after the last 
 peer's own store counts.
 """
 
-import argparse
 import asyncio
 import os
 import shutil
@@ -268,7 +267,7 @@ def text(figures: list[Figures]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser = report.parser("benchmarks.peers", __doc__)
     parser.add_argument("--seconds", type=float, default=LOAD_S, help="of load for each")
     arguments = parser.parse_args()
     figures = [uvloop.run(measure_ours(arguments.seconds))]
@@ -276,7 +275,6 @@ def main() -> None:
     for peer in PEERS:
         figures.append(uvloop.run(measure(peer, arguments.seconds)))
         print(figures[-1], flush=True)
-    print(text(figures))
     report.publish("peers", "Peers under the same load", text(figures), module="benchmarks.peers")
 
 

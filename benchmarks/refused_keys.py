@@ -1,6 +1,6 @@
 """Whether the time of a refusal tells that a key's public id exists.
 
-    python -m benchmarks.refused_keys [--requests N]
+    .venv/bin/python -m benchmarks.refused_keys [--requests N]
 
 A whole installation, one connection, in random order: the public id of a real key with another secret, and one that
 was never made. Welch's t-test on the times, whole and cropped at several percentiles, as dudect does (Reparaz,
@@ -8,7 +8,6 @@ Balasch, Verbauwhede: "Dude, is my code constant time?", DATE 2017): |t| above 4
 is let in, whose answer is another one and may take another time.
 """
 
-import argparse
 import asyncio
 import socket
 import tempfile
@@ -106,12 +105,11 @@ def measure(url: str, real: str, count: int) -> None:
     text += "\n\n" + report.table(("fastest", "difference us", "t"), cropped)
     worst = max(abs(float(str(row[2]))) for row in cropped)
     text += f"\n\nLargest |t| {worst:.1f}: the time {'TELLS' if worst > TELLS else 'does not tell'} (from {TELLS} on)."
-    print(text)
     report.publish("refused_keys", "What the time of a refusal tells", text, module=MODULE)
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
+    parser = report.parser(MODULE, __doc__)
     parser.add_argument("--requests", type=int, default=100_000, help="of each kind, about (default: 100,000)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tracebility-refused-") as folder:

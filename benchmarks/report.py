@@ -1,5 +1,6 @@
-"""Where figures land: ``docs/performance.md``, each section between its own markers, with date, machine and command."""
+"""Prints figures, and with ``--publish`` writes them into ``docs/performance.md`` with date, machine and command."""
 
+import argparse
 import os
 import platform
 import re
@@ -13,12 +14,8 @@ from . import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
 PICTURES = ROOT / "docs" / "pictures"
-
-_TITLE = """# Performance
-
-Figures of `make bench` and `make bench-peers`. Absolute numbers belong to one machine; the ratios are the message. Each
-section says when, where and by which command it was measured.
-"""
+PYTHON = ".venv/bin/python"
+_PUBLISH = "--publish"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -37,14 +34,23 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([line(columns), rule, *map(line, cells)])
 
 
+def parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """The options of a benchmark, to which it adds its own."""
+    options = argparse.ArgumentParser(prog=f"{PYTHON} -m {module}", description=description)
+    options.add_argument(_PUBLISH, action="store_true", help=f"write the figures into {PAGE.relative_to(ROOT)}")
+    return options
+
+
 def publish(section: str, title: str, text: str, *, module: str = "benchmarks") -> None:
-    """Replace the section called ``section`` of the page, or add it at the end."""
+    """Print the figures; with ``--publish``, also replace the page's section of this name, or add it at the end."""
+    print(f"\n{title}\n\n{text}", flush=True)
+    if _PUBLISH not in sys.argv:
+        return
     stamp = f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC on {machine()}: `{command(module)}`"
     block = f"<!-- {section} -->\n\n## {title}\n\n{stamp}\n\n{text.strip()}\n\n<!-- /{section} -->"
-    page = PAGE.read_text() if PAGE.exists() else _TITLE
+    page = PAGE.read_text()
     pattern = re.compile(rf"<!-- {section} -->.*?<!-- /{section} -->", re.DOTALL)
     page = pattern.sub(lambda _: block, page) if pattern.search(page) else f"{page.rstrip()}\n\n{block}\n"
-    PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page)
 
 
@@ -60,7 +66,7 @@ def machine() -> str:
 
 def command(module: str) -> str:
     """The command that this process was started by."""
-    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+    return shlex.join([PYTHON, "-m", module, *(word for word in sys.argv[1:] if word != _PUBLISH)])
 
 
 def _cell(value: object) -> str:

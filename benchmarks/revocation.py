@@ -1,13 +1,12 @@
 """How long a revoked key still gets in, at 1,000 requests/s of that key: announced, and with nobody to announce it.
 
-    python -m benchmarks.revocation [--keys N] [--rate N]
+    .venv/bin/python -m benchmarks.revocation [--keys N] [--rate N]
 
 A whole installation; each key sends small requests until it is refused. Counted is the time from the answer of `DELETE`
 to the sending of the last request that was let in all the same; 0 where none was. Then again with pub/sub forbidden and
 every subscription cut, so that the processes only hear of it when they ask.
 """
 
-import argparse
 import asyncio
 import json
 import tempfile
@@ -93,12 +92,11 @@ async def measure(installation: Installation, count: int, rate: float) -> None:
             )
         )
     text = report.table(("pub/sub", "keys", "requests/s", "p50 ms", "p99 ms", "most ms"), rows)
-    print(text)
     report.publish("revocation", "How long a revoked key gets in", text, module=MODULE)
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
+    parser = report.parser(MODULE, __doc__)
     parser.add_argument("--keys", type=int, default=30, help="to revoke, each way (default: 30)")
     parser.add_argument("--rate", type=float, default=1000.0, help="requests a second of the key (default: 1000)")
     arguments = parser.parse_args()

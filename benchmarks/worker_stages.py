@@ -1,8 +1,8 @@
 """What a span costs the worker, stage by stage: CPU microseconds of its own process, and of the engine where one runs.
 
-    python -m benchmarks.worker_stages [--data-dir DIR] [--batches N] [--orgs N]
+    .venv/bin/python -m benchmarks.worker_stages [--data-dir DIR] [--load NAME] [--batches N] [--orgs N]
 
-Without ``--data-dir`` only the worker's own stages are measured: reading the protobuf, mapping, encoding. With the data
+Without ``--data-dir`` only the worker's own stages are measured: mapping and encoding. With the data
 directory of a running ``tracebility up --only-stores``, batches also go into its engine, stage by stage, and the table
 shows how the cost of a recompute grows with what is stored.
 """
@@ -15,25 +15,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
 
-import numpy as np
 import psutil
-from tests.harness.payload import requests
 
-from tracebility.ids import uuid7
 from tracebility.stores import clickhouse
 from tracebility.stores.queries import query
-from tracebility.wire import otlp
-from tracebility.wire.conventions import RuleTable
-from tracebility.wire.envelope import Envelope, Header
-from tracebility.wire.pricing import PriceTable
-from tracebility.worker import memory, rows
+from tracebility.wire.envelope import Envelope
+from tracebility.worker import memory
 from tracebility.worker.batch import Batch
-from tracebility.worker.columns import meter_block, span_block
-from tracebility.worker.consumer import BATCH_ROWS
-from tracebility.worker.plain_columns import map_waiting
-from tracebility.worker.runs import TRACES_A_STATEMENT
+from tracebility.worker.batch_bounds import MOST_ROWS
+from tracebility.worker.runs import TRACES_PER_STATEMENT
+
+from . import loads
+from .mapping import Feed, Mapping
 
 POOL = 40
 
@@ -52,51 +46,11 @@ class Stages:
         return result
 
 
-class Feed:
-    """Envelopes of fresh traces, spread over orgs."""
-
-    def __init__(self, orgs: int) -> None:
-        self._pool = requests(POOL)
-        self._numbers = np.random.default_rng(5)
-        self._orgs = [tuple(uuid4() for _ in range(3)) for _ in range(orgs)]
-
-    def take(self, spans: int) -> list[Envelope]:
-        made: list[Envelope] = []
-        while spans > 0:
-            request = self._pool[len(made) % POOL]
-            request.renew(self._numbers)
-            spans -= request.size
-            made.append(_envelope(bytes(request.view), request.size, *self._orgs[len(made) % len(self._orgs)]))
-        return made
-
-
-def _envelope(body: bytes, items: int, org_id: UUID, workspace_id: UUID, project_id: UUID) -> Envelope:
-    header = Header(
-        id=uuid7(),
-        org_id=org_id,
-        workspace_id=workspace_id,
-        project_id=project_id,
-        key_id="bench",
-        accepted_at_us=time.time_ns() // 1000,
-        period=time.strftime("%Y-%m"),
-        source="otlp",
-        content_type="protobuf",
-        content_encoding="identity",
-        items=items,
-        bytes=len(body),
-    )
-    return Envelope(header, body)
-
-
-def own_stages(envelopes: list[Envelope], table: RuleTable, prices: PriceTable) -> tuple[Stages, Batch, Any, Any]:
-    """Parse, map and encode one batch. Mapping includes parsing; parsing alone is measured beside it."""
+def own_stages(envelopes: list[Envelope], worker: Mapping) -> tuple[Stages, Batch, Any]:
+    """Map and encode one batch."""
     stages = Stages(sum(envelope.header.items for envelope in envelopes))
-    batch = Batch(table, prices)
-    stages.measure("parse", lambda: [otlp.decode(one.body, one.header.content_type) for one in envelopes])
-    stages.measure("parse and map", lambda: ([rows.add(batch, one) for one in envelopes], map_waiting(batch)))
-    spans = stages.measure("encode spans", lambda: span_block(batch))
-    meter = stages.measure("encode meter", lambda: meter_block(batch))
-    return stages, batch, spans, meter
+    batch = stages.measure("map", lambda: worker.map(envelopes))
+    return stages, batch, stages.measure("encode", lambda: worker.encode(batch))
 
 
 async def engine_stages(
@@ -117,8 +71,8 @@ async def engine_stages(
 
     await measure("spans", engine.insert_native(*spans))
     version = (await engine.query(query("engine_clock"))).rows[0][0]
-    for start in range(0, len(traces), TRACES_A_STATEMENT):
-        part = {"traces": traces[start : start + TRACES_A_STATEMENT], "orgs": orgs, "apart": [], "version": version}
+    for start in range(0, len(traces), TRACES_PER_STATEMENT):
+        part = {"traces": traces[start : start + TRACES_PER_STATEMENT], "orgs": orgs, "apart": [], "version": version}
         await measure("runs", engine.execute(query("recompute_runs"), part))
     await measure("meter", engine.insert_native(*meter))
 
@@ -126,23 +80,24 @@ async def engine_stages(
 async def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("--data-dir", type=Path)
+    options.add_argument("--load", default=loads.MIX, choices=loads.LOADS)
     options.add_argument("--batches", type=int, default=5)
     options.add_argument("--orgs", type=int, default=4)
     chosen = options.parse_args()
     memory.keep_freed_pages()
-    memory.look_for_circles_only_when_asked()
-    table, prices, feed = RuleTable(), PriceTable(), Feed(chosen.orgs)
+    memory.disable_automatic_gc()
+    worker, feed = Mapping(), Feed(loads.requests_of(chosen.load, POOL), chosen.orgs)
     engine = process = None
     if chosen.data_dir:
         ready = json.loads((chosen.data_dir / "ready.json").read_text())
         engine = await clickhouse.connect(ready["clickhouse_url"])
         process = psutil.Process(ready["pids"]["clickhouse"])
     for number in range(chosen.batches):
-        stages, batch, spans, meter = own_stages(feed.take(BATCH_ROWS), table, prices)
+        stages, batch, blocks = own_stages(feed.take(MOST_ROWS), worker)
         stored = 0
         if engine is not None and process is not None:
             stored = (await engine.query("SELECT count() FROM span")).rows[0][0]
-            await engine_stages(stages, batch, (spans, meter), engine, process)
+            await engine_stages(stages, batch, blocks, engine, process)
         said = "  ".join(f"{stage} {cost:.1f}" for stage, cost in stages.cpu.items())
         print(f"batch {number}: {stages.spans} spans, {stored} stored before; microseconds a span: {said}", flush=True)
     if engine is not None:

@@ -165,7 +165,7 @@ async def drain(queue: Queue, engine: clickhouse.Engine, store: redis_control.Re
     stop = asyncio.Event()
     services = WorkerServices(queue, engine, store, WorkerMetrics(Metrics()))
     async with asyncio.timeout(DRAINED_S), asyncio.TaskGroup() as both:
-        both.create_task(services.drain(stop))
+        both.create_task(services.consume(stop))
         while not stop.is_set():
             await asyncio.sleep(0.02)
             if await queue.length(stream_of(shard_of(org_id))) == 0:

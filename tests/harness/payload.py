@@ -29,7 +29,7 @@ _HEADS = (*"bcdfghjklmnprstvw", "br", "ch", "dr", "fl", "gr", "pl", "pr", "sh", 
 _HEARTS = (*"aeiou", "ai", "ea", "ee", "io", "ou")
 _TAILS = ("", "", "n", "r", "s", "t", "l", "nd", "ng", "rd", "st", "ck", "m")
 
-_SIZES = (16, 8, 8, 8, 8)  # bytes of what is renewed: trace id, span id, parent's id, start, end
+_SIZES = (16, 8, 8, 8)  # bytes of what is renewed: trace id, span id, parent's id, times
 
 CANARY_KEY = "canary"
 CANARY_CHARS = 32
@@ -114,28 +114,34 @@ class Request:
         raw = message.SerializeToString()
         body = bytearray(raw)
         self.data, self.view = np.frombuffer(body, np.uint8), memoryview(body)
-        marks: list[int] = []
+        ids_at: list[tuple[int, int, int]] = []
+        times_at: list[int] = []
+        times: list[int] = []
         for span in spans:
             start = raw.index(b"\x0a\x10" + span.trace_id + b"\x12\x08" + span.span_id)
-            at_times = raw.index(b"\x39" + span.start_time_unix_nano.to_bytes(8, "little") + b"\x41", start)
-            at_parent = raw.index(b"\x22\x08" + span.parent_span_id, start) if span.parent_span_id else -1
-            marks += [start + 2, start + 20, at_parent + 2 if at_parent >= 0 else -1, at_times + 1, at_times + 10]
-        places = np.array(marks).reshape(-1, 5)
+            at_parent = raw.index(b"\x22\x08" + span.parent_span_id, start) if span.parent_span_id else -3
+            ids_at.append((start + 2, start + 20, at_parent + 2))
+            at = raw.index(b"\x39" + span.start_time_unix_nano.to_bytes(8, "little") + b"\x41", start)
+            times_at += [at + 1, at + 10]
+            times += [span.start_time_unix_nano, span.end_time_unix_nano]
+            for event in span.events:
+                at = raw.index(b"\x09" + event.time_unix_nano.to_bytes(8, "little"), at)
+                times_at.append(at + 1)
+                times.append(event.time_unix_nano)
+        places = np.array(ids_at)
         self._children = np.flatnonzero(self.parent_of >= 0)
-        columns = (places[:, 0], places[:, 1], places[self._children, 2], places[:, 3], places[:, 4])
+        columns = (places[:, 0], places[:, 1], places[self._children, 2], np.array(times_at))
         self._where = np.concatenate([_run(starts, size) for starts, size in zip(columns, _SIZES, strict=True)])
-        order = np.array([i % SPANS_A_TRACE for i in range(self.size)], np.uint64)
-        self._starts = order * np.uint64(SPAN_MICROS * 1000)
+        self._before_ns = max(times) - np.array(times, np.uint64)  # the latest time of all becomes the present
 
     def renew(self, numbers: np.random.Generator) -> Stamp:
-        """Give every trace and span a new id and the present time."""
+        """Give every trace and span a new id, and move its times to the present."""
         traces = numbers.integers(0, 256, (self.trace_count, 16), np.uint8)
         spans = numbers.integers(1, 1 << 63, self.size, np.uint64)
         ids = spans.astype(">u8").view(np.uint8).reshape(-1, 8)
-        begin = np.uint64(time.time_ns() - SPANS_A_TRACE * SPAN_MICROS * 1000) + self._starts
         self.data[self._where] = np.concatenate([
             traces[self.trace_of].ravel(), ids.ravel(), ids[self.parent_of[self._children]].ravel(),
-            begin.view(np.uint8), (begin + np.uint64(SPAN_MICROS * 1000)).view(np.uint8),
+            (np.uint64(time.time_ns()) - self._before_ns).view(np.uint8),
         ])  # fmt: skip
         return Stamp(spans, traces.tobytes())
 
@@ -170,8 +176,8 @@ def message(prose: Prose, canary: str, spans: int, span_bytes: int, *, seed: int
         span = scope.spans.add(
             trace_id=trace_id, span_id=members[place], parent_span_id=members[parent] if parent >= 0 else b""
         )
-        span.start_time_unix_nano = 1_700_000_000_000_000_000 + number
-        span.end_time_unix_nano = span.start_time_unix_nano + 1
+        span.start_time_unix_nano = 1_700_000_000_000_000_000 + place * SPAN_MICROS * 1000
+        span.end_time_unix_nano = span.start_time_unix_nano + SPAN_MICROS * 1000
         _fill(span, operation, prose, chance, span_bytes)
         span.attributes.extend(
             _attributes({"gen_ai.conversation.id": conversation, "user.id": user, CANARY_KEY: canary})

@@ -15,7 +15,7 @@ async def append(queue: Queue, entries: Sequence[tuple[str, Mapping[str, bytes]]
 
 async def acknowledge(queue: Queue, stream: str, ids: Sequence[bytes]) -> None:
     """Acknowledge and delete entries that no ledger knows of."""
-    await queue.leave([Removal(stream, ids)])
+    await queue.remove([Removal(stream, ids)])
 
 
 async def read_pending(queue: Queue, stream: str, consumer: str, after: bytes, count: int) -> list[Entry]:

@@ -83,7 +83,7 @@ MUTANTS = (
         "entries are acknowledged before they are stored",
         "src/tracebility/worker/consumer.py",
         "        refusals = {(one.held.stream",
-        "        await self._queue.leave([Removal(held.stream, [held.entry.id]) for held in work.held])\n"
+        "        await self._queue.remove([Removal(held.stream, [held.entry.id]) for held in work.held])\n"
         "        refusals = {(one.held.stream",
         "tests/integration/worker/test_crashes.py",
     ),
@@ -322,7 +322,7 @@ MUTANTS = (
     Mutant(
         "with the control plane away legacy envelopes become nobody's",
         "src/tracebility/worker/legacy.py",
-        "            self._away_until = now + ASK_AGAIN_S\n            raise\n",
+        "            self._down_until = now + LOOKUP_RETRY_S\n            raise\n",
         "            return None\n",
         "tests/integration/worker/test_legacy.py",
     ),

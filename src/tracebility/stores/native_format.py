@@ -6,7 +6,7 @@ A block is a header and, per column, its name, type and data. Each function belo
 
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, chain, repeat
 from typing import NamedTuple, TypeAlias
 
@@ -29,6 +29,8 @@ Codes: TypeAlias = npt.NDArray[np.int64]
 # The longest varint of a length.
 MAX_VARINT_BYTES = 10
 
+EMPTY_TEXT = b"\0"  # the cell of an empty string: a length of 0
+
 
 class Column(NamedTuple):
     """An encoded column: the prefix that its type requires, then the values."""
@@ -50,8 +52,13 @@ def varint(number: int) -> bytes:
 
 def text(said: str) -> bytes:
     """Encode a string: the length of its UTF-8, then the UTF-8."""
-    encoded = said.encode("utf-8", "replace")
-    return varint(len(encoded)) + encoded
+    return cell(said.encode("utf-8", "replace"))
+
+
+def cell(encoded: bytes) -> bytes:
+    """The cell of a string that is UTF-8 already."""
+    length = len(encoded)
+    return (_VARINTS[length] if length < _PRECOMPUTED_LENGTHS else varint(length)) + encoded
 
 
 def read_text(cell: bytes) -> str:
@@ -125,18 +132,34 @@ def uuids(values: bytes) -> Pieces:
     return [halves.tobytes()]
 
 
-def arrays_of_strings(flat: Sequence[str], counts: Iterable[int]) -> Pieces:
-    """Encode ``Array(String)``. ``flat``: the elements of all rows in order; ``counts``: elements per row."""
-    return [_offsets(counts), *strings(flat)]
+def arrays_of_strings(rows: Sequence[Sequence[str]]) -> Pieces:
+    """``Array(String)``."""
+    return [_offsets(map(len, rows)), *strings(list(chain.from_iterable(rows)))]
 
 
-def maps(keys: Sequence[str], values: Sequence[str], counts: Iterable[int]) -> Pieces:
-    """Encode ``Map(LowCardinality(String), String)`` from the keys and values of all rows, and the entries per row."""
-    return [_LOW_CARDINALITY_VERSION, _offsets(counts), *_dictionary(keys), *strings(values)]
+def arrays_of_cells(rows: Sequence[Sequence[bytes]]) -> Pieces:
+    """As ``arrays_of_strings``, of cells."""
+    return [_offsets(map(len, rows)), *chain.from_iterable(rows)]
+
+
+def maps(rows: Sequence[Mapping[str, str]]) -> Pieces:
+    """``Map(LowCardinality(String), String)``."""
+    keys = list(chain.from_iterable(rows))
+    values = list(chain.from_iterable(row.values() for row in rows))
+    return [_LOW_CARDINALITY_VERSION, _offsets(map(len, rows)), *_dictionary(keys), *strings(values)]
+
+
+def maps_of_cells(rows: Sequence[Mapping[bytes, bytes]]) -> Pieces:
+    """As ``maps``, of cells."""
+    numbers: dict[bytes, int] = {}
+    codes = [numbers.setdefault(key, len(numbers)) for key in chain.from_iterable(rows)]
+    counts = np.fromiter(map(len, rows), np.int64, len(rows))
+    values = list(chain.from_iterable(row.values() for row in rows))
+    return maps_codes(np.array(codes, np.int64), list(numbers), values, counts)
 
 
 def maps_codes(codes: Codes, keys: Sequence[bytes], values: Pieces, counts: Codes) -> Pieces:
-    """Like ``maps``, with keys given as indexes into the cells ``keys``, and values as cells."""
+    """As ``maps``, of all rows in order: keys are numbers of the cells ``keys``, values are cells."""
     offsets = np.cumsum(counts).astype("<u8").tobytes()
     return [_LOW_CARDINALITY_VERSION, offsets, *_dictionary_codes(codes, keys), *values]
 

@@ -1,9 +1,9 @@
-"""Scoped access to ClickHouse and the queue: the only access that request code has, limited to one tenant.
+"""Scoped access to ClickHouse and the queue, the only access that request code has.
 
-Each ClickHouse request is read-only and names its tenant; row policies on every tenant table filter the rows. A request
-without a tenant sees no rows. The filters in the queries themselves only select rows and index ranges: without them
-(tests/isolation removes them) an answer still contains no other tenant's rows. The queue has no row policies, so this
-module passes the scope's org with every call.
+Each query is read-only and names its tenant to ClickHouse, where row policies on every tenant table filter the rows.
+The filters in the queries themselves only select the rows of a page and use the index: without them (tests/isolation
+removes them) an answer still has no other tenant's row. A query that names no tenant sees no rows. The queue has no
+row policies: this module passes the scope's org to it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,15 +24,15 @@ from tracebility.tenant.context import TenantContext
 # The setting with which the row policies compare org_id.
 TENANT_SETTING = "SQL_tracebility_org"
 
-# Sent with every request. Both query caches are off, because their keys do not include the tenant.
+# Sent with every query. ClickHouse's caches of results and matching granules are not keyed by tenant, so both are off.
 REQUEST_SETTINGS: Mapping[str, str] = {
     "readonly": "1",
     "use_query_cache": "0",
     "use_query_condition_cache": "0",
 }
-# Bounds on the memory of one answer, by query. `break` truncates a run's spans at a block boundary (hence the small
-# blocks); `throw` fails the other queries. A page of 200 runs with texts of maximum length is 10 MB in ASCII, at most
-# 40 MB.
+# Bounds of the memory that one answer takes here, by query. Past its bound, the result of `read_run_spans` is cut
+# between two blocks, so blocks are small; every other query fails. A page of 200 runs whose texts all have the largest
+# length of the query is 10 MB in ASCII and 40 MB at most.
 ANSWER_BOUNDS: Mapping[str, Mapping[str, str]] = {
     "read_run_spans": {
         "max_result_bytes": str(256 << 20),
@@ -43,7 +43,7 @@ ANSWER_BOUNDS: Mapping[str, Mapping[str, str]] = {
     "read_runs_versions": {"max_result_bytes": str(16 << 20), "result_overflow_mode": "throw"},
     "read_run": {"max_result_bytes": str(64 << 20), "result_overflow_mode": "throw"},
 }
-ANSWER_WAIT_S = 15.0  # answers normally take milliseconds
+ANSWER_WAIT_S = 15.0  # answers take milliseconds; people do not wait longer for a page
 
 ReadQuery = Literal["read_runs_newest", "read_runs_versions", "read_run", "read_run_spans"]
 OrgQuery = Literal[
@@ -51,7 +51,7 @@ OrgQuery = Literal[
 ]
 READ_QUERIES: frozenset[str] = frozenset(get_args(ReadQuery))
 
-# A query result: column name -> values in row order.
+# A result by column: the values of each column, in the order of the rows.
 Columns = Mapping[str, Sequence[Any]]
 
 _log = structlog.get_logger()
@@ -60,7 +60,7 @@ _SEAL: Final = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantScope:
-    """Permission to read one project's rows. Only `tracebility.api.scope.resolve_project_scope` creates it."""
+    """Permission to read the rows of one project, by one key. Only `api.scope.resolve_project_scope` makes one."""
 
     org_id: OrgId
     workspace_id: WorkspaceId
@@ -70,11 +70,11 @@ class TenantScope:
 
     def __post_init__(self, seal: object) -> None:
         if seal is not _SEAL:
-            raise TypeError("only resolve_project_scope may create a TenantScope, after it has checked the key")
+            raise TypeError("a TenantScope is made by resolve_project_scope, which checks the key")
 
 
 def sealed_scope(context: TenantContext, workspace_id: WorkspaceId, project_id: ProjectId) -> TenantScope:
-    """Create the scope of a project. The caller must have checked that the project belongs to the context's org."""
+    """The scope of a project. The caller has checked that the project belongs to the context's org."""
     return TenantScope(
         org_id=context.org_id,
         workspace_id=workspace_id,
@@ -86,46 +86,46 @@ def sealed_scope(context: TenantContext, workspace_id: WorkspaceId, project_id: 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrgScope:
-    """Permission to read one org's ledger and audit log. Only `tracebility.api.scope` creates it."""
+    """Permission to read the ledger and the audit log of one org. Only `tracebility.api.scope` makes one."""
 
     org_id: OrgId
     seal: InitVar[object]
 
     def __post_init__(self, seal: object) -> None:
         if seal is not _SEAL:
-            raise TypeError("only tracebility.api.scope may create an OrgScope, after it has checked the key")
+            raise TypeError("an OrgScope is made by tracebility.api.scope, which checks the key")
 
 
 def sealed_org_scope(org_id: OrgId) -> OrgScope:
-    """Create the scope of an org. The caller must have checked that the requester may read it."""
+    """The scope of an org. The caller has checked that the key may read it."""
     return OrgScope(org_id=org_id, seal=_SEAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallationScope:
-    """Permission to read all orgs, for operators. Only `tracebility.api.scope` creates it."""
+    """Permission to read all orgs. Only `tracebility.api.scope` makes one."""
 
     seal: InitVar[object]
 
     def __post_init__(self, seal: object) -> None:
         if seal is not _SEAL:
-            raise TypeError("only tracebility.api.scope may create an InstallationScope, after it has checked the key")
+            raise TypeError("an InstallationScope is made by tracebility.api.scope, which checks the key")
 
 
 def sealed_installation_scope() -> InstallationScope:
-    """Create the scope of the installation. The caller must have checked that the requester is an operator."""
+    """The scope of the whole installation. The caller has checked that the key is an operator's."""
     return InstallationScope(seal=_SEAL)
 
 
 class OrgClickHouse:
-    """Runs named queries within an org's scope."""
+    """Named queries about one org."""
 
     def __init__(self, engine: clickhouse.Engine, scope: OrgScope) -> None:
         self._engine = engine
         self.scope = scope
 
     async def rows(self, name: OrgQuery, **parameters: object) -> list[dict[str, Any]]:
-        """Return the rows of the named query. ``{org}`` is always the scope's org.
+        """The rows of the query ``name`` of ``stores/sql``, by column. ``{org}`` is always the scope's.
 
         Raises:
             AnswerTooLarge, StoreUnavailable: as `ScopedClickHouse.rows`.
@@ -134,23 +134,25 @@ class OrgClickHouse:
 
 
 class ScopedClickHouse:
-    """Runs named queries within a tenant's scope."""
+    """Named queries about one project."""
 
     def __init__(self, engine: clickhouse.Engine, scope: TenantScope) -> None:
         self._engine = engine
         self.scope = scope
 
     async def rows(self, name: ReadQuery, **parameters: object) -> list[dict[str, Any]]:
-        """Return the rows of the named query. ``{org}`` and ``{project}`` are always the scope's.
+        """The rows of the query ``name`` of ``stores/sql``, by column.
+
+        ``{org}`` and ``{project}`` are always the scope's; ``parameters`` cannot replace them.
 
         Raises:
-            AnswerTooLarge: when the result exceeds the bounds of an answer or the engine's memory limit for a query.
-            StoreUnavailable: when the engine is unavailable, busy, or not migrated yet.
+            AnswerTooLarge: when the result exceeds the bound of the query, or of ClickHouse's memory for one query.
+            StoreUnavailable: when ClickHouse is unavailable, busy, or not migrated yet.
         """
         return (await self._result(name, parameters)).dicts()
 
     async def columns(self, name: ReadQuery, **parameters: object) -> Columns:
-        """Like `rows`, but as columns, which is cheaper for many rows. Empty when there are no rows."""
+        """As `rows`, but by column, for results with many rows. A result without rows has no columns."""
         result = await self._result(name, parameters)
         return dict(zip(result.columns, zip(*result.rows, strict=True), strict=True)) if result.rows else {}
 
@@ -181,22 +183,22 @@ async def _found(
 
 
 class ScopedEngine:
-    """ClickHouse for services that answer requests: it offers a ping, and queries within a scope."""
+    """ClickHouse as request code holds it: every query needs a scope."""
 
     def __init__(self, engine: clickhouse.Engine) -> None:
         self.__engine = engine
 
     def within(self, scope: TenantScope) -> ScopedClickHouse:
-        """Return query access within ``scope``.
+        """Queries about the project of ``scope``.
 
         Raises:
-            TypeError: when ``scope`` is not a `TenantScope`; ids give no access.
+            TypeError: for anything but a scope. Ids are not enough.
         """
         _must_be(scope, TenantScope)
         return ScopedClickHouse(self.__engine, scope)
 
     def within_org(self, scope: OrgScope) -> OrgClickHouse:
-        """Return query access within an org's scope.
+        """Queries about the org of ``scope``.
 
         Raises:
             TypeError: when ``scope`` is not an `OrgScope`.
@@ -210,7 +212,7 @@ class ScopedEngine:
         return int(readonly) == 0
 
     async def ping(self) -> None:
-        """Return once the engine answers.
+        """Return when ClickHouse answers.
 
         Raises:
             StoreUnavailable: when it does not.
@@ -223,7 +225,7 @@ class ScopedEngine:
 
 
 class AllShards:
-    """Counts of entries per shard and org, for operators. Gives no access to the entries."""
+    """Counts of entries by shard and org, without their content."""
 
     def __init__(self, queue: Queue) -> None:
         self.__queue = queue
@@ -242,13 +244,13 @@ class AllShards:
 
 
 class ScopedQueue:
-    """The queue for services that answer requests: counts of one org, or of all orgs for operators."""
+    """The queue as request code holds it: counts of one org, or for operators of all orgs."""
 
     def __init__(self, queue: Queue) -> None:
         self.__queue = queue
 
     def within_org(self, scope: OrgScope) -> OrgQueue:
-        """Return the Redis part of an org's ledger.
+        """The queue's part of an org's ledger.
 
         Raises:
             TypeError: when ``scope`` is not an `OrgScope`.
@@ -293,7 +295,7 @@ async def connect_scoped_queue(url: str, variable: str) -> ScopedQueue:
 
 
 async def connect(url: str, variable: str = clickhouse.VARIABLE) -> ScopedEngine:
-    """Connect to the engine at ``url``, the value of ``variable``, whose user should be read-only.
+    """Connect to ClickHouse at ``url``, the value of ``variable``. The URL should name a user that may only read.
 
     Raises:
         ConfigurationError: when nothing answers, or the user, password or database is refused.
@@ -302,8 +304,8 @@ async def connect(url: str, variable: str = clickhouse.VARIABLE) -> ScopedEngine
 
 
 def _exceeded_query_memory(unavailable: StoreUnavailable) -> bool:
-    """Whether the query exceeded its own memory limit, which a retry would do again. Exceeding the server's total
-    memory is temporary.
+    """Whether the query exceeded the memory of one query, which it will again. When ClickHouse's total memory is
+    exhausted, the cause is other queries, and a retry helps.
     """
     code = getattr(unavailable.__cause__, "code", None)
     return code == _MEMORY_LIMIT_EXCEEDED and _MEMORY_OF_ALL not in unavailable.detail
@@ -311,13 +313,13 @@ def _exceeded_query_memory(unavailable: StoreUnavailable) -> bool:
 
 def _too_large() -> AnswerTooLarge:
     return AnswerTooLarge(
-        "The result is larger than one response may be.",
-        hint="Request less: a smaller limit, or a smaller run. Retrying the same request does not help.",
+        "The result is larger than one answer may be.",
+        hint="Ask for less: a smaller limit, or a smaller run. Retrying does not help.",
     )
 
 
 _MEMORY_LIMIT_EXCEEDED = 241
-_MEMORY_OF_ALL = "(total)"  # part of the engine's message when the server's total memory is exhausted
+_MEMORY_OF_ALL = "(total)"  # in the message when the total memory is exhausted
 _RESULT_TOO_LARGE = 396  # TOO_MANY_ROWS_OR_BYTES
 _NOT_MIGRATED = frozenset(
     {

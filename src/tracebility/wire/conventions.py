@@ -6,7 +6,7 @@ that name. What a better source already filled, or what cannot be read as the sl
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum, auto
 from typing import Any, NamedTuple, TypeAlias
 
@@ -221,10 +221,20 @@ def read_seconds(value: Any) -> int | None:
 
 
 def read_strings(value: Any) -> list[str] | None:
-    """A list of texts; a single text is a list of one."""
+    """A list of texts, or JSON that spells one; any other text is a list of one."""
     if type(value) is str:
-        return [value] if value else None
+        listed = _json_list(value) if value.lstrip()[:1] == "[" else None
+        if listed is None:
+            return [value] if value else None
+        value = listed
     return [as_text(part) for part in value] if type(value) is list and value else None
+
+
+def _json_list(text: str) -> list[Any] | None:
+    try:
+        return msgspec.json.decode(text, type=list)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
 
 
 def read_object(value: Any) -> dict[str, str] | None:
@@ -322,25 +332,39 @@ class RuleTable(dict[str, Rule | None]):
         return self._lists[prefix]._replace(path=tuple(path))
 
 
-def assemble(parts: list[tuple[tuple[int | str, ...], Any]]) -> list[Any]:
-    """The list that indexed attributes spell. Where two parts contradict each other in shape, the later one yields."""
+def assemble(parts: Sequence[tuple[tuple[int | str, ...], Any]]) -> tuple[list[Any], list[int]]:
+    """The list that indexed attributes spell, and the positions of parts that have no place in it.
+
+    A part has none where an earlier one put a value at its path, or above it, or values below it.
+    """
     root: dict[int | str, Any] = {}
-    for path, value in parts:
+    unplaced: list[int] = []
+    for position, (path, value) in enumerate(parts):
         node = root
         for step in path[:-1]:
             below = node.setdefault(step, {})
             if type(below) is not dict:
+                unplaced.append(position)
                 break
             node = below
         else:
-            node.setdefault(path[-1], value)
+            if path[-1] in node:
+                unplaced.append(position)
+            else:
+                node[path[-1]] = _Leaf(value)
     shaped = _shaped(root)
-    return shaped if type(shaped) is list else [shaped]
+    return (shaped if type(shaped) is list else [shaped]), unplaced
+
+
+class _Leaf(NamedTuple):
+    """A value in the tree of `assemble`, where a plain dict is a list or an object."""
+
+    value: Any
 
 
 def _shaped(node: dict[int | str, Any]) -> Any:
     """``node`` with dicts that only have indexes turned into lists, gaps closed."""
-    members = {key: _shaped(value) if type(value) is dict else value for key, value in node.items()}
+    members = {key: _shaped(value) if type(value) is dict else value.value for key, value in node.items()}
     if all(type(key) is int for key in members):
         return [members[key] for key in sorted(members)]
     return {str(key): value for key, value in members.items()}

@@ -44,7 +44,7 @@ ITEM_BYTES = 10 << 20
 ATTRIBUTES = 10_000
 
 # A resource and a scope, which travel with each part of a request that is split.
-AROUND_BYTES = 256 << 10
+RESOURCE_SCOPE_BYTES = 256 << 10
 
 # Nested arrays and objects in JSON. Deeper ones exhaust the stack of some reader on the way.
 JSON_DEPTH = 128

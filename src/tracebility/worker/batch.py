@@ -1,4 +1,4 @@
-"""The batch under way: rows of spans gathered from envelopes, one envelope at a time, all of its spans or none."""
+"""The batch under way: rows of `span` from envelopes, of each envelope all spans or none."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,84 +7,19 @@ from itertools import chain
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Header
 from tracebility.wire.pricing import PriceTable
+from tracebility.worker.span_reader import AttributeNames, ResourceScope
 
 
-class Row(NamedTuple):
-    """A span, but for what its envelope and its resource say. Counts tell how much of the batch's flat lists is its."""
-
-    trace_id: str
-    span_id: str
-    parent_span_id: str
-    name: str
-    kind: str
-    otel_kind: str
-    start_ns: int
-    end_ns: int | None
-    status: str
-    status_message: str
-    error_type: str
-    model: str
-    request_model: str
-    provider: str
-    input_tokens: int
-    output_tokens: int
-    total_tokens: int
-    cache_read_tokens: int
-    cache_write_tokens: int
-    reasoning_tokens: int
-    cost: int | None  # nanodollars
-    cost_source: str
-    time_to_first_token_ns: int
-    inputs: str
-    outputs: str
-    session_id: str
-    user_id: str
-    tags: int
-    metadata: int
-    attributes: int
-    scope_name: str
-    scope_version: str
-    environment: str
-    events: str
-    links: str
-    event_id: bytes
-    size: int  # bytes as received
-
-
-class Resource(NamedTuple):
-    """What a process says about itself, for ``rows`` spans in a row."""
-
-    keys: tuple[str, ...]
-    values: tuple[str, ...]
-    rows: int
-
-
-class Around(NamedTuple):
-    """What the resource and the scope say of their spans. ``is_plain``: in few enough words for `plain_columns`."""
-
-    keys: tuple[str, ...]
-    values: tuple[str, ...]
-    environment: str
-    session_id: str
-    user_id: str
-    scope_name: str
-    scope_version: str
-    is_plain: bool
-    chars: int
-
-
-class Waiting(NamedTuple):
-    """An envelope whose spans are to be mapped with others': where they lie in the body, and their positions in it."""
+class Pending(NamedTuple):
+    """An envelope whose spans wait to be mapped with others': where they lie in the body, and whose they are."""
 
     header: Header
     body: bytes
     starts: list[int]
     ends: list[int]
-    positions: list[int]
-    around: list[tuple[Around, int]]  # of so many spans each
+    owners: list[tuple[ResourceScope, int]]  # resource and scope, and how many spans in a row have it
 
 
 class Chunk(NamedTuple):
@@ -99,36 +34,39 @@ class Chunk(NamedTuple):
 
 
 class Batch:
-    """Rows of whole envelopes: lists that grow together, chunks of spans, and what waits to become one."""
+    """Rows of whole envelopes: chunks of OTLP spans, rows of native runs, and spans that wait to become a chunk."""
 
-    def __init__(self, table: RuleTable, prices: PriceTable) -> None:
-        self.table = table
+    def __init__(self, names: AttributeNames, prices: PriceTable) -> None:
+        self.names = names
         self.prices = prices
-        self.rows: list[tuple[Any, ...]] = []  # in the order of `Row`
-        self.attribute_keys: list[str] = []
-        self.attribute_values: list[str] = []
-        self.metadata_keys: list[str] = []
-        self.metadata_values: list[str] = []
-        self.tags: list[str] = []
-        self.resources: list[Resource] = []
-        self.envelopes: list[tuple[Header, int]] = []
+        self.runs: list[dict[str, Any]] = []  # rows of native runs, by name of the column
+        self.sizes: list[int] = []  # of them, in bytes as received
+        self.envelopes: list[tuple[Header, int]] = []  # of native runs
         self.bytes = 0  # of the bodies, inflated
-        self.waiting: list[Waiting] = []
+        self.pending_spans = self.pending_bytes = 0
         self.chunks: list[Chunk] = []
         self.refused: list[tuple[UUID, Exception]] = []  # envelopes that could not be mapped after they had waited
-        self.arounds: dict[tuple[bytes, bytes], Around] = {}
-
-    @property
-    def waiting_spans(self) -> int:
-        """How many spans are not mapped yet."""
-        return sum(len(one.starts) for one in self.waiting)
+        self.owners: dict[tuple[bytes, bytes], ResourceScope] = {}
+        self._pending: list[Pending] = []
 
     def __len__(self) -> int:
-        return len(self.rows) + self.waiting_spans + sum(chunk.rows for chunk in self.chunks)
+        return len(self.runs) + self.pending_spans + sum(chunk.rows for chunk in self.chunks)
+
+    def add_pending(self, pending: Pending) -> None:
+        """Have spans wait."""
+        self._pending.append(pending)
+        self.pending_spans += len(pending.starts)
+        self.pending_bytes += len(pending.body)
+
+    def take_pending(self) -> list[Pending]:
+        """What waits, which waits no longer."""
+        pending, self._pending = self._pending, []
+        self.pending_spans = self.pending_bytes = 0
+        return pending
 
     def traces(self) -> list[str]:
         """The ids of the traces that the rows belong to."""
-        return sorted({row[0] for row in self.rows}.union(*(chunk.traces for chunk in self.chunks)))
+        return sorted({run["trace_id"] for run in self.runs}.union(*(chunk.traces for chunk in self.chunks)))
 
     def orgs(self) -> list[str]:
         """The ids of the organisations that the rows belong to."""
@@ -138,25 +76,16 @@ class Batch:
     @contextmanager
     def whole(self) -> Iterator[None]:
         """Keep what is added inside, or nothing of it when that raises."""
-        lists: tuple[list[Any], ...] = (
-            self.rows,
-            self.attribute_keys,
-            self.attribute_values,
-            self.metadata_keys,
-            self.metadata_values,
-            self.tags,
-            self.resources,
-            self.envelopes,
-            self.waiting,
-            self.chunks,
-            self.refused,
-        )
+        lists: tuple[list[Any], ...] = (self.runs, self.sizes, self.envelopes)
         lengths = [len(one) for one in lists]
+        pending, spans, size = len(self._pending), self.pending_spans, self.pending_bytes
         try:
             yield
         except BaseException:
             for one, length in zip(lists, lengths, strict=True):
                 del one[length:]
+            del self._pending[pending:]
+            self.pending_spans, self.pending_bytes = spans, size
             raise
 
 

@@ -3,12 +3,31 @@
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, repeat
 from typing import Any, NamedTuple, TypeAlias
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
 
 from tracebility.stores import native_format as native
 from tracebility.stores.native_format import Column
 from tracebility.wire.envelope import Header
-from tracebility.worker.batch import Batch, Row
-from tracebility.worker.previews import previews
+from tracebility.wire.span_columns import (
+    COUNT,
+    DOLLARS,
+    LABEL,
+    MAP,
+    MICROS,
+    NANOS,
+    NULLABLE_NANOS,
+    SPAN_COLUMNS,
+    TEXT,
+    TEXTS,
+)
+from tracebility.worker.batch import Batch
+from tracebility.worker.previews import Order, previews
+
+Flags: TypeAlias = npt.NDArray[np.bool_]
+Numbers: TypeAlias = npt.NDArray[np.int64]
 
 # Envelopes, and how many rows each has.
 Headers: TypeAlias = Sequence[tuple[Header, int]]
@@ -16,76 +35,22 @@ Headers: TypeAlias = Sequence[tuple[Header, int]]
 SPANS_METER = "spans"
 BYTES_METER = "bytes"
 
-_TEXT = "String"
-_LABEL = "LowCardinality(String)"
-_COUNT = "UInt64"
-_NANOS = "DateTime64(9, 'UTC')"
-_MICROS = "DateTime64(6, 'UTC')"
-_MAP = "Map(LowCardinality(String), String)"
+# A copy of a span that has less than another never replaces it, whatever the order in which they came. The version is
+# the accept in microseconds, which needs 51 bits until 2041; an end, outputs and usage count for more than any accept.
+_WITH_END, _WITH_OUTPUT, _WITH_USAGE = 1 << 54, 1 << 53, 1 << 52
 
 _ENCODERS: dict[str, Callable[[Sequence[Any]], native.Pieces]] = {
-    _TEXT: native.strings,
-    _LABEL: native.low_cardinality,
-    _COUNT: native.unsigned,
-    _NANOS: native.signed,
-    f"Nullable({_NANOS})": native.nullable_signed,
-    "Nullable(Decimal(18, 9))": native.nullable_signed,
+    TEXT: native.strings,
+    LABEL: native.low_cardinality,
+    COUNT: native.unsigned,
+    NANOS: native.signed,
+    NULLABLE_NANOS: native.nullable_signed,
+    DOLLARS: native.nullable_signed,
+    TEXTS: native.arrays_of_strings,
+    MAP: native.maps,
 }
-
-# Columns of `span` that are one value of a `Row`, by the field's name.
-_OF_A_FIELD: tuple[tuple[str, str, str], ...] = (
-    ("trace_id", _TEXT, "trace_id"),
-    ("span_id", _TEXT, "span_id"),
-    ("parent_span_id", _TEXT, "parent_span_id"),
-    ("name", _LABEL, "name"),
-    ("kind", _LABEL, "kind"),
-    ("otel_kind", _LABEL, "otel_kind"),
-    ("start_time", _NANOS, "start_ns"),
-    ("end_time", f"Nullable({_NANOS})", "end_ns"),
-    ("status", _LABEL, "status"),
-    ("status_message", _TEXT, "status_message"),
-    ("error_type", _LABEL, "error_type"),
-    ("model", _LABEL, "model"),
-    ("request_model", _LABEL, "request_model"),
-    ("provider", _LABEL, "provider"),
-    ("input_tokens", _COUNT, "input_tokens"),
-    ("output_tokens", _COUNT, "output_tokens"),
-    ("total_tokens", _COUNT, "total_tokens"),
-    ("cache_read_tokens", _COUNT, "cache_read_tokens"),
-    ("cache_write_tokens", _COUNT, "cache_write_tokens"),
-    ("reasoning_tokens", _COUNT, "reasoning_tokens"),
-    ("cost", "Nullable(Decimal(18, 9))", "cost"),
-    ("cost_source", _LABEL, "cost_source"),
-    ("time_to_first_token_ns", _COUNT, "time_to_first_token_ns"),
-    ("inputs", _TEXT, "inputs"),
-    ("outputs", _TEXT, "outputs"),
-    ("session_id", _TEXT, "session_id"),
-    ("user_id", _TEXT, "user_id"),
-    ("scope_name", _LABEL, "scope_name"),
-    ("scope_version", _LABEL, "scope_version"),
-    ("environment", _LABEL, "environment"),
-    ("events", _TEXT, "events"),
-    ("links", _TEXT, "links"),
-)
-# Columns of `span` as they are sent.
-SPAN_COLUMNS: tuple[tuple[str, str], ...] = (
-    ("org_id", "UUID"),
-    ("workspace_id", "UUID"),
-    ("project_id", "UUID"),
-    *((name, kind) for name, kind, _ in _OF_A_FIELD),
-    ("input_preview", _TEXT),
-    ("output_preview", _TEXT),
-    ("tags", "Array(String)"),
-    ("metadata", _MAP),
-    ("attributes", _MAP),
-    ("resource", _MAP),
-    ("source", _LABEL),
-    ("event_id", "UUID"),
-    ("envelope_id", "UUID"),
-    ("accepted_at", _MICROS),
-    ("version", _COUNT),
-)
-_POSITIONS = {field: position for position, field in enumerate(Row._fields)}
+# What a row holds where a source says nothing.
+_NOTHING: dict[str, Any] = {TEXT: "", LABEL: "", COUNT: 0, NULLABLE_NANOS: None, DOLLARS: None, TEXTS: (), MAP: {}}
 
 
 class Block(NamedTuple):
@@ -103,60 +68,78 @@ MAX_VERSION = (1 << 63) - 1
 def span_block(batch: Batch) -> Block:
     """The batch's rows for ``span``. A statement's data may be several blocks; the engine makes one part of them."""
     blocks = [chunk.block for chunk in batch.chunks]
-    if batch.rows:
-        blocks.append(_rows_block(batch))
-    rows = len(batch.rows) + sum(chunk.rows for chunk in batch.chunks)
-    return Block("span", tuple(name for name, _ in SPAN_COLUMNS), rows, b"".join(blocks))
+    if batch.runs:
+        blocks.append(_runs_block(batch))
+    rows = len(batch.runs) + sum(chunk.rows for chunk in batch.chunks)
+    return Block("span", tuple(column.name for column in SPAN_COLUMNS), rows, b"".join(blocks))
 
 
-def block_of(data: Mapping[str, native.Pieces], headers: Headers, event_ids: bytes) -> bytes:
-    """A block of ``span``: ``data`` by column, and what the envelopes say, so many rows each."""
-    accepted = _accepted(headers)
+def completeness(has_end: Flags, has_output: Flags, has_usage: Flags) -> Numbers:
+    """What is added to the versions of copies that have an end, outputs or usage."""
+    added: Numbers = has_end * _WITH_END + has_output * _WITH_OUTPUT + has_usage * _WITH_USAGE
+    return added
+
+
+def block_of(data: Mapping[str, native.Pieces], headers: Headers, event_ids: bytes, complete: Numbers) -> bytes:
+    """A block of ``span``: ``data`` by column, and what the envelopes say, so many rows each.
+
+    ``complete`` is each row's `completeness`: among copies that say equally much the newest accept wins.
+    """
+    accepted = np.array(_per_envelope(headers, lambda header: header.accepted_at_us), np.int64)
     said = {
         **data,
         **_tenants(headers),
         "source": native.low_cardinality(_per_envelope(headers, lambda header: header.source)),
         "event_id": native.uuids(event_ids),
         "envelope_id": native.uuids(b"".join(header.id.bytes * rows for header, rows in headers)),
-        "accepted_at": accepted,
-        "version": accepted,
+        "accepted_at": [accepted.astype("<i8").tobytes()],
+        "version": [(accepted + complete).astype("<i8").tobytes()],
     }
-    columns = [Column(name, kind, said[name]) for name, kind in SPAN_COLUMNS]
+    columns = [Column(column.name, column.type, said[column.name]) for column in SPAN_COLUMNS]
     return native.block(columns, sum(rows for _, rows in headers))
 
 
 def meter_block(batch: Batch) -> Block:
     """The batch's rows for ``billing_meter``: a count of one and a count of bytes for each span."""
     headers = [*batch.envelopes, *chain.from_iterable(chunk.headers for chunk in batch.chunks)]
-    at_id, at_size = _POSITIONS["event_id"], _POSITIONS["size"]
-    ids = b"".join([*(row[at_id] for row in batch.rows), *(chunk.event_ids for chunk in batch.chunks)])
-    sizes = [*(row[at_size] for row in batch.rows), *chain.from_iterable(chunk.sizes for chunk in batch.chunks)]
+    ids = b"".join([*(run["event_id"] for run in batch.runs), *(chunk.event_ids for chunk in batch.chunks)])
+    sizes = [*batch.sizes, *chain.from_iterable(chunk.sizes for chunk in batch.chunks)]
     rows = len(sizes)
     columns = [Column(name, "UUID", data * 2) for name, data in _tenants(headers).items()]
     columns += (
-        Column("period", _LABEL, native.low_cardinality(_per_envelope(headers, lambda header: header.period) * 2)),
-        Column("meter", _LABEL, native.low_cardinality([SPANS_METER] * rows + [BYTES_METER] * rows)),
+        Column("period", LABEL, native.low_cardinality(_per_envelope(headers, lambda header: header.period) * 2)),
+        Column("meter", LABEL, native.low_cardinality([SPANS_METER] * rows + [BYTES_METER] * rows)),
         Column("event_id", "UUID", native.uuids(ids * 2)),
-        Column("qty", _COUNT, native.unsigned(chain(repeat(1, rows), sizes))),
-        Column("accepted_at", _MICROS, _accepted(headers) * 2),
-        Column("version", _COUNT, _first_accepted_wins(headers) * 2),
+        Column("qty", COUNT, native.unsigned(chain(repeat(1, rows), sizes))),
+        Column("accepted_at", MICROS, native.signed(_per_envelope(headers, lambda header: header.accepted_at_us) * 2)),
+        Column("version", COUNT, _first_accepted_wins(headers) * 2),
     )
     return Block("billing_meter", tuple(column.name for column in columns), 2 * rows, native.block(columns, 2 * rows))
 
 
-def _rows_block(batch: Batch) -> bytes:
-    values = tuple(zip(*batch.rows, strict=True))
-    by_field = {field: values[position] for field, position in _POSITIONS.items()}
-    inputs, outputs = previews(batch)
-    data = {name: _ENCODERS[kind](by_field[field]) for name, kind, field in _OF_A_FIELD} | {
-        "input_preview": native.strings(inputs),
-        "output_preview": native.strings(outputs),
-        "tags": native.arrays_of_strings(batch.tags, by_field["tags"]),
-        "metadata": native.maps(batch.metadata_keys, batch.metadata_values, by_field["metadata"]),
-        "attributes": native.maps(batch.attribute_keys, batch.attribute_values, by_field["attributes"]),
-        "resource": native.repeated_maps(batch.resources),
-    }
-    return block_of(data, batch.envelopes, b"".join(by_field["event_id"]))
+def _runs_block(batch: Batch) -> bytes:
+    runs = batch.runs
+    texts: dict[str, native.Pieces] = {name: [native.text(run[name]) for run in runs] for name in ("inputs", "outputs")}
+    traces: dict[tuple[UUID, str], int] = {}
+    projects = _per_envelope(batch.envelopes, lambda header: header.project_id)
+    keys = zip(projects, [run["trace_id"] for run in runs], strict=True)
+    ends = np.array([run["end_time"] or 0 for run in runs], np.int64)
+    order = Order(
+        np.array([traces.setdefault(key, len(traces)) for key in keys]),
+        np.array([run["parent_span_id"] != "" for run in runs]),
+        np.array([run["start_time"] for run in runs], np.int64),
+        ends,
+    )
+    inputs, outputs = previews(order, texts["inputs"], texts["outputs"])
+    data: dict[str, native.Pieces] = texts | {"input_preview": inputs, "output_preview": outputs}
+    for column in SPAN_COLUMNS:
+        if (column.name not in data and column.type in _NOTHING) or column.type == NANOS:
+            nothing = _NOTHING.get(column.type)
+            data[column.name] = _ENCODERS[column.type]([run.get(column.name, nothing) for run in runs])
+    has_output = np.array([run["outputs"] != "" for run in runs])
+    has_usage = np.array([run["total_tokens"] > 0 or run["cost"] is not None for run in runs])
+    complete = completeness(ends > 0, has_output, has_usage)
+    return block_of(data, batch.envelopes, b"".join(run["event_id"] for run in runs), complete)
 
 
 def _tenants(headers: Headers) -> dict[str, native.Pieces]:
@@ -164,11 +147,6 @@ def _tenants(headers: Headers) -> dict[str, native.Pieces]:
         name: native.uuids(b"".join(getattr(header, name).bytes * rows for header, rows in headers))
         for name in ("org_id", "workspace_id", "project_id")
     }
-
-
-def _accepted(headers: Headers) -> native.Pieces:
-    """What was stamped at accept. It is the rows' version too: the newest accept of a span wins."""
-    return native.signed(_per_envelope(headers, lambda header: header.accepted_at_us))
 
 
 def _first_accepted_wins(headers: Headers) -> native.Pieces:

@@ -5,46 +5,67 @@ span that is in the whole trace, it is so among those of its own batch too; so o
 and it does not matter how a trace was cut into batches.
 """
 
-from uuid import UUID
+from typing import Any, NamedTuple
 
-from tracebility.worker.batch import Batch, Row
+import numpy as np
+import numpy.typing as npt
 
-# By trace id: what says which comes first or last, and the row's place in the batch at its end.
-_Places = dict[str, tuple[int, ...]]
+from tracebility.stores import native_format as native
+from tracebility.stores.native_format import Pieces
 
 PREVIEW_CHARS = 200
 
-_TRACE, _PARENT = Row._fields.index("trace_id"), Row._fields.index("parent_span_id")
-_START, _END = Row._fields.index("start_ns"), Row._fields.index("end_ns")
-_INPUTS, _OUTPUTS = Row._fields.index("inputs"), Row._fields.index("outputs")
-_OPEN = 1 << 63  # a span that has not ended ends last, as in runs.sql
+_OPEN = (1 << 63) - 1  # a span that has not ended ends last, as in runs.sql
+_UTF8_BYTES = 4  # of a character, at most
+
+_Ints = npt.NDArray[np.int64]
 
 
-def previews(batch: Batch) -> tuple[list[str], list[str]]:
-    """``input_preview`` and ``output_preview`` of every row of the batch; empty for those that no run would take."""
-    rows = batch.rows
-    inputs, outputs = [""] * len(rows), [""] * len(rows)
-    at = 0
-    projects: dict[UUID, tuple[_Places, _Places, _Places]] = {}
-    for header, count in batch.envelopes:
-        tops, firsts, lasts = projects.setdefault(header.project_id, ({}, {}, {}))
-        for place in range(at, at + count):
-            row = rows[place]
-            trace, end = row[_TRACE], row[_END]
-            if not row[_PARENT]:
-                inputs[place], outputs[place] = row[_INPUTS][:PREVIEW_CHARS], row[_OUTPUTS][:PREVIEW_CHARS]
-                continue
-            begin = (row[_START], -(_OPEN if end is None else end), place)
-            if trace not in tops or begin < tops[trace]:
-                tops[trace] = begin
-            if row[_INPUTS] and (trace not in firsts or begin < firsts[trace]):
-                firsts[trace] = begin
-            if row[_OUTPUTS] and (trace not in lasts or (end or 0, place) > lasts[trace]):
-                lasts[trace] = (end or 0, place)
-        at += count
-    for tops, firsts, lasts in projects.values():
-        for *_, place in (*tops.values(), *firsts.values()):
-            inputs[place] = rows[place][_INPUTS][:PREVIEW_CHARS]
-        for *_, place in (*tops.values(), *lasts.values()):
-            outputs[place] = rows[place][_OUTPUTS][:PREVIEW_CHARS]
-    return inputs, outputs
+class Order(NamedTuple):
+    """Of each span what decides which comes first or last in its trace."""
+
+    trace: _Ints  # its number; an id that two projects use is two traces
+    has_parent: npt.NDArray[np.bool_]
+    start_ns: _Ints
+    end_ns: _Ints  # 0: it has not ended
+
+
+def previews(spans: Order, inputs: Pieces, outputs: Pieces) -> tuple[Pieces, Pieces]:
+    """``input_preview`` and ``output_preview`` of every span; empty for those that no run would take.
+
+    ``inputs`` and ``outputs`` are cells, as `native_format.text` makes them.
+    """
+    place = np.arange(len(spans.trace))
+    until = np.where(spans.end_ns == 0, _OPEN, spans.end_ns)
+    roots, below = np.flatnonzero(~spans.has_parent), np.flatnonzero(spans.has_parent)
+    from_start = below[np.lexsort((place[below], -until[below], spans.start_ns[below], spans.trace[below]))]
+    from_end = below[np.lexsort((-place[below], -spans.end_ns[below], spans.trace[below]))]
+    tops = _first_of_each(from_start, spans.trace)
+    with_input = np.array([len(one) > 1 for one in inputs], np.bool_)
+    with_output = np.array([len(one) > 1 for one in outputs], np.bool_)
+    firsts = _first_of_each(from_start[with_input[from_start]], spans.trace)
+    lasts = _first_of_each(from_end[with_output[from_end]], spans.trace)
+    return (
+        _shortened(inputs, np.concatenate([roots, tops, firsts])),
+        _shortened(outputs, np.concatenate([roots, tops, lasts])),
+    )
+
+
+def _first_of_each(ordered: _Ints, trace: _Ints) -> _Ints:
+    codes = trace[ordered]
+    begins = np.ones(len(ordered), np.bool_)
+    begins[1:] = codes[1:] != codes[:-1]
+    first: Any = ordered[begins]
+    return first  # type: ignore[no-any-return]
+
+
+def _shortened(texts: Pieces, which: _Ints) -> Pieces:
+    """The first characters of ``which`` of the texts, and of others nothing."""
+    short = [native.EMPTY_TEXT] * len(texts)
+    for place in which.tolist():
+        cell = texts[place]
+        if len(cell) > PREVIEW_CHARS:
+            head = cell[: PREVIEW_CHARS * _UTF8_BYTES + native.MAX_VARINT_BYTES]
+            cell = native.text(native.read_text(head)[:PREVIEW_CHARS])
+        short[place] = cell
+    return short

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tracebility.wire.otlp_values import read_any
+from tracebility.wire.otlp.values import read_any
 
 _EXCEPTION = "exception"
 

@@ -16,14 +16,16 @@ from tracebility.stores.queue.entries import Entry
 from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Envelope
 from tracebility.wire.pricing import PriceTable
-from tracebility.worker import rows
+from tracebility.worker import mapping
 from tracebility.worker.batch import Batch
+from tracebility.worker.batch_bounds import BatchBounds
 from tracebility.worker.columns import Block, meter_block, span_block
 from tracebility.worker.engine_retry import EngineRetry, brief
+from tracebility.worker.mapping import map_pending
 from tracebility.worker.metrics import WorkerMetrics
-from tracebility.worker.outcomes import Outcome, known_before, outcome_block
-from tracebility.worker.plain_columns import map_waiting
+from tracebility.worker.outcomes import Outcome, envelopes_with_outcome, outcome_block
 from tracebility.worker.runs import Runs
+from tracebility.worker.span_reader import AttributeNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Work:
     opened_at: float = field(default_factory=time.monotonic)
     refused: list[tuple[UUID, Exception]] = field(default_factory=list)  # envelopes that cannot be read
     sealed: "Sealed | None" = None
+    mapping_s: float = 0.0  # that mapping its rows took
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class Sealed:
     """A batch as it goes to the engine."""
 
     spans: Block | None
+    rows: int
     meter: Block
     traces: list[str]
     orgs: list[str]
@@ -74,23 +78,29 @@ class Writer:
         self._retry = EngineRetry(metrics, stop)
         self._runs = Runs(engine, metrics, self._retry)
         self._spans_turn, self._runs_turn = asyncio.Lock(), asyncio.Lock()
-        self._table = RuleTable()
+        self._names = AttributeNames(RuleTable())
         self._prices = PriceTable()
+        self._bounds = BatchBounds()
+
+    def is_full(self, work: Work) -> bool:
+        """Whether ``work`` is to be written before anything is added to it."""
+        return self._bounds.is_full(len(work.batch), work.batch.bytes, work.mapping_s)
 
     def new_work(self) -> Work:
         """An empty batch."""
-        return Work(Batch(self._table, self._prices))
+        return Work(Batch(self._names, self._prices))
 
     def seal(self, work: Work) -> None:
         """Turn the rows into blocks. They are dropped then: in bad weather the blocks may have to wait for long."""
         batch = work.batch
-        if work.sealed is None and len(batch):
+        if work.sealed is None and (len(batch) or batch.refused):
             with self._metrics.stage_seconds.labels("map").time():
-                map_waiting(batch)
+                map_pending(batch)
             work.refused += batch.refused
             if len(batch):
                 with self._metrics.stage_seconds.labels("encode").time():
-                    work.sealed = Sealed(span_block(batch), meter_block(batch), batch.traces(), batch.orgs())
+                    spans = span_block(batch)
+                    work.sealed = Sealed(spans, spans.rows, meter_block(batch), batch.traces(), batch.orgs())
             work.batch = self.new_work().batch
 
     async def write(self, work: Work) -> list[Refusal]:
@@ -107,7 +117,9 @@ class Writer:
         work.sealed = None
         try:
             async with self._spans_turn:
+                began = time.monotonic()
                 await self._insert("spans", sealed.spans)
+                self._bounds.inserted(sealed.rows, time.monotonic() - began)
             failpoint("worker_after_span_insert")
             sealed = replace(sealed, spans=None)  # the largest of what is held, not needed again
             async with self._runs_turn:
@@ -123,12 +135,12 @@ class Writer:
         return refusals
 
     async def known(self, outcomes: Sequence[Outcome]) -> set[UUID]:
-        """As `known_before`.
+        """As `envelopes_with_outcome`.
 
         Raises:
             Stopped: as `write`.
         """
-        return await self._retry.until_answered(lambda: known_before(self._engine, outcomes))
+        return await self._retry.until_answered(lambda: envelopes_with_outcome(self._engine, outcomes))
 
     async def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Write what became of envelopes.
@@ -159,7 +171,7 @@ class Writer:
         for half in (held[:middle], held[middle:]):
             work = self.new_work()
             for one in half:
-                rows.add(work.batch, one.envelope)
+                mapping.add(work.batch, one.envelope)
                 work.held.append(one)
             refusals += await self.write(work)
         return refusals

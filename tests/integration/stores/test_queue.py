@@ -36,7 +36,7 @@ async def test_a_read_takes_its_count_from_each_stream(queue: Queue, stream: str
     await raw_streams.append(queue, [(name, {"b": b"%d" % n}) for n in range(5) for name in (stream, other)])
     found = await queue.read([stream, other], "one", 3)
     assert [(name, len(entries)) for name, entries in found] == [(stream, 3), (other, 3)]
-    await queue.leave([Removal(name, [entry.id for entry in entries]) for name, entries in found])
+    await queue.remove([Removal(name, [entry.id for entry in entries]) for name, entries in found])
     assert {name: depth.length for name, depth in (await queue.depths([stream, other])).items()} == {
         stream: 2,
         other: 2,

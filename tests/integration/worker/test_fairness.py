@@ -12,7 +12,7 @@ from tracebility.stores.queue.entries import MAYBE_DUPLICATE
 from tracebility.stores.redis_control import RedisControl
 from tracebility.telemetry import Metrics
 from tracebility.tenant.shard_router import SHARD_STREAMS, overflow_of, shard_of
-from tracebility.worker.consumer import MOST_ENTRIES_A_STREAM, OVERFLOW_SHARE, Drain
+from tracebility.worker.consumer import MAX_ENTRIES_PER_STREAM, OVERFLOW_SHARE, Consumer
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.write import Writer
 
@@ -42,15 +42,15 @@ async def test_an_org_is_served_before_what_another_has_too_much_of(
     await tenant.send(*([spans(number)] for number in range(OTHERS)))
 
     metrics, stop = WorkerMetrics(Metrics()), asyncio.Event()
-    drain = Drain(queue, hot_store, Writer(tenant.engine, metrics, stop), metrics, stop)
+    drain = Consumer(queue, hot_store, Writer(tenant.engine, metrics, stop), metrics, stop)
     await queue.ensure_group(drain._streams)
-    of_tenant, is_anyone_waiting = 0, True
-    while is_anyone_waiting:
+    of_tenant, others_wait = 0, True
+    while others_wait:
         read = {stream: len(entries) for stream, entries in await drain._read()}
         of_tenant += read.get(tenant.stream, 0)
-        is_anyone_waiting = MOST_ENTRIES_A_STREAM in [read.get(stream) for stream in SHARD_STREAMS]
+        others_wait = MAX_ENTRIES_PER_STREAM in [read.get(stream) for stream in SHARD_STREAMS]
         # Once nobody waits any more, all of a turn is the flood's.
-        assert read[overflow] == MOST_ENTRIES_A_STREAM // (OVERFLOW_SHARE if is_anyone_waiting else 1)
+        assert read[overflow] == MAX_ENTRIES_PER_STREAM // (OVERFLOW_SHARE if others_wait else 1)
     assert of_tenant == OTHERS
 
 
@@ -59,7 +59,7 @@ async def test_what_was_read_is_not_let_go_when_the_overflow_cannot_be_read(
 ) -> None:
     """Nobody would look at it for as long as a silent worker is given."""
     metrics, stop = WorkerMetrics(Metrics()), asyncio.Event()
-    drain = Drain(queue, hot_store, Writer(tenant.engine, metrics, stop), metrics, stop)
+    drain = Consumer(queue, hot_store, Writer(tenant.engine, metrics, stop), metrics, stop)
     await queue.ensure_group(drain._streams)
     read = queue.read
 

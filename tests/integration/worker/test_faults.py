@@ -20,7 +20,7 @@ from tracebility.tenant.dead_letters import FLAG_LIFE_MS, flag_key
 from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM
 from tracebility.worker import write
 from tracebility.worker.columns import span_block
-from tracebility.worker.reclaim import ALONE_FROM, APART_FROM, MOST_DELIVERIES, forget_the_gone
+from tracebility.worker.reclaim import ALONE_FROM, APART_FROM, MAX_DELIVERIES, remove_ended_consumers
 
 Make = Callable[..., Any]
 
@@ -86,7 +86,21 @@ async def test_an_envelope_that_only_mapping_finds_torn_is_set_aside_and_those_m
     assert [row["name"] for row in await tenant.rows("span", "name", "name")] == ["span 0", "span 2"]
     assert (await tenant.metered())["spans"] == 2
     [letter] = await tenant.dead()
-    assert reasons([letter])[0].startswith("cannot be read: BadRequest")
+    assert reasons([letter])[0].startswith("cannot be read: DecodeError")
+
+
+@pytest.mark.usefixtures("no_dead_letters")
+async def test_an_envelope_that_is_refused_while_its_batch_is_open_is_not_taken_for_stored(
+    tenant: Any, worker: Make, spans: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracebility.worker.mapping.CHUNK_SPANS", 1)
+    torn = spans(1)
+    torn.attributes.add(key="a").value.array_value.values.add(string_value="t")
+    await tenant.send(tenant.body([torn]).replace(b"\x0a\x01t", b"\x0a\x09t"))
+    async with worker() as running:
+        await running.drained(tenant)
+    [letter] = await tenant.dead()
+    assert reasons([letter])[0].startswith("cannot be read: DecodeError")
 
 
 @pytest.mark.usefixtures("no_dead_letters")
@@ -171,7 +185,7 @@ async def test_dead_letters_are_listed_each_once_by_org_and_up_to_a_limit(
 async def test_an_entry_that_ends_its_workers_is_given_up_and_those_behind_it_are_not(
     tenant: Any, worker: Make, spans: Make
 ) -> None:
-    deadly = await delivered_elsewhere(tenant, spans(0), MOST_DELIVERIES)
+    deadly = await delivered_elsewhere(tenant, spans(0), MAX_DELIVERIES)
     await tenant.send([spans(1)], [spans(2)])
     await tenant.queue.read([tenant.stream], GHOST, 10)
     async with worker() as running:
@@ -185,7 +199,7 @@ async def test_an_entry_that_ends_its_workers_is_given_up_and_those_behind_it_ar
 
 @pytest.mark.usefixtures("no_dead_letters", "impatient")
 async def test_an_entry_is_tried_as_often_as_is_said(tenant: Any, worker: Make, spans: Make) -> None:
-    await delivered_elsewhere(tenant, spans(0), MOST_DELIVERIES - 1)  # the worker's own is the last one
+    await delivered_elsewhere(tenant, spans(0), MAX_DELIVERIES - 1)  # the worker's own is the last one
     async with worker() as running:
         await running.drained(tenant)
     assert len(await tenant.rows("span", "span_id")) == 1
@@ -386,10 +400,10 @@ async def test_a_worker_that_is_gone_is_forgotten_once_it_holds_nothing(tenant: 
         return {one.name for one in found[tenant.stream]} & {holding, idle}
 
     assert await readers() == {holding, idle}
-    await forget_the_gone(tenant.queue, "me", [tenant.stream])
+    await remove_ended_consumers(tenant.queue, "me", [tenant.stream])
     assert await readers() == {holding}
     await raw_streams.acknowledge(tenant.queue, tenant.stream, [entry.id])
-    await forget_the_gone(tenant.queue, "me", [tenant.stream])
+    await remove_ended_consumers(tenant.queue, "me", [tenant.stream])
     assert await readers() == set()
 
 

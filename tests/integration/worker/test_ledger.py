@@ -238,9 +238,9 @@ async def test_a_departure_that_is_asked_for_again_takes_no_other_entry_out_of_f
     [entry] = await queue.range(tenant.stream)
     ledger_removals = await queue.count([LedgerRemoval(ledger_entry(tenant.stream, envelope.header), False, entry.id)])
     removal = Removal(tenant.stream, [entry.id], ledger_removals)
-    await queue.leave([removal])
+    await queue.remove([removal])
     await enter(queue, tenant, envelope, **{MAYBE_DUPLICATE: b"1"})
-    await queue.leave([removal])
+    await queue.remove([removal])
     async with worker() as running:
         await running.drained(tenant)
     assert said(await books()) == (3, 3, 0, 0, 3)
@@ -318,6 +318,6 @@ async def test_a_departure_whose_answer_was_lost_may_be_asked_for_again(
         ],
     )
     for _ in range(2):
-        await queue.leave([removal])
+        await queue.remove([removal])
         assert await queue.accepted(ALL_STREAMS, tenant.org_id) == 6
         assert await queue.in_flight(ALL_STREAMS, tenant.org_id) == {}

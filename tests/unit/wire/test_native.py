@@ -323,7 +323,7 @@ def test_a_long_line_of_parents_is_walked_once() -> None:
     assert looks <= len(ids)
 
 
-def test_a_glance_sees_what_an_inspection_sees_or_gives_up() -> None:
+def test_an_inline_inspection_finds_what_a_full_one_finds_or_gives_up() -> None:
     good = body(run(), {"id": 1}, run(id=CHILD, parent_id=ROOT))
     assert native.inspect_inline(good) == inspect(good)
     assert native.inspect_inline(body(*[{}] * 60_000)) is None

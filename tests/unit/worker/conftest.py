@@ -17,10 +17,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Envelope, Header
 from tracebility.wire.pricing import PriceTable
-from tracebility.worker import rows
+from tracebility.worker import mapping
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import BYTES_METER, SPANS_METER, Block, meter_block, span_block
-from tracebility.worker.plain_columns import map_waiting
+from tracebility.worker.span_reader import AttributeNames
 
 ACCEPTED_AT_US = 1_795_521_600_000_000
 START_NS = ACCEPTED_AT_US * 1000 - 5 * 10**9
@@ -120,11 +120,11 @@ class Mapped(Batch):
     """A batch that shows what it would send to the engine, by name."""
 
     def __init__(self) -> None:
-        super().__init__(RuleTable(), PriceTable())
+        super().__init__(AttributeNames(RuleTable()), PriceTable())
 
     def sent(self) -> list[dict[str, Any]]:
         """The rows of ``span``; and of the meter what belongs to them, as ``size``."""
-        map_waiting(self)
+        mapping.map_pending(self)
         assert self.refused == []
         meter = decoded(meter_block(self))
         sizes = {row["event_id"]: row["qty"] for row in meter if row["meter"] == BYTES_METER}
@@ -155,7 +155,7 @@ class Mapped(Batch):
 def map_span(attributes: Mapping[str, Any] | None = None, **fields: Any) -> Mapped:
     """The one row that a span with these attributes becomes."""
     batch = Mapped()
-    rows.add(batch, make_envelope(make_request(make_span(attributes, **fields)).SerializeToString()))
+    mapping.add(batch, make_envelope(make_request(make_span(attributes, **fields)).SerializeToString()))
     return batch
 
 
@@ -169,7 +169,7 @@ def map_run(**fields: Any) -> Mapped:
         "end_time": "2026-11-24T12:00:01.5Z",
     }
     batch = Mapped()
-    rows.add(batch, make_envelope(json.dumps(given | fields).encode(), source="native"))
+    mapping.add(batch, make_envelope(json.dumps(given | fields).encode(), source="native"))
     return batch
 
 

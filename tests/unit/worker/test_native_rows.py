@@ -8,7 +8,7 @@ import pytest
 
 from tracebility.wire.envelope import MalformedEnvelope
 from tracebility.wire.limits import MESSAGE_CHARS
-from tracebility.worker import rows
+from tracebility.worker import mapping
 
 GOOD = {"id": "0192f0c1-0000-7000-8000-000000000001", "name": "r", "kind": "llm", "start_time": 1_795_521_600}
 
@@ -33,7 +33,7 @@ def test_a_run_fills_its_columns(wire: Wire) -> None:
     assert (row.inputs, row.outputs) == ('{"q": 1}', "plain")
     assert (row.model, row.provider, row.total_tokens, row.reasoning_tokens) == ("gpt-4o", "openai", 1100, 5)
     assert (row.cost, row.cost_source) == (3_500_000, "priced")
-    assert (row.session_id, row.user_id, mapped.tags, mapped.metadata()) == ("s", "u", ["a"], {"k": '{"x": 1}'})
+    assert (row.session_id, row.user_id, row.tags, mapped.metadata()) == ("s", "u", ["a"], {"k": '{"x": 1}'})
 
 
 def test_a_reported_cost_is_kept(wire: Wire) -> None:
@@ -45,7 +45,7 @@ def test_a_reported_cost_is_kept(wire: Wire) -> None:
 def test_a_large_reported_cost_is_kept_too(wire: Wire, dollars: str) -> None:
     batch = wire.Mapped()
     body = json.dumps(GOOD | {"cost": 0}).replace('"cost": 0', f'"cost": {dollars}').encode()
-    rows.add(batch, wire.make_envelope(body, source="native"))
+    mapping.add(batch, wire.make_envelope(body, source="native"))
     assert Decimal(batch.row().cost or 0) / 10**9 == Decimal(dollars)
 
 
@@ -80,7 +80,7 @@ def test_a_run_that_was_accepted_and_cannot_be_read_is_not_passed_over(wire: Wir
     batch = wire.Mapped()
     body = json.dumps({"runs": [GOOD, GOOD | {"kind": "?"}]}).encode()
     with pytest.raises(MalformedEnvelope, match="run 1 was accepted and cannot be read: kind"):
-        rows.add(batch, wire.make_envelope(body, source="native"))
-    assert (batch.rows, batch.resources, batch.envelopes) == ([], [], [])
-    rows.add(batch, wire.make_envelope(body, source="native", rejected=(1,)))
-    assert [row.span_id for row in map(batch.row, range(len(batch.rows)))] == [GOOD["id"]]
+        mapping.add(batch, wire.make_envelope(body, source="native"))
+    assert (batch.runs, batch.sizes, batch.envelopes) == ([], [], [])
+    mapping.add(batch, wire.make_envelope(body, source="native", rejected=(1,)))
+    assert [row.span_id for row in map(batch.row, range(len(batch)))] == [GOOD["id"]]

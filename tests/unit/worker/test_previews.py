@@ -1,39 +1,26 @@
 """A run's first input and last output are the same however its spans were cut into batches."""
 
-from uuid import UUID
-
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracebility.wire.conventions import RuleTable
-from tracebility.wire.envelope import Header
-from tracebility.wire.pricing import PriceTable
-from tracebility.worker.batch import Batch, Row
-from tracebility.worker.previews import PREVIEW_CHARS, previews
+from tracebility.stores import native_format as native
+from tracebility.worker.previews import PREVIEW_CHARS, Order, previews
 
-TEXTS = st.sampled_from(["", "a question", "x" * (PREVIEW_CHARS + 50)])
+TEXTS = st.sampled_from(["", "a question", "é" * (PREVIEW_CHARS + 50)])
 Span = tuple[str, int, int | None, str, str]
 
 
-def header(project: int) -> Header:
-    tenant = {name: UUID(int=project) for name in ("id", "org_id", "workspace_id", "project_id")}
-    return Header(
-        **tenant, key_id="k", accepted_at_us=1, period="2026-11", source="otlp", content_type="protobuf",
-        content_encoding="identity", items=1, bytes=1,
-    )  # fmt: skip
-
-
-def batch_of(*envelopes: tuple[int, list[Span]]) -> Batch:
-    batch = Batch(RuleTable(), PriceTable())
-    for project, spans in envelopes:
-        for parent, start, end, inputs, outputs in spans:
-            fields = dict.fromkeys(Row._fields, "") | {
-                "trace_id": "t", "parent_span_id": parent, "start_ns": start, "end_ns": end, "inputs": inputs,
-                "outputs": outputs,
-            }  # fmt: skip
-            batch.rows.append(tuple(fields[name] for name in Row._fields))
-        batch.envelopes.append((header(project), len(spans)))
-    return batch
+def previews_of(spans: list[Span], traces: list[int] | None = None) -> tuple[list[str], list[str]]:
+    order = Order(
+        np.array(traces or [0] * len(spans), np.int64),
+        np.array([parent != "" for parent, *_ in spans], np.bool_),
+        np.array([start for _, start, *_ in spans], np.int64),
+        np.array([end or 0 for _, _, end, *_ in spans], np.int64),
+    )
+    inputs, outputs = ([native.text(span[field]) for span in spans] for field in (3, 4))
+    first, last = previews(order, inputs, outputs)
+    return list(map(native.read_text, first)), list(map(native.read_text, last))
 
 
 def chosen(spans: list[Span], inputs: list[str], outputs: list[str]) -> tuple[str, str]:
@@ -67,7 +54,7 @@ def test_however_a_trace_is_cut_its_run_takes_the_same_texts(spans: list[Span], 
     inputs: list[str] = []
     outputs: list[str] = []
     for part in (spans[:cut], spans[cut:]):
-        ins, outs = previews(batch_of((1, part)))
+        ins, outs = previews_of(part)
         inputs += ins
         outputs += outs
     assert chosen(spans, inputs, outputs) == whole
@@ -75,11 +62,11 @@ def test_however_a_trace_is_cut_its_run_takes_the_same_texts(spans: list[Span], 
 
 def test_few_spans_of_a_long_trace_carry_a_preview() -> None:
     spans: list[Span] = [("p", i, i + 1, "question", "answer") for i in range(100)]
-    inputs, outputs = previews(batch_of((1, spans)))
+    inputs, outputs = previews_of(spans)
     assert len([text for text in inputs if text]) == 1
     assert len([text for text in outputs if text]) == 2
 
 
 def test_projects_with_the_same_trace_id_do_not_take_each_others_place() -> None:
     spans: list[Span] = [("p", 1, 2, "question", "answer")]
-    assert previews(batch_of((1, spans), (2, spans))) == (["question", "question"], ["answer", "answer"])
+    assert previews_of([*spans, *spans], [1, 2]) == (["question", "question"], ["answer", "answer"])

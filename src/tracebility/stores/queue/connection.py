@@ -26,10 +26,10 @@ class QueueConnection:
         for server in await self._servers.each():
             checked(await server.pipelined([("PING",)]))
 
-    async def leave(self, removal: Sequence["Removal"]) -> None:
+    async def remove(self, removals: Sequence["Removal"]) -> None:
         """Acknowledge and delete entries of several streams, and update the ledger. Idempotent."""
-        await self._run([_leaving(one) for one in removal if one.ids or one.ledger_removals])
-        counted = [one.book for each in removal for one in each.ledger_removals if not one.counts_elsewhere]
+        await self._run([_removal_call(one) for one in removals if one.ids or one.ledger_removals])
+        counted = [one.book for each in removals for one in each.ledger_removals if not one.counts_elsewhere]
         await self._pipeline([("PEXPIRE", counts_key(book), COUNTS_LEFT_MS) for book in counted])
 
     async def _run(self, calls: Sequence[ScriptCall]) -> list[Any]:
@@ -57,7 +57,7 @@ def is_unknown_script(reply: Any) -> bool:
     return isinstance(reply, exceptions.NoScriptError)
 
 
-def _leaving(removal: Removal) -> ScriptCall:
+def _removal_call(removal: Removal) -> ScriptCall:
     keys = [removal.stream, *(key for one in removal.ledger_removals for key in one.book.keys)]
     arguments = (
         part for book, counts_elsewhere, entry_id in removal.ledger_removals

@@ -133,7 +133,7 @@ class Consumer(QueueConnection):
             [by_text(ADD_DEAD_LETTER, [DEAD_LETTER_STREAM, DEAD_LETTER_MARKS, DEAD_BYTES], arguments)]
         )
         failpoint("worker_after_bury_before_leave")
-        await self.leave([removal])
+        await self.remove([removal])
         failpoint("worker_after_buried_left")
         with suppress(StoreUnavailable):  # a leftover mark is harmless
             await self._pipeline([("HDEL", DEAD_LETTER_MARKS, origin)])

@@ -95,7 +95,7 @@ class Producer(QueueConnection):
     async def withdraw(self, ledger_entries: Sequence[LedgerEntry]) -> None:
         """Remove the ledger entries of envelopes whose append was refused."""
         ledger_removals = [LedgerRemoval(book, True, b"") for book in sorted(ledger_entries)]
-        await self.leave(
+        await self.remove(
             [
                 Removal(stream, (), list(group))
                 for stream, group in groupby(ledger_removals, lambda one: one.book.stream)

@@ -1,0 +1,118 @@
+"""The block of `span` that mapped OTLP spans become, and what the meter and the runs need of them."""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tracebility.stores import native_format as native
+from tracebility.stores.native_format import Pieces
+from tracebility.wire.envelope import Header
+from tracebility.wire.otlp.spans import Bytes, Places, words_at
+from tracebility.worker.batch import Chunk, identity
+from tracebility.worker.columns import block_of, completeness
+from tracebility.worker.previews import Order, previews
+from tracebility.worker.span_reader import AttributeNames, MappedSpans, ResourceScope
+
+_Ints: TypeAlias = npt.NDArray[np.int64]
+_HEX = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)
+
+
+def span_chunk(
+    mapped: MappedSpans,
+    names: AttributeNames,
+    headers: list[tuple[Header, int]],
+    owners: Sequence[tuple[ResourceScope, int]],
+    sizes: list[int],
+) -> Chunk:
+    """The chunk of ``mapped``; envelopes and owners come with how many of the spans are theirs, in order."""
+    spans = mapped.spans
+    trace_hex, span_hex = _hex(spans.data, spans.trace_at, 16), _hex(spans.data, spans.span_at, 8)
+    ids = _event_ids(headers, trace_hex, span_hex)
+    traces = _Traces(headers, spans.data, spans.trace_at, trace_hex)
+    texts = mapped.texts
+    order = Order(traces.code, mapped.has_parent, mapped.start_ns, mapped.end_ns)
+    input_preview, output_preview = previews(order, texts["inputs"], texts["outputs"])
+    data = {
+        **{name: native.low_cardinality_codes(codes, mapped.labels) for name, codes in mapped.label.items()},
+        **{name: _numbers(values) for name, values in mapped.count.items()},
+        **texts,
+        "trace_id": _fixed(trace_hex),
+        "span_id": _fixed(span_hex),
+        "parent_span_id": _fixed_or_empty(_hex(spans.data, spans.parent_at, 8), mapped.has_parent),
+        "start_time": _numbers(mapped.start_ns),
+        "end_time": [(mapped.end_ns == 0).astype(np.uint8).tobytes(), *_numbers(mapped.end_ns)],
+        "cost": [(~mapped.has_cost).astype(np.uint8).tobytes(), *_numbers(mapped.cost)],
+        "input_preview": input_preview,
+        "output_preview": output_preview,
+        "tags": native.arrays_of_cells(mapped.tags),
+        "metadata": native.maps_of_cells(mapped.metadata),
+        "attributes": native.maps_codes(
+            mapped.attribute_names, names.cells, mapped.attribute_texts, mapped.attribute_counts
+        ),
+        "resource": native.repeated_maps([(one.keys, one.values, count) for one, count in owners if count]),
+    }
+    has_usage = mapped.has_cost | (mapped.count["total_tokens"] > 0)
+    has_output = np.array([len(cell) > 1 for cell in texts["outputs"]], np.bool_)
+    block = block_of(data, headers, ids, completeness(mapped.end_ns > 0, has_output, has_usage))
+    return Chunk(len(sizes), block, ids, sizes, headers, traces.ids)
+
+
+def _numbers(values: npt.NDArray[np.int64]) -> Pieces:
+    return [values.astype("<i8").tobytes()]
+
+
+def _hex(data: Bytes, at: Places, size: int) -> Bytes:
+    """Ids in lowercase hex: a row of ASCII codes each."""
+    return _HEX[words_at(data, at, size)].view(np.uint8)
+
+
+def _fixed(texts: Bytes) -> Pieces:
+    """Texts of one length."""
+    rows, size = texts.shape
+    return [np.concatenate([np.full((rows, 1), size, np.uint8), texts], axis=1).tobytes()]
+
+
+def _fixed_or_empty(texts: Bytes, is_there: npt.NDArray[np.bool_]) -> Pieces:
+    """Texts of one length, or none."""
+    rows, size = texts.shape
+    cells = np.concatenate([np.full((rows, 1), size, np.uint8), texts], axis=1)
+    cells[~is_there, 0] = 0
+    kept = np.ones(cells.shape, np.bool_)
+    kept[~is_there, 1:] = False
+    return [cells[kept].tobytes()]
+
+
+def _event_ids(headers: Iterable[tuple[Header, int]], traces: Bytes, spans: Bytes) -> bytes:
+    """As `batch.event_id` has them, one after the other."""
+    rows = len(traces)
+    bar, end = np.full((rows, 1), ord("|"), np.uint8), np.tile(np.frombuffer(b"|span", np.uint8), (rows, 1))
+    said = np.concatenate([traces, bar, spans, end], axis=1)
+    size, flat = said.shape[1], said.tobytes()
+    ids: list[bytes] = []
+    at = 0
+    for header, count in headers:
+        hashed = identity(header)
+        for _ in range(count):
+            one = hashed.copy()
+            one.update(flat[at : at + size])
+            ids.append(one.digest())
+            at += size
+    return b"".join(ids)
+
+
+class _Traces:
+    """The traces of a chunk, numbered; an id that two projects use is two of them."""
+
+    def __init__(self, headers: Sequence[tuple[Header, int]], data: Bytes, at: Places, texts: Bytes) -> None:
+        words = words_at(data, at, 16).view("<u8")
+        projects = {header.project_id: number for number, (header, _) in enumerate(headers)}
+        project = np.repeat([projects[header.project_id] for header, _ in headers], [rows for _, rows in headers])
+        order = np.lexsort((words[:, 1], words[:, 0], project))
+        ordered = words[order]
+        begins = np.ones(len(order), np.bool_)
+        begins[1:] = (np.diff(project[order]) != 0) | (ordered[1:] != ordered[:-1]).any(axis=1)
+        self.code: _Ints = np.empty(len(order), np.int64)
+        self.code[order] = np.cumsum(begins) - 1
+        self.ids = [row.tobytes().decode() for row in texts[order[begins]]]
