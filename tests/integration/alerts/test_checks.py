@@ -171,7 +171,7 @@ async def test_dead_letters_stand_until_the_last_is_gone_and_a_new_leader_knows_
     await raw_streams.append(queue, [(DEAD_LETTER_STREAM, {"h": b""})])
     await standing(next_leader)
     assert await notified(control, "dead_letters") == ["firing"] * 2, "it was told a moment ago"
-    monkeypatch.setattr("tracebility.alerts.standing.TELL_AGAIN_S", 0.0)
+    monkeypatch.setattr("tracebility.alerts.standing.RENOTIFY_S", 0.0)
     await standing(next_leader)
     assert await notified(control, "dead_letters") == ["firing"] * 3, "but not forgotten"
 

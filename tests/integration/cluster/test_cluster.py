@@ -69,7 +69,7 @@ async def a_worker(queue: Queue, engine: Engine, hot_store: redis_control.RedisC
     """A worker in this process."""
     stop = asyncio.Event()
     services = WorkerServices(queue, engine, hot_store, WorkerMetrics(Metrics()), None)
-    task = asyncio.create_task(services.drain(stop))
+    task = asyncio.create_task(services.consume(stop))
     yield
     stop.set()
     await task

@@ -143,7 +143,7 @@ class Worker:
         self._stop = asyncio.Event()
 
     async def __aenter__(self) -> "Worker":
-        self.task = asyncio.create_task(self._services.drain(self._stop))
+        self.task = asyncio.create_task(self._services.consume(self._stop))
         return self
 
     async def __aexit__(self, *_: object) -> None:
