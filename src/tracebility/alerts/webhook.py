@@ -88,7 +88,7 @@ class Notifier:
                 if is_taken and row["org_id"] is not None:
                     await AuditWriter().record(transaction, _egress_event(row))
         except AuditLogTampered as error:
-            log.error("audit_log_tampered", org_id=str(row["org_id"]), reason=error.reason)
+            log.error("trail_tampered", org_id=str(row["org_id"]), reason=error.reason)
             await self._control.execute("tried_notification", row["id"], is_taken)
 
     async def _send(self, session: aiohttp.ClientSession, body: bytes) -> bool:

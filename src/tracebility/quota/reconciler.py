@@ -192,7 +192,7 @@ class QuotaReconciler:
                     body = {"meter": meter, **details}
                     await transaction.execute("insert_notification", event.id, event.type, org_id, body)
             except AuditLogTampered as error:
-                log.error("audit_log_tampered", event_type=event.type, org_id=str(org_id), reason=error.reason)
+                log.error("trail_tampered", event_type=event.type, org_id=str(org_id), reason=error.reason)
 
     async def _set_over_flag(self, org_id: OrgId, period: str) -> None:
         """Set or clear the over-quota flag, by the counter that includes unsettled usage."""

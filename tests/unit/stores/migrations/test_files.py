@@ -108,7 +108,7 @@ def test_two_files_of_one_number_are_refused(tmp_path: Path, monkeypatch: pytest
 
 def test_a_migration_without_a_way_back_says_so() -> None:
     assert rollback_file(6).name == "0006_tenant_columns.sql"
-    with pytest.raises(SchemaError, match=r"0007 has no way back. Those with one: 0006\."):
+    with pytest.raises(SchemaError, match=r"0007 cannot be rolled back. Migrations with a rollback: 0006\."):
         rollback_file(7)
 
 
