@@ -407,4 +407,32 @@ MUTANTS = (
         "if False:",
         "tests/integration/alerts/test_checks.py",
     ),
+    Mutant(
+        "browsers send no origin with the pages' forms",
+        "src/tracebility/api/html.py",
+        '"referrer-policy": "same-origin"',
+        '"referrer-policy": "no-referrer"',
+        "tests/browser/test_pages.py",
+    ),
+    Mutant(
+        "an unknown query parameter is ignored",
+        "src/tracebility/api/routing.py",
+        "if name not in known:",
+        "if False:",
+        "tests/integration/api/test_door.py",
+    ),
+    Mutant(
+        "the api starts as a ClickHouse user whom no row policy binds",
+        "src/tracebility/api/service.py",
+        "if not settings.api_as_owner:",
+        "if False:",
+        "tests/integration/api/test_health.py",
+    ),
+    Mutant(
+        "the keys of a deleted org are not refused as revoked",
+        "src/tracebility/stores/sql/keys.sql",
+        "coalesce(api_key.revoked_at, org.deleted_at) AS revoked_at",
+        "api_key.revoked_at AS revoked_at",
+        "tests/integration/api/test_deletions.py",
+    ),
 )
