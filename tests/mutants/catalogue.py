@@ -334,6 +334,13 @@ MUTANTS = (
         "tests/integration/ingest/test_gates.py",
     ),
     Mutant(
+        "a body whose data was removed is still the same body",
+        "src/tracebility/tenant/lua/admit.lua",
+        "is_same = tonumber(admitted_at) >",
+        "is_same = true or tonumber(admitted_at) >",
+        "tests/integration/ingest/test_gates.py",
+    ),
+    Mutant(
         "orgs share their keys in Redis",
         "src/tracebility/tenant/redis_keys.py",
         'return f"{PREFIX}:{{{org_id}}}:{kind}{_spelled(parts)}"',

@@ -31,7 +31,7 @@ RUNS_PER_STATEMENT = 5_000
 _BEGIN = {"mutations_sync": "0"}
 
 Counts: TypeAlias = dict[str, int]
-Rows: TypeAlias = Literal["org", "project", "runs", "runs_until", "aged"]
+Rows: TypeAlias = Literal["org", "project", "runs", "aged"]
 
 log = structlog.get_logger()
 
@@ -76,7 +76,7 @@ class Selection:
 
     def of(self, table: Table) -> dict[str, Any] | None:
         """Return the parameters for ``table``; None when it cannot have such rows."""
-        if (self.rows in ("runs", "runs_until") and table.run is None) or (self.rows == "aged" and table.began is None):
+        if (self.rows == "runs" and table.run is None) or (self.rows == "aged" and table.began is None):
             return None
         columns = {"run": table.run, "began": table.began, "arrived": table.arrived}
         return {"nobody": str(SENTINEL), "table": table.name} | columns | dict(self.parameters)
@@ -92,10 +92,10 @@ def of_project(org_id: OrgId, project_id: ProjectId) -> Selection:
     return Selection("project", {"org": str(org_id), "project": str(project_id)})
 
 
-def of_runs(org_id: OrgId, project_id: ProjectId, runs: Sequence[str], until_us: int | None = None) -> Selection:
-    """Select all rows of these runs of a project, or those that arrived by ``until_us``."""
+def of_runs(org_id: OrgId, project_id: ProjectId, runs: Sequence[str], until_us: int) -> Selection:
+    """Everything that names these runs of a project and was accepted up to ``until_us``."""
     named = {"org": str(org_id), "project": str(project_id), "runs": list(runs)}
-    return Selection("runs", named) if until_us is None else Selection("runs_until", named | {"until_us": until_us})
+    return Selection("runs", named | {"until_us": until_us})
 
 
 def aged(orgs: Sequence[OrgId], projects: Sequence[ProjectId], before_s: int) -> Selection:
@@ -149,9 +149,9 @@ class Eraser:
 
     async def known_of_run(self, org_id: OrgId, project_id: ProjectId, run_id: str, until_us: int) -> Counts:
         """Count by table the rows of a run that arrived by ``until_us``."""
-        selection = of_runs(org_id, project_id, [run_id])
+        selection = of_runs(org_id, project_id, [run_id], until_us)
         return {
-            table.name: await self._found("known_of_run", {**parameters, "until_us": until_us})
+            table.name: await self._found("known_of_run", parameters)
             async for table in self._tables()
             if (parameters := selection.of(table)) is not None
         }
