@@ -1,6 +1,7 @@
-"""Keeps memory management out of the way of batches: freed pages are kept, and circles looked for between them.
+"""Tunes memory management for batches: freed pages are kept, and garbage is collected between batches.
 
-To take 40 MB anew costs a microsecond a span and copy; to look through a batch's rows, which hold no circles, a few.
+Requesting 40 MB from the system costs a microsecond per span and copy. Scanning the rows of a batch for reference
+cycles, which they never have, costs several.
 """
 
 import ctypes
@@ -11,19 +12,19 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES = 1 << 30
 
 
-def look_for_circles_only_when_asked() -> None:
-    """Turn the collector off, and spare it what was loaded so far. Who calls this calls `look_for_circles` at times."""
+def disable_automatic_gc() -> None:
+    """Disable the garbage collector and exempt all loaded objects. The caller must call `collect_garbage` at times."""
     gc.disable()
     gc.freeze()
 
 
-def look_for_circles() -> None:
-    """Free what is only held by circles: failed requests and cancelled tasks leave some."""
+def collect_garbage() -> None:
+    """Free reference cycles, which failed requests and cancelled tasks leave."""
     gc.collect()
 
 
 def keep_freed_pages() -> None:
-    """Serve large blocks from the heap, and do not shrink it after each."""
+    """Allocate large blocks on the heap, and do not shrink it after each."""
     library = _library()
     if library is not None:
         library.mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)
@@ -31,14 +32,14 @@ def keep_freed_pages() -> None:
 
 
 def give_back_freed_pages() -> None:
-    """Return what is free to the system: for when there is nothing to do."""
+    """Return free pages to the system; call it when idle."""
     library = _library()
     if library is not None:
         library.malloc_trim(0)
 
 
 def _library() -> ctypes.CDLL | None:
-    """glibc, where this runs on it."""
+    """Return glibc; None on other systems."""
     if sys.platform != "linux":
         return None
     library = ctypes.CDLL(None)
