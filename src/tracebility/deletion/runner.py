@@ -7,11 +7,8 @@ leader continues where the last one stopped. The oldest job of each org takes a 
 another.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -21,7 +18,9 @@ import structlog
 from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
 from tracebility.config import redact
 from tracebility.deletion import erase
-from tracebility.deletion.erase import Counts, Eraser, Selection
+from tracebility.deletion.certificate import certificate_hash, certificate_of
+from tracebility.deletion.erase import Counts, Eraser
+from tracebility.deletion.job import Job, job_of
 from tracebility.deletion.jobs import ORG, PROJECT, RUN, USER
 from tracebility.deletion.metrics import DeletionMetrics
 from tracebility.errors import StoreUnavailable
@@ -29,7 +28,7 @@ from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId, ProjectId
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
-from tracebility.stores.postgres import Postgres, Row, Statements, Transaction
+from tracebility.stores.postgres import Postgres, Statements, Transaction
 from tracebility.stores.queries import query
 from tracebility.stores.queue import Queue
 from tracebility.stores.queue.entries import Entry
@@ -39,7 +38,6 @@ from tracebility.tenant.redis_keys import patterns_of_org
 from tracebility.tenant.resends import invalidate_marks
 from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS
 from tracebility.times import LATEST_NS
-from tracebility.validation import stamp
 from tracebility.wire.envelope import MalformedEnvelope, from_fields
 
 PERIOD_S = 5.0
@@ -55,55 +53,10 @@ USERS_PER_QUERY = 100  # of up to 1,024 characters each
 DEAD_LETTERS_PER_PAGE = 20  # envelopes are up to 1 MiB
 ERROR_CHARS = 500
 LATEST_US = LATEST_NS // 1000
-# Kept data that the certificate lists: tables, and the ledger's keys in Redis.
-KEPT = {
-    ORG: (
-        "accepted", "in_flight", "billing_meter", "envelope_outcome", "audit_log", "audit_reconciliation_gap",
-        "quota_period", "org",
-    ),
-    PROJECT: ("billing_meter", "envelope_outcome", "audit_log", "audit_reconciliation_gap"),
-    USER: ("billing_meter", "envelope_outcome", "audit_log", "eval_aggregate", "dataset_item"),
-    RUN: ("billing_meter", "envelope_outcome", "audit_log", "eval_aggregate", "dataset_item"),
-}  # fmt: skip
 _OF_PROJECTS = ("api_keys_of_projects", "datasets", "evaluators", "projects")
 _OF_ORG = ("api_keys_of_org", "workspace_members", "org_members", "workspaces")
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A row of ``deletion_job``."""
-
-    id: UUID
-    kind: str
-    org_id: OrgId
-    project_id: ProjectId | None
-    target: str
-    step: str
-    moves: int
-    requested_at: datetime
-    progress: dict[str, Any]
-    before: Counts
-    row: Row
-
-    @property
-    def until_us(self) -> int:
-        """The time of the request. Of a run or a user, only rows that arrived by then are removed."""
-        return int(self.requested_at.timestamp() * 1_000_000)
-
-    @property
-    def projects(self) -> list[ProjectId]:
-        """The projects of the org when the job began; after ``forget``, those at the end of that step."""
-        return [ProjectId(UUID(one)) for one in self.progress.get("projects", [])]
-
-    def whole(self) -> Selection | None:
-        """The selection of a project or org; None for a run or a user."""
-        if self.kind == ORG:
-            return erase.of_org(self.org_id, self.projects)
-        if self.kind == PROJECT and self.project_id is not None:
-            return erase.of_project(self.org_id, self.project_id)
-        return None
 
 
 class _Superseded(Exception):
@@ -147,7 +100,7 @@ class Deleter:
         while True:
             advanced = 0
             for row in await self._control.fetch("next_deletions"):
-                job = _job(row)
+                job = job_of(row)
                 if time.monotonic() < not_before.get(job.id, 0.0):
                     continue
                 try:
@@ -174,7 +127,7 @@ class Deleter:
         """
         late = 0
         failure: StoreUnavailable | None = None
-        jobs = [_job(row) for row in await self._control.fetch("deletions_to_sweep", SWEEP_DAYS)]
+        jobs = [job_of(row) for row in await self._control.fetch("deletions_to_sweep", SWEEP_DAYS)]
         there = await self._users_there(jobs)
         for job in jobs:
             if job.kind == USER and (job.org_id, job.target) not in there:
@@ -216,7 +169,7 @@ class Deleter:
             return await self._eraser.erase(selection)
         gone: Counts = {}
         while (batch := await self._next_batch(job)) is not None:
-            some = await self._eraser.erase(_of_batch(job, batch))
+            some = await self._eraser.erase(job.of_batch(batch))
             gone = {table: gone.get(table, 0) + some.get(table, 0) for table in {*gone, *some}}
         return gone
 
@@ -288,13 +241,13 @@ class Deleter:
             if batch is None:
                 await self._note(job, "forget", {})
                 return True
-            found = await self._eraser.count(_of_batch(job, batch))
+            found = await self._eraser.count(job.of_batch(batch))
             before = {table: job.before.get(table, 0) + found.get(table, 0) for table in {*job.before, *found}}
             runs = job.progress.get("runs", 0) + len(batch["runs"])
             await self._note(job, "erase", {"batch": batch, "runs": runs}, before)
             failpoint("deletion_after_batch")
             return True
-        self._count("deletion", await self._eraser.erase(_of_batch(job, batch)))
+        self._count("deletion", await self._eraser.erase(job.of_batch(batch)))
         await self._recompute(job, batch)
         await invalidate_marks(self._hot, [job.org_id])
         failpoint("deletion_after_erase")
@@ -412,7 +365,7 @@ class Deleter:
         failpoint("deletion_before_certificate")
         finished_at = datetime.fromtimestamp(self._now(), UTC)
         after = dict.fromkeys(job.before, 0)
-        certificate = _certificate(job, after, finished_at)
+        certificate = certificate_of(job, after, finished_at)
         digest = certificate_hash(certificate)
         async with self._control.transaction() as transaction:
             tag = await transaction.execute(
@@ -451,12 +404,6 @@ class Deleter:
         self._metrics.erased.labels(why).inc(sum(gone.values()))
 
 
-def certificate_hash(certificate: Mapping[str, Any]) -> str:
-    """SHA-256 of the certificate as UTF-8 JSON with sorted keys and no spaces, as recorded in the audit log."""
-    canonical = json.dumps(certificate, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
 async def _projects(control: Statements, org_id: OrgId) -> list[str]:
     return [str(row["id"]) for row in await control.fetch("projects_of_org", org_id)]
 
@@ -470,45 +417,6 @@ async def _remove_rows(transaction: Transaction, job: Job, projects: Sequence[Pr
         for what in _OF_ORG:
             removed[what] = _rows(await transaction.execute(f"remove_{what}", job.org_id))
     return removed
-
-
-def _certificate(job: Job, after: Counts, finished_at: datetime) -> dict[str, Any]:
-    told = ("books", "dead_letters", "redis_keys", "control_rows", "runs")
-    return {
-        "job_id": str(job.id),
-        "kind": job.kind,
-        "org_id": str(job.org_id),
-        "project_id": job.project_id and str(job.project_id),
-        "target": job.target,
-        "requested_by": {"type": job.row["requested_by_type"], "id": job.row["requested_by"]},
-        "requested_at": stamp(job.requested_at),
-        "started_at": stamp(job.row["started_at"]),
-        "finished_at": stamp(finished_at),
-        "rows": {table: {"before": found, "after": after[table]} for table, found in sorted(job.before.items())},
-        **{name: job.progress[name] for name in told if name in job.progress},
-        "kept": list(KEPT[job.kind]),
-    }
-
-
-def _job(row: Row) -> Job:
-    return Job(
-        row["id"],
-        row["kind"],
-        OrgId(row["org_id"]),
-        None if row["project_id"] is None else ProjectId(row["project_id"]),
-        row["target"],
-        row["step"],
-        row["moves"],
-        row["requested_at"],
-        row["progress"],
-        row["counts_before"],
-        row,
-    )
-
-
-def _of_batch(job: Job, batch: Mapping[str, Any]) -> Selection:
-    """What the runs of a batch have from before the deletion was asked for; what came later was not asked for."""
-    return erase.of_runs(job.org_id, ProjectId(UUID(batch["project"])), batch["runs"], job.until_us)
 
 
 def _rows(tag: str) -> int:
