@@ -11,9 +11,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from tracebility.audit.events import Actor
-from tracebility.deletion import jobs
+from tracebility.deletion import requests
 from tracebility.deletion.erase import CONTENT_TABLES
-from tracebility.deletion.jobs import Deletion
+from tracebility.deletion.requests import Deletion
 from tracebility.deletion.runner import REFUSED_S, Deleter
 from tracebility.ids import SENTINEL, OrgId, ProjectId, uuid7
 from tracebility.orgs.projects import ProjectPlace
@@ -107,7 +107,7 @@ class Work:
         return job
 
     async def job(self, job: Deletion) -> Deletion:
-        return await jobs.read_deletion(self.control, job.id)
+        return await requests.read_deletion(self.control, job.id)
 
     async def done(self, job: Deletion) -> Deletion:
         await self.deleter.tick()

@@ -8,7 +8,7 @@ import typer
 
 from tracebility.commands.changes import OrgArgument, document, id_of, org_of, reading
 from tracebility.commands.options import AsJson, DataDir, new_app, tell
-from tracebility.deletion.jobs import Deletion, read_deletion, shape_deletion
+from tracebility.deletion.requests import Deletion, read_deletion, shape_deletion
 from tracebility.errors import NotFound, TracebilityError
 from tracebility.stores.postgres import Postgres
 

@@ -9,8 +9,8 @@ import typer
 from tracebility.audit.events import Actor
 from tracebility.commands.changes import OrgArgument, Yes, changing, confirm, document, now, org_of, reading
 from tracebility.commands.options import AsJson, DataDir, days_of, new_app, tell
-from tracebility.deletion import jobs
-from tracebility.deletion.jobs import Deletion
+from tracebility.deletion import requests
+from tracebility.deletion.requests import Deletion
 from tracebility.errors import TracebilityError
 from tracebility.ids import OrgId
 from tracebility.orgs import orgs
@@ -152,7 +152,7 @@ def delete_org(
         return (await read_org(control, await org_of(control, org_id))).name
 
     async def delete(transaction: Transaction, actor: Actor) -> Deletion:
-        return await jobs.delete_org(transaction, actor, OrgId(org_id), now())
+        return await requests.delete_org(transaction, actor, OrgId(org_id), now())
 
     name = reading(data_dir, name_of)
     confirm(f"Delete {name!r} with all it has stored?", yes=yes)
@@ -176,10 +176,10 @@ def delete_user(
 
       tracebility orgs delete-user 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a user-42 --yes
     """
-    asked = checked(jobs.UserDeletion, {"user_id": user_id})
+    asked = checked(requests.UserDeletion, {"user_id": user_id})
 
     async def delete(transaction: Transaction, actor: Actor) -> Deletion:
-        return await jobs.delete_user(transaction, actor, await org_of(transaction, org_id), asked)
+        return await requests.delete_user(transaction, actor, await org_of(transaction, org_id), asked)
 
     reading(data_dir, lambda control: org_of(control, org_id))
     confirm(f"Delete every run of user {user_id!r}?", yes=yes)

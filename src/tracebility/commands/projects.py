@@ -20,8 +20,8 @@ from tracebility.commands.changes import (
     reading,
 )
 from tracebility.commands.options import AsJson, DataDir, new_app, tell
-from tracebility.deletion import jobs
-from tracebility.deletion.jobs import Deletion
+from tracebility.deletion import requests
+from tracebility.deletion.requests import Deletion
 from tracebility.errors import NotFound, TracebilityError
 from tracebility.stores.postgres import Postgres, Transaction
 from tracebility.validation import stamp
@@ -77,7 +77,7 @@ def delete_project(
     """
 
     async def delete(transaction: Transaction, actor: Actor) -> Deletion:
-        return await jobs.delete_project(transaction, actor, await project_of(transaction, project_id), now())
+        return await requests.delete_project(transaction, actor, await project_of(transaction, project_id), now())
 
     reading(data_dir, lambda control: project_of(control, project_id))
     confirm(f"Delete project {project_id} with all it has stored?", yes=yes)
@@ -104,7 +104,7 @@ def delete_run(
 
     async def delete(transaction: Transaction, actor: Actor) -> Deletion:
         try:
-            return await jobs.delete_run(transaction, actor, await project_of(transaction, project_id), run_id)
+            return await requests.delete_run(transaction, actor, await project_of(transaction, project_id), run_id)
         except NotFound:
             raise TracebilityError("RUN is not the id of a run: a UUID, or 16 or 32 hex digits.") from None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tracebility.deletion.erase import Counts
 from tracebility.deletion.job import Job
-from tracebility.deletion.jobs import ORG, PROJECT, RUN, USER
+from tracebility.deletion.requests import ORG, PROJECT, RUN, USER
 from tracebility.validation import stamp
 
 # Kept data that the certificate lists: tables, and the ledger's keys in Redis.

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from tracebility.deletion import erase
 from tracebility.deletion.erase import Counts, Selection
-from tracebility.deletion.jobs import ORG, PROJECT
+from tracebility.deletion.requests import ORG, PROJECT
 from tracebility.ids import OrgId, ProjectId
 from tracebility.stores.postgres import Row
 

@@ -21,8 +21,8 @@ from tracebility.deletion import erase
 from tracebility.deletion.certificate import certificate_hash, certificate_of
 from tracebility.deletion.erase import Counts, Eraser
 from tracebility.deletion.job import Job, job_of
-from tracebility.deletion.jobs import ORG, PROJECT, RUN, USER
 from tracebility.deletion.metrics import DeletionMetrics
+from tracebility.deletion.requests import ORG, PROJECT, RUN, USER
 from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId, ProjectId

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tracebility.audit.events import Actor
-from tracebility.deletion import jobs
+from tracebility.deletion import requests
 from tracebility.orgs.keys import revoke_key
 from tracebility.orgs.projects import ProjectPlace
 from tracebility.stores.postgres import Postgres
@@ -26,10 +26,10 @@ async def being_deleted(control: Postgres, tenant: Any, kind: str) -> AsyncItera
     async with control.transaction() as transaction:
         now = datetime.now(UTC)
         if kind == "org":
-            await jobs.delete_org(transaction, ASKER, tenant.org_id, now)
+            await requests.delete_org(transaction, ASKER, tenant.org_id, now)
         else:
             place = ProjectPlace(tenant.org_id, tenant.workspace_id, tenant.project_id)
-            await jobs.delete_project(transaction, ASKER, place, now)
+            await requests.delete_project(transaction, ASKER, place, now)
         yield
         await asyncio.sleep(0.5)
 
@@ -99,7 +99,7 @@ async def test_deletions_are_listed_newest_first_in_pages(api: httpx.AsyncClient
     jobs = []
     for number in range(3):
         path = f"/v1/projects/{mine.project_id}/runs/{number:032x}"
-        jobs.append((await api.delete(path, headers=mine.headers())).json())
+        requests.append((await api.delete(path, headers=mine.headers())).json())
         assert (await api.delete(path.upper().replace("/V1/PROJECTS", "/v1/projects").replace("/RUNS", "/runs"),
                                  headers=mine.headers())).json()["job_id"] == jobs[-1]["job_id"]  # fmt: skip
     path = f"/v1/admin/orgs/{mine.org_id}/deletions"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tests.harness.erasure import Work, work_now
 
-from tracebility.deletion import jobs
-from tracebility.deletion.jobs import UserDeletion
+from tracebility.deletion import requests
+from tracebility.deletion.requests import UserDeletion
 
 PLACES = (
     "deletion_after_drain",
@@ -29,7 +29,7 @@ async def test_a_death_between_two_steps_changes_nothing(
 ) -> None:
     mine, other = filled
     others = await other.rows()
-    job = await work.ask(jobs.delete_org, mine.org_id, work_now())
+    job = await work.ask(requests.delete_org, mine.org_id, work_now())
     killed = delete_in_a_process(stores, empty_redis_url, place)
     assert killed == -9, "the failpoint was never passed"
     assert (await work.job(job)).state in ("queued", "running")
@@ -48,7 +48,7 @@ async def test_a_death_among_a_users_runs_leaves_none_behind(
     filled: Any, work: Work, stores: Any, empty_redis_url: str, place: str
 ) -> None:
     mine, _ = filled
-    job = await work.ask(jobs.delete_user, mine.org_id, UserDeletion("ann"))
+    job = await work.ask(requests.delete_user, mine.org_id, UserDeletion("ann"))
     assert delete_in_a_process(stores, empty_redis_url, place) == -9
     done = await work.done(job)
     of_runs = {"span": 8, "run": 4, "eval_score": 4, "replay_capture": 4, "replay_run": 4}

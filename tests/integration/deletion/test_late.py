@@ -7,9 +7,9 @@ import pytest
 from tests.harness import streams as raw_streams
 from tests.harness.erasure import R1, WHEN, Work, envelope_of, late_row, later, work_now
 
-from tracebility.deletion import jobs
-from tracebility.deletion.jobs import UserDeletion
+from tracebility.deletion import requests
 from tracebility.deletion.metrics import DeletionMetrics
+from tracebility.deletion.requests import UserDeletion
 from tracebility.deletion.runner import Deleter
 from tracebility.errors import StoreUnavailable
 from tracebility.stores import postgres, redis_control
@@ -32,7 +32,7 @@ async def test_a_row_that_comes_in_the_middle_goes_too(filled: Any, work: Work, 
         return gone
 
     monkeypatch.setattr(work.deleter._eraser, "erase", erase)
-    await work.done(await work.ask(jobs.delete_project, mine.place, work_now()))
+    await work.done(await work.ask(requests.delete_project, mine.place, work_now()))
     assert came
     assert not [row for row in (await mine.rows())["span"] if str(row[2]) == str(mine.place.project_id)]
 
@@ -40,7 +40,7 @@ async def test_a_row_that_comes_in_the_middle_goes_too(filled: Any, work: Work, 
 async def test_a_row_that_comes_after_the_end_is_swept(filled: Any, work: Work) -> None:
     mine, other = filled
     others = await other.rows()
-    await work.done(await work.ask(jobs.delete_org, mine.org_id, work_now()))
+    await work.done(await work.ask(requests.delete_org, mine.org_id, work_now()))
     await mine.add("span", late_row(mine))
     assert await work.deleter.sweep() == 1
     assert await mine.content() == {}
@@ -56,9 +56,9 @@ async def test_what_was_accepted_before_its_deletion_is_swept_and_what_is_newer_
     mine, other = filled
     others = await other.rows()
     if kind == "user":
-        asked = (jobs.delete_user, mine.org_id, UserDeletion("ann"))
+        asked = (requests.delete_user, mine.org_id, UserDeletion("ann"))
     else:
-        asked = (jobs.delete_run, mine.place, R1)  # type: ignore[assignment]
+        asked = (requests.delete_run, mine.place, R1)  # type: ignore[assignment]
     await work.done(await work.ask(*asked))
     assert await work.deleter.sweep() == 0
     left = await mine.rows()
@@ -78,7 +78,7 @@ async def test_a_sweep_that_fails_for_one_deletion_looks_at_the_others(
     filled: Any, work: Work, monkeypatch: Any
 ) -> None:
     for one in filled:
-        await work.done(await work.ask(jobs.delete_org, one.org_id, work_now()))
+        await work.done(await work.ask(requests.delete_org, one.org_id, work_now()))
         await one.add("span", late_row(one))
     stuck, whole = sorted(filled, key=lambda one: one.org_id)
     erasing = work.deleter._eraser.erase
@@ -100,7 +100,7 @@ async def test_what_is_in_the_queue_is_waited_for(filled: Any, work: Work, strea
     mine, _ = filled
     stream = stream_of(shard_of(mine.org_id))
     envelope = envelope_of(mine.org_id, mine.place.project_id)
-    job = await work.ask(jobs.delete_project, mine.place, work_now())
+    job = await work.ask(requests.delete_project, mine.place, work_now())
     [entry_id] = await raw_streams.append(streams, [(stream, envelope.fields())])
     await work.deleter.tick()
     assert (await work.job(job)).step == "drain"
@@ -116,7 +116,7 @@ async def test_what_nobody_drains_is_not_waited_for(
 ) -> None:
     mine, _ = filled
     await raw_streams.append(streams, [(LEGACY_STREAM, {"d": b"{}"})])
-    job = await work.ask(jobs.delete_run, mine.place, R1)
+    job = await work.ask(requests.delete_run, mine.place, R1)
     await work.deleter.tick()
     assert (await work.job(job)).step == "drain"
     metrics = DeletionMetrics(Metrics())

@@ -10,7 +10,7 @@ from tests.harness.erasure import Filled, Work, drain, enter, envelope_of, work_
 from tracebility.alerts.ledger_check import LedgerCheck
 from tracebility.alerts.metrics import AlertMetrics
 from tracebility.alerts.standing import StandingAlerts
-from tracebility.deletion import jobs
+from tracebility.deletion import requests
 from tracebility.stores import clickhouse, postgres, redis_control
 from tracebility.stores.ledger import Ledger, OrgQueue, RawRows, ledger
 from tracebility.stores.queue import Queue
@@ -67,7 +67,7 @@ async def test_the_books_of_an_org_are_after_its_deletion_as_they_were_before(
 ) -> None:
     before = await books()
     assert said(before) == (6, 5, 1, 0)
-    done = await work.done(await work.ask(jobs.delete_org, sender.org_id, work_now()))
+    done = await work.done(await work.ask(requests.delete_org, sender.org_id, work_now()))
     assert await sender.content() == {}
     assert await books() == before
     assert not await alerted()
@@ -84,7 +84,7 @@ async def test_what_comes_after_a_deletion_enters_and_leaves_the_books(
     sender: Filled, work: Work, books: Any, alerted: Any, streams: Queue, engine: Any, store: redis_control.RedisControl
 ) -> None:
     """From the disk buffer of an edge that was cut off."""
-    await work.done(await work.ask(jobs.delete_org, sender.org_id, work_now()))
+    await work.done(await work.ask(requests.delete_org, sender.org_id, work_now()))
     await enter(streams, envelope_of(sender.org_id, sender.second, spans=3))
     assert said(await books()) == (9, 5, 1, 3)
     await drain(streams, engine, store, sender.org_id)
@@ -107,7 +107,7 @@ async def test_what_is_in_the_queue_while_its_org_is_forgotten_counts_once(
         return await counting(job)
 
     monkeypatch.setattr(work.deleter, "_count_before", count)
-    await work.done(await work.ask(jobs.delete_org, sender.org_id, work_now()))
+    await work.done(await work.ask(requests.delete_org, sender.org_id, work_now()))
     assert said(await books()) == (9, 5, 1, 3)
     await drain(streams, engine, store, sender.org_id)
     assert said(await books()) == (9, 8, 1, 0)

@@ -11,9 +11,9 @@ import pytest
 from tests.harness import streams as raw_streams
 from tests.harness.erasure import ASKER, KEPT, R1, R2, R3, WHEN, Filled, Work, envelope_of, events, late_row, work_now
 
-from tracebility.deletion import jobs
+from tracebility.deletion import requests
 from tracebility.deletion.certificate import certificate_hash
-from tracebility.deletion.jobs import UserDeletion
+from tracebility.deletion.requests import UserDeletion
 from tracebility.errors import BeingDeleted
 from tracebility.ids import OrgId, ProjectId, uuid7
 from tracebility.orgs import orgs, projects
@@ -30,7 +30,7 @@ async def test_a_run_goes_with_all_that_names_it(filled: Any, work: Work, contro
     mine, other = filled
     others = await other.rows()
     before = await mine.rows()
-    job = await work.ask(jobs.delete_run, mine.place, R1)
+    job = await work.ask(requests.delete_run, mine.place, R1)
     assert (job.kind, job.state, job.target) == ("run", "queued", R1)
     done = await work.done(job)
     after = await mine.rows()
@@ -61,7 +61,7 @@ async def test_a_body_whose_run_was_deleted_is_new_when_it_is_sent_again(
         return gone
 
     monkeypatch.setattr(work.deleter._eraser, "erase", erase)
-    await work.done(await work.ask(jobs.delete_run, mine.place, R1))
+    await work.done(await work.ask(requests.delete_run, mine.place, R1))
     assert int(await store.command("GET", removal_key(mine.org_id))) >= erased_us > 0
     assert not await store.command("EXISTS", removal_key(other.org_id))
 
@@ -71,7 +71,11 @@ async def test_what_is_sent_after_a_deletion_was_asked_for_stays(filled: Any, wo
     """Its run was summed up with spans that go; what is left of it is a run of its own."""
     mine, other = filled
     others = await other.rows()
-    asked = (jobs.delete_run, mine.place, R1) if kind == "run" else (jobs.delete_user, mine.org_id, UserDeletion("ann"))
+    asked = (
+        (requests.delete_run, mine.place, R1)
+        if kind == "run"
+        else (requests.delete_user, mine.org_id, UserDeletion("ann"))
+    )
     job = await work.ask(*asked)
     newer = {"accepted_at": f"{work_now() + timedelta(days=1):%F %T}", "version": 2}
     await mine.add("span", late_row(mine) | {"trace_id": R1, "span_id": "a", "user_id": "ann", "name": "again"} | newer)
@@ -95,7 +99,7 @@ async def test_a_users_runs_go_whole_in_every_project(filled: Any, work: Work, m
     mine, other = filled
     others = await other.rows()
     before = await mine.rows()
-    done = await work.done(await work.ask(jobs.delete_user, mine.org_id, UserDeletion("ann")))
+    done = await work.done(await work.ask(requests.delete_user, mine.org_id, UserDeletion("ann")))
     after = await mine.rows()
     assert {row[3] for row in after["span"]} == {R2, R3}
     gone = {table: len(rows) - len(after[table]) for table, rows in before.items() if len(rows) != len(after[table])}
@@ -112,7 +116,7 @@ async def test_a_project_goes_with_its_keys_and_dead_letters(
     others = await other.rows()
     letters = [await bury(streams, one.org_id, project) for one in filled for project in (one.place[2], one.second)]
     await control.execute("INSERT INTO dataset (id, project_id, name) VALUES ($1, $2, 'd')", uuid4(), mine.place[2])
-    done = await work.done(await work.ask(jobs.delete_project, mine.place, work_now()))
+    done = await work.done(await work.ask(requests.delete_project, mine.place, work_now()))
     left = await mine.rows()
     assert {str(row[2]) for table, rows in left.items() if table not in KEPT for row in rows} == {str(mine.second)}
     assert len(left["billing_meter"]) == 2, "usage is billed, whatever became of what was used"
@@ -132,7 +136,7 @@ async def test_an_org_goes_but_for_what_usage_and_the_trail_name(
         await store.command("SET", key(one.org_id, "usage", "2026-10"), "1")
         await store.command("SET", over_flag(one.org_id, "2026-10"), "spans")
     await bury(streams, mine.org_id, mine.second)
-    done = await work.done(await work.ask(jobs.delete_org, mine.org_id, work_now()))
+    done = await work.done(await work.ask(requests.delete_org, mine.org_id, work_now()))
     assert await mine.content() == {}
     assert len((await mine.rows())["billing_meter"]) == 2
     assert await other.rows() == others
@@ -148,7 +152,7 @@ async def test_an_org_goes_but_for_what_usage_and_the_trail_name(
     assert row["deleted_at"] is not None
     for table in ("api_key", "workspace"):
         assert await control.fetchval(f"SELECT count(*) FROM {table} WHERE org_id = $1", mine.org_id) == 0
-    assert (await work.ask(jobs.delete_org, mine.org_id, work_now())).id == done.id
+    assert (await work.ask(requests.delete_org, mine.org_id, work_now())).id == done.id
 
 
 async def test_nothing_of_a_deleted_org_comes_back_to_the_hot_counter(
@@ -170,7 +174,7 @@ async def test_nothing_of_a_deleted_org_comes_back_to_the_hot_counter(
         return {name.decode() for name in await store.command("KEYS", "tracebility:{*}:usage*")}
 
     await say(mine, other)
-    job = await work.ask(jobs.delete_org, mine.org_id, work_now())
+    job = await work.ask(requests.delete_org, mine.org_id, work_now())
     await reconcile()
     await work.done(job)
     assert await store.command("ZRANGE", METERED, 0, -1) == [metered_member(other.org_id, period).encode()]
@@ -192,14 +196,14 @@ async def test_a_project_that_was_made_since_the_work_began_goes_too(
         return await counting(job)
 
     monkeypatch.setattr(work.deleter, "_count_before", count)
-    job = await work.done(await work.ask(jobs.delete_org, mine.org_id, work_now()))
+    job = await work.done(await work.ask(requests.delete_org, mine.org_id, work_now()))
     assert (job.certificate or {})["control_rows"]["projects"] == 3
     assert await control.fetchval("SELECT count(*) FROM project WHERE id = $1", late) == 0
 
 
 async def test_a_deleted_org_is_not_let_in_again(filled: Any, work: Work, control: postgres.Postgres) -> None:
     mine, _ = filled
-    await work.ask(jobs.delete_org, mine.org_id, work_now())
+    await work.ask(requests.delete_org, mine.org_id, work_now())
     with pytest.raises(BeingDeleted):
         async with control.transaction() as transaction:
             await orgs.change_org(transaction, ASKER, mine.org_id, orgs.OrgChanges(suspended=False), work_now())

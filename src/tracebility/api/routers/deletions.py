@@ -10,7 +10,7 @@ from tracebility.api.bodies import body_of
 from tracebility.api.pagination import NEWEST_REQUEST_FIRST, Asked, Page, read_page
 from tracebility.api.schemas import answers, takes
 from tracebility.api.scope import NamedDeletion, NamedOrg, NamedProject, NamedProjectOrDeleted, OperatedOrg
-from tracebility.deletion.jobs import (
+from tracebility.deletion.requests import (
     Deletion,
     UserDeletion,
     delete_org,
