@@ -3,7 +3,7 @@
 OTLP spans wait until there are enough to be mapped together; native runs become rows at once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 
@@ -42,11 +42,11 @@ def add(batch: Batch, envelope: Envelope) -> int:
     was. What is in an OTLP span is read when it is mapped: an envelope that fails there is in ``batch.refused``.
     """
     header = envelope.header
-    if header.source not in ("otlp", "native"):
-        raise MalformedEnvelope(f"envelope of source {header.source!r}, this program reads otlp, native")
+    if header.source not in SOURCES:
+        raise MalformedEnvelope(f"envelope of source {header.source!r}, this program reads {', '.join(SOURCES)}")
     with batch.whole():
         body = decompress(envelope.body, header.content_encoding, INFLATED_BYTES)
-        added = add_runs(batch, header, body) if header.source == "native" else _add_spans(batch, header, body)
+        added = SOURCES[header.source](batch, header, body)
         if added != header.items:
             raise MalformedEnvelope(
                 f"the body holds {added} items besides the rejected, the edge accepted {header.items}"
@@ -57,7 +57,7 @@ def add(batch: Batch, envelope: Envelope) -> int:
     return added
 
 
-def _add_spans(batch: Batch, header: Header, body: bytes) -> int:
+def add_spans(batch: Batch, header: Header, body: bytes) -> int:
     """Have the spans of ``body`` that the edge accepted mapped with those of other envelopes; how many there are."""
     if header.content_type == otlp.JSON:
         body = otlp.decode(body, header.content_type).SerializeToString()
@@ -89,6 +89,9 @@ def _add_spans(batch: Batch, header: Header, body: bytes) -> int:
         starts, ends = list(map(itemgetter(0), places)), list(map(itemgetter(1), places))
         batch.add_pending(Pending(header, body, starts, ends, owners))
     return len(places)
+
+
+SOURCES: Mapping[str, Callable[[Batch, Header, bytes], int]] = {"otlp": add_spans, "native": add_runs}
 
 
 def map_pending(batch: Batch) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
-from tracebility.worker.rows import SOURCES
 
 from tracebility.errors import Overloaded, QuotaExceeded, RateLimited, Unauthenticated
 from tracebility.wire import otlp
@@ -17,6 +16,7 @@ from tracebility.wire.otlp_protocol import OTLP
 from tracebility.wire.protocol import Call, Route, Router
 from tracebility.wire.protocols import PROTOCOLS, ROUTER
 from tracebility.wire.rejection import ItemWarning, Rejection
+from tracebility.worker.mapping import SOURCES
 
 MULTIPART = replace(
     NATIVE,
