@@ -45,8 +45,8 @@ install-dev: .venv/.installed-dev ## Add what tests and benchmarks need, pinned
 up: install ## Start everything: stores, ingest, worker, API (Ctrl-C ends it)
 	@$(BIN)/tracebility up $(ARGS)
 
-check: lint ## Lint and unit tests: for every commit
-	@$(BIN)/python -m pytest -q -n 2 tests/unit $(ARGS)
+check: lint ## Lint and unit tests, with fewer examples for each property than `test` takes: for every commit
+	@$(BIN)/python -m pytest -q -n 2 --hypothesis-profile quick tests/unit $(ARGS)
 
 test: lint ## Every test on real stores, after the lint; the engine's own suite when its files changed. Files side by side, JOBS=3
 	@if [ "$$($(ENGINE_DIGEST))" = "$$(cat $(ENGINE_TESTED))" ]; then \

@@ -27,8 +27,9 @@ from tracebility.tenant.context import Scope, TenantContext, sealed_context
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))  # the recorded OTLP bodies: `otlp_corpus`
 
-# `make test` tries the same examples each time, so that it says the same of the same code; `make explore` looks for new
-# ones, and many more. Neither is bounded by a clock: a machine may be busy.
+# `make test` tries the same examples each time, so that it says the same of the same code; `make check`
+# takes fewer, `make explore` looks for new ones, and many more. Neither is bounded by a clock: a machine may be busy.
+settings.register_profile("quick", deadline=None, max_examples=10, stateful_step_count=20, derandomize=True)
 settings.register_profile("repeatable", deadline=None, max_examples=100, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=2_000, print_blob=True)
 settings.load_profile("repeatable")

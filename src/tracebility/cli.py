@@ -1,12 +1,11 @@
-"""The command line. It loads nothing but typer until a command is chosen; each command group has its own file."""
+"""The command line. It imports the file of a command, and with it the stores' clients, only when that command runs."""
 
-import importlib
 import os
 import signal
 import sys
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,8 +13,53 @@ from tracebility import __version__
 from tracebility.commands.options import AsJson
 from tracebility.errors import ConfigurationError, TracebilityError
 
+# In the order of `tracebility --help`, which prints these lines. Each name is a file of `tracebility.commands`.
+COMMANDS = {
+    "migrate": "Bring the schemas of both stores up to date.",
+    "demo": "Send traces of made-up agents.",
+    "status": "Show services, stores, queue, alerts, rows and rates.",
+    "doctor": "Check an installation and say what to do.",
+    "orgs": "List, show, make, change or delete organisations.",
+    "projects": "List an organisation's projects; delete a project or one of its runs.",
+    "plans": "List plans, make or replace one.",
+    "keys": "List, make, rotate or revoke keys: of a project, or of operators.",
+    "quota": "Show what an organisation has used of its plan, and settle it.",
+    "ledger": "Show what became of every item that was accepted.",
+    "shards": "Show how even the shards are; move or split organisations.",
+    "dlq": "List, show, replay or drop envelopes that could not be stored.",
+    "audit": "List, verify and reconcile the audit log.",
+    "deletions": "List deletions, or show one with its certificate.",
+    "retention": "Say how long a project keeps its data; remove what is older now.",
+}
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands of this file, and those of `COMMANDS`, each imported when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Every name, in the order of the help."""
+        return [*self.commands, *COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name, None when there is none."""
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        found: Any = typer.main.get_command(import_module(f"tracebility.commands.{cmd_name}").app)
+        found.name = cmd_name
+        if isinstance(found, typer.core.TyperGroup):
+            found.help = COMMANDS[cmd_name]
+        return found
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list of the help, without importing what it lists."""
+        own = [(name, command.get_short_help_str(limit=88)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl([*own, *COMMANDS.items()])
+
+
 app = typer.Typer(
     name="tracebility",
+    cls=Commands,
     help="Multi-tenant observability for LLM applications. Start with: tracebility up",
     no_args_is_help=True,
     add_completion=False,
@@ -110,7 +154,7 @@ def serve(
 
 
 def main() -> None:
-    """Run the command line. What is set up wrongly is one line on standard error, never a traceback."""
+    """Run the command line. A wrong configuration is one line on standard error, never a traceback."""
     # A shell that starts a command with `&` may make it ignore SIGINT, which Python then leaves as it is.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -119,37 +163,9 @@ def main() -> None:
         sys.stderr.write(f"tracebility: {error}\n")
         sys.exit(2)
     except TracebilityError as error:
-        from tracebility.config import redact
+        from tracebility.config import redact  # the settings of services, which most commands do not need
 
         sys.stderr.write(f"tracebility: {redact(str(error))}\n")
         sys.exit(1)
     except (BrokenPipeError, KeyboardInterrupt):
         sys.exit(130)
-
-
-# Each a file of tracebility.commands with a function ``register``, in the order in which --help lists them.
-_GROUPS = (
-    "migrate",
-    "demo",
-    "status",
-    "doctor",
-    "orgs",
-    "plans",
-    "keys",
-    "quota",
-    "ledger",
-    "shards",
-    "dlq",
-    "audit",
-    "deletions",
-    "retention",
-)
-
-
-def _register_groups() -> None:
-    for name in _GROUPS:
-        if find_spec(f"tracebility.commands.{name}") is not None:
-            importlib.import_module(f"tracebility.commands.{name}").register(app)
-
-
-_register_groups()

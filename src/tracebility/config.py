@@ -1,4 +1,4 @@
-"""What an installation is told from outside: one DSN per store, and a few numbers. Read from the environment only.
+"""Settings: one DSN per store and a few numbers, read from the environment only.
 
 A DSN carries its own credentials; there is no second place for a user or a password.
 """
@@ -60,6 +60,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     api_socket: Annotated[
         str, Field(description="ingest-api: unix socket of the api target, for every route that is not an ingest route")
+    ] = ""
+    metrics_sockets: Annotated[
+        str,
+        Field(description="ingest-api: name=path,... of other targets' unix sockets; /metrics has theirs too"),
     ] = ""
     api_as_owner: Annotated[
         bool, Field(description="api: start although its ClickHouse user owns the data; not set by hand")

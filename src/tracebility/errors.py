@@ -1,7 +1,7 @@
-"""One error type per meaning; the doors (HTTP, command line) map each once to what a client sees.
+"""One error type per meaning. HTTP and the command line each translate them in one place.
 
 HTTP bodies are RFC 9457 problem JSON: ``type`` (a stable code), ``title``, ``status``, ``detail`` (what and where), and
-``hint`` (what to do). Every code has its line in ``docs/errors.md``.
+``hint`` (what to do). ``docs/errors.md`` has every code.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from tracebility import request_id
 
-# Answers are one tenant's: no cache on the way may keep one, and a browser must not guess what it holds.
+# Answers belong to one tenant: no cache may keep them, and a browser must not guess their type.
 NOT_FOR_OTHERS = {
     "cache-control": "private, no-store",
     "vary": "Authorization",
@@ -19,15 +19,15 @@ NOT_FOR_OTHERS = {
 
 
 class TracebilityError(Exception):
-    """Everything this program raises on purpose."""
+    """The base of every error that this program raises itself."""
 
 
 class ConfigurationError(TracebilityError):
-    """The installation is set up wrongly. ``str()`` is one line that names the variable and the fix, no secrets."""
+    """The configuration is wrong. ``str()`` is one line that names the variable and the fix, without secrets."""
 
 
 class StoreUnavailable(TracebilityError):
-    """A store does not answer, or refuses; the caller may try again. ``store`` is postgres, redis or clickhouse."""
+    """A store does not answer or refuses for now; the caller may retry. ``store`` is postgres, redis or clickhouse."""
 
     def __init__(self, store: str, detail: str) -> None:
         super().__init__(f"{store}: {detail}")
@@ -36,11 +36,11 @@ class StoreUnavailable(TracebilityError):
 
 
 class Problem(TracebilityError):
-    """An answer other than 2xx, as RFC 9457 has it."""
+    """An answer other than 2xx, as RFC 9457 defines it."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
-    title: ClassVar[str] = "Something went wrong on our side"
+    title: ClassVar[str] = "Internal error"
 
     def __init__(
         self, detail: str, *, hint: str = "", retry_after_s: int | None = None, **members: str | int | float | None
@@ -52,7 +52,7 @@ class Problem(TracebilityError):
         self.members = members
 
     def body(self, instance: str = "") -> dict[str, Any]:
-        """The problem document. ``instance`` is the path or id of the request it speaks of."""
+        """The problem document. ``instance`` is the path of the request."""
         document: dict[str, Any] = {
             "type": f"urn:tracebility:error:{self.code}",
             "title": self.title,
@@ -68,7 +68,7 @@ class Problem(TracebilityError):
         return document | self.members
 
     def headers(self) -> dict[str, str]:
-        """Headers beside the body, ``content-type`` included."""
+        """The headers of the answer, ``content-type`` included."""
         headers = {"content-type": "application/problem+json"} | NOT_FOR_OTHERS
         if request_id.current():
             headers[request_id.HEADER] = request_id.current()
@@ -82,9 +82,9 @@ class BadRequest(Problem):
 
 
 class Unauthenticated(Problem):
-    """Unknown, malformed, wrong, revoked, expired, absent: one wording for all, so that no answer tells which."""
+    """The key is missing, malformed, unknown, wrong, revoked or expired. One wording for all: no answer tells which."""
 
-    status, code, title = 401, "unauthenticated", "A valid API key is needed"
+    status, code, title = 401, "unauthenticated", "A valid API key is required"
 
     def __init__(self) -> None:
         super().__init__(
@@ -97,86 +97,86 @@ class Unauthenticated(Problem):
 
 
 class Forbidden(Problem):
-    status, code, title = 403, "forbidden", "The key lacks the scope for this"
+    status, code, title = 403, "forbidden", "The key lacks the required scope"
 
 
 class Suspended(Problem):
-    """The key is valid, and its org refused at every door until an operator lets it in again."""
+    """The key is valid, but its org is suspended: every request is refused until an operator resumes the org."""
 
     status, code, title = 403, "suspended", "This organisation is suspended"
 
     def __init__(self) -> None:
         super().__init__(
-            "The organisation of this key is suspended. What it has stored is kept.",
-            hint="Ask whoever runs this installation.",
+            "The organisation of this key is suspended. Its data is kept.",
+            hint="Ask the operator of this installation to resume it.",
         )
 
 
 class NotFound(Problem):
-    """Missing, or another tenant's: the same words for both."""
+    """The id is unknown or belongs to another tenant. One wording for both."""
 
-    status, code, title = 404, "not-found", "There is no such thing"
+    status, code, title = 404, "not-found", "Not found"
 
     def __init__(self) -> None:
-        super().__init__("Nothing is stored under this address, or not for this key.")
+        super().__init__("Nothing is stored under this address that this key may see.")
 
 
 class Taken(Problem):
-    """There is one of this name already; of two that are made at once, one wins."""
+    """The name is taken. Of two requests at once, one succeeds and the other gets this."""
 
-    status, code, title = 409, "taken", "There is one of this name already"
+    status, code, title = 409, "taken", "The name is taken"
 
 
 class BeingDeleted(Problem):
-    """An org that was deleted is not changed any more, and not let in again."""
+    """The org is deleted: it cannot be changed or resumed."""
 
     status, code, title = 409, "being-deleted", "This organisation is deleted"
 
     def __init__(self) -> None:
         super().__init__(
-            "This organisation is deleted, or is being deleted; that cannot be taken back.",
-            hint="GET /v1/admin/orgs/{org_id}/deletions tells how far it is.",
+            "This organisation is deleted or being deleted, which cannot be undone.",
+            hint="GET /v1/admin/orgs/{org_id}/deletions shows the progress.",
         )
 
 
 class KeyEnded(Problem):
-    """A revoked or expired key is not brought back by rotating it."""
+    """A revoked or expired key cannot be rotated."""
 
-    status, code, title = 409, "key-ended", "This key has ended"
+    status, code, title = 409, "key-ended", "The key is revoked or expired"
 
     def __init__(self) -> None:
-        super().__init__("This key is revoked or expired, so it cannot be rotated.", hint="Make a new key.")
+        super().__init__("A revoked or expired key cannot be rotated.", hint="Make a new key.")
 
 
 class MovedLately(Problem):
-    """An org is not moved again so soon: what the last move did does not show yet. ``Retry-After`` says when."""
+    """The org was moved too recently: the effect of the last move is not measured yet. See ``Retry-After``."""
 
-    status, code, title = 409, "moved-lately", "This organisation was moved a moment ago"
+    status, code, title = 409, "moved-lately", "This organisation was moved recently"
 
     def __init__(self, moved_at: str, wait_s: int) -> None:
         super().__init__(
-            f"The shards of this organisation were changed at {moved_at}, and may be again in {wait_s} s, or by force.",
-            hint="Wait for Retry-After seconds, or say 'force': true.",
+            f"The shards of this organisation were changed at {moved_at}. They can be changed again in {wait_s} s.",
+            hint="Wait for Retry-After seconds, or send 'force': true.",
             retry_after_s=wait_s,
             moved_at=moved_at,
         )
 
 
 class MethodNotAllowed(Problem):
-    """The address is right and the method is not. ``Allow`` names those that it takes."""
+    """The path exists, but has no route for the method. ``Allow`` names the methods that it has."""
 
-    status, code, title = 405, "method-not-allowed", "This address does not take this method"
+    status, code, title = 405, "method-not-allowed", "Method not allowed"
 
     def __init__(self, path: str, methods: Iterable[str]) -> None:
         self._allowed = ", ".join(sorted(methods))
-        super().__init__(f"{path} takes {self._allowed}.", hint=f"Use {self._allowed}.")
+        super().__init__(f"{path} accepts {self._allowed}.", hint=f"Use {self._allowed}.")
 
     def headers(self) -> dict[str, str]:
         return super().headers() | {"allow": self._allowed}
 
 
 class RequestTimeout(Problem):
-    """The rest of the request may still come, and be taken for another one: the connection ends with this answer."""
+    """The request is incomplete. The connection is closed, so that its late rest is not read as another request."""
 
     status, code, title = 408, "request-timeout", "The request did not arrive in time"
 
@@ -185,29 +185,29 @@ class RequestTimeout(Problem):
 
 
 class PayloadTooLarge(Problem):
-    status, code, title = 413, "payload-too-large", "The request is larger than is accepted"
+    status, code, title = 413, "payload-too-large", "The request is too large"
 
 
 class UnsupportedMedia(Problem):
-    status, code, title = 415, "unsupported-media", "This content type or encoding is not understood"
+    status, code, title = 415, "unsupported-media", "Unsupported content type or encoding"
 
 
 class Unprocessable(Problem):
-    status, code, title = 422, "unprocessable", "The request is well formed, but a value in it is not acceptable"
+    status, code, title = 422, "unprocessable", "A value in the request is not acceptable"
 
 
 class AnswerTooLarge(Problem):
-    """What was asked for is there, but larger than one answer may be: asking again changes nothing."""
+    """The result exists, but is larger than one answer may be. Retrying does not help."""
 
-    status, code, title = 422, "answer-too-large", "The answer is larger than can be given"
+    status, code, title = 422, "answer-too-large", "The answer would be too large"
 
 
 class HeadTooLarge(Problem):
-    status, code, title = 431, "head-too-large", "The address and headers are larger than is accepted"
+    status, code, title = 431, "head-too-large", "The address and headers are too large"
 
 
 class RateLimited(Problem):
-    """Too many requests of the org, or of the key, for now. ``Retry-After`` is 1 to 5 s.
+    """The org or the key exceeds its rate. ``Retry-After`` is 1 to 5 s.
 
     Headers: draft-ietf-httpapi-ratelimit-headers.
     """
@@ -217,8 +217,8 @@ class RateLimited(Problem):
     def __init__(self, which: str, requests_per_s: int, burst: int, retry_after_s: int) -> None:
         whose = "This organisation" if which == "org" else "This key"
         super().__init__(
-            f"{whose} may send {requests_per_s} requests a second, and {burst} at once after a pause.",
-            hint="Send the same request again after Retry-After seconds; put more spans into each request.",
+            f"{whose} may send {requests_per_s} requests a second, with bursts of up to {burst}.",
+            hint="Send the same request again after Retry-After seconds. Larger batches need fewer requests.",
             retry_after_s=retry_after_s,
             limit=requests_per_s,
             burst=burst,
@@ -231,19 +231,19 @@ class RateLimited(Problem):
 
 
 def rate_policy(which: str, requests_per_s: int, burst: int) -> str:
-    """``RateLimit-Policy`` of a rate: so many requests, and the seconds in which they come back."""
+    """``RateLimit-Policy`` of a rate: the burst, and the seconds in which a used burst is available again."""
     return f'"{which}";q={burst};w={-(-burst // requests_per_s)}'
 
 
 class QuotaExceeded(Problem):
-    """A meter has no room for all of the request, so nothing of it was kept or counted."""
+    """A meter has no room for the whole request, so nothing of it was stored or counted."""
 
-    status, code, title = 402, "quota-exceeded", "The plan's quota does not allow this"
+    status, code, title = 402, "quota-exceeded", "The quota is exceeded"
 
     def __init__(self, meter: str, limit: int, used: int, wanted: int, period: str, resets_at: datetime) -> None:
         super().__init__(
-            f"The plan allows {limit} {meter} in {period}; {used} are used, and this request has {wanted}.",
-            hint="Ask whoever runs this installation for a larger plan, or wait until resets_at.",
+            f"The plan allows {limit} {meter} in {period}. {used} are used, and this request has {wanted}.",
+            hint="Ask the operator of this installation for a larger plan, or wait until resets_at.",
             meter=meter,
             limit=limit,
             used=used,
@@ -253,41 +253,41 @@ class QuotaExceeded(Problem):
 
 
 class Overloaded(Problem):
-    """A store is away or full, so nothing was kept. Always carries ``Retry-After`` (1 to 5 s)."""
+    """A store is unavailable or full, so nothing was stored. Always carries ``Retry-After`` (1 to 5 s)."""
 
-    status, code, title = 503, "overloaded", "This cannot be kept right now"
+    status, code, title = 503, "overloaded", "The request cannot be stored right now"
 
     def __init__(self, detail: str, *, hint: str = "Send the same request again after Retry-After seconds.") -> None:
         super().__init__(detail, hint=hint, retry_after_s=2)
 
 
 class TrailTampered(Problem):
-    """An org's next event has no place behind its last one: somebody changed its trail in the store.
+    """The number of an org's next audit event is taken: somebody wrote to its audit log past this program.
 
-    Nothing that has to be in the trail is done until a person has mended it. ``Retry-After`` is as with every 503.
+    Changes that need an audit event are refused until an operator has repaired the log.
     """
 
-    status, code, title = 503, "trail-tampered", "The audit trail is not as it was written"
+    status, code, title = 503, "trail-tampered", "The audit log was tampered with"
 
     def __init__(self, reason: str = "") -> None:
-        """``reason`` is for the log: the answer does not say which number of which org."""
+        """``reason`` is only logged: it names the event's number."""
         self.reason = reason
         super().__init__(
-            "The audit trail of this organisation is not as it was written, "
-            "so nothing is changed until that is mended.",
-            hint="Run 'tracebility audit verify': it says what was done to it, and where.",
+            "The audit log of this organisation was changed outside of tracebility, so changes are refused until it is "
+            "repaired.",
+            hint="Run 'tracebility audit verify': it lists what was changed.",
             retry_after_s=2,
         )
 
     def __str__(self) -> str:
-        """What a command says, in its one line."""
+        """The one line that commands print."""
         return f"{self.detail} {self.hint}"
 
 
 class Unavailable(Problem):
-    """A store that an answer needs is away. Nothing was changed; the same request works once it is back."""
+    """A store that the answer needs is unavailable. Nothing was changed."""
 
-    status, code, title = 503, "store-unavailable", "A store that this answer needs is away"
+    status, code, title = 503, "store-unavailable", "A store is unavailable"
 
     def __init__(self, detail: str, **members: str | int | float | None) -> None:
         super().__init__(

@@ -51,8 +51,16 @@ async def needs_every_store(missing: Callable[[], Awaitable[Mapping[str, str]]])
     return Readiness("unavailable" if stores else "ok", stores)
 
 
-def create_app(metrics: Metrics, readiness: Callable[[], Awaitable[Readiness]], otherwise: App | None = None) -> App:
-    """An app that answers `PATHS`. ``otherwise`` answers every other path; without it they are 404."""
+def create_app(
+    metrics: Metrics,
+    readiness: Callable[[], Awaitable[Readiness]],
+    otherwise: App | None = None,
+    complete: Callable[[bytes], Awaitable[bytes]] | None = None,
+) -> App:
+    """An app that answers `PATHS`. ``otherwise`` answers every other path; without it they are 404.
+
+    ``complete`` makes of this process's metrics what ``/metrics`` answers.
+    """
     other = otherwise or _not_found
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,6 +71,8 @@ def create_app(metrics: Metrics, readiness: Callable[[], Awaitable[Readiness]], 
             await _refuse(problem, scope, send)
         else:
             status, content_type, body = await _answer(scope["path"], metrics, readiness)
+            if complete is not None and scope["path"] == "/metrics":
+                body = await complete(body)
             await _respond(send, status, {"content-type": content_type}, body)
 
     return app if otherwise else RequestIds(app)

@@ -1,6 +1,6 @@
-"""Which targets there are, and how each is run: settings in, until SIGTERM or SIGINT, an exit code out.
+"""Runs a target by name: reads the settings, serves until SIGTERM or SIGINT, and returns an exit code.
 
-This module loads no target; each is imported when it is run, so that a process holds only what it needs.
+A target is imported only when it is run, so that a process holds only what it needs.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 def run(name: str) -> int:
-    """Run the target ``name``; its exit code. What is set up wrongly is told in one line on standard error."""
+    """Run the target ``name`` and return its exit code. A wrong setting is one line on standard error."""
     try:
         serve = _serving(name)
         return _run(name, serve)
@@ -93,14 +93,14 @@ def _run(name: str, serve: Callable[["Settings", asyncio.Event], Awaitable[None]
 
 
 def _take_all_descriptors() -> None:
-    """As many connections as this user may have at all: the usual first bound of 1,024 is one of select(2)."""
+    """Raise the limit of open files to the maximum of this user: the usual 1,024 is too low for connections."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def wait_for_start(settings: "Settings") -> None:
-    """Return when whoever started this process says that the stores are ready; loading and their start overlap so."""
+    """Wait until the parent process opens its start latch: modules are loaded while the stores start."""
     if settings.start_fd is not None:
         with contextlib.suppress(OSError):
             os.read(settings.start_fd, 1)
@@ -199,7 +199,7 @@ async def _serve_http(app: App, settings: "Settings", stop: asyncio.Event) -> No
         def capture_signals(self) -> Iterator[None]:
             yield  # The signals are ours: they end more than the listener.
 
-    # What is there now stays. To look through it for garbage takes 25 ms, in the middle of some answer.
+    # Objects of now live as long as the process. Collecting garbage among them would delay an answer by 25 ms.
     gc.collect()
     gc.freeze()
     async with _listening(settings) as listeners:

@@ -45,7 +45,7 @@ def main() -> int:
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals to us: the engine is to be closed after the last request, before the process ends."""
+    """Handles no signals itself: the engine is closed after the last request, before the process ends."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

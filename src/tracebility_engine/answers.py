@@ -1,4 +1,4 @@
-"""What an answer carries beside its rows: status, headers, content type, and the mark of an error in mid-stream."""
+"""The parts of an answer beside its rows: status, headers, content type, and the block for an error in mid-stream."""
 
 import json
 import secrets
@@ -8,7 +8,7 @@ from tracebility_engine.engine import EngineError
 
 Header = tuple[bytes, bytes]
 
-# As the server maps its codes; every other is 500.
+# HTTP statuses of ClickHouse's error codes, as its server maps them; every other code is 500.
 _STATUS = {
     194: 401,
     **dict.fromkeys((192, 193, 516, 497, 511), 403),
@@ -38,7 +38,7 @@ _TYPES = {
 
 @dataclass(slots=True)
 class Summary:
-    """What a statement read and wrote."""
+    """Rows and bytes that a statement read and wrote."""
 
     read_rows: int = 0
     read_bytes: int = 0
@@ -77,7 +77,7 @@ def common_headers(query_id: str, timezone: str) -> list[Header]:
 
 
 def format_headers(fmt: str) -> list[Header]:
-    """Headers that name a format; none has none."""
+    """Headers that name the format; empty without a format."""
     if not fmt:
         return [(b"Content-Type", b"text/plain; charset=UTF-8")]
     return [
@@ -87,7 +87,7 @@ def format_headers(fmt: str) -> list[Header]:
 
 
 def new_tag() -> bytes:
-    """The mark by which this answer's error is told from its data."""
+    """A random tag that marks an error block in the middle of the data."""
     return secrets.token_hex(8).encode()
 
 
@@ -100,7 +100,7 @@ def error_text(error: EngineError, version: str) -> bytes:
 
 
 def error_in_stream(tag: bytes, text: bytes) -> bytes:
-    """The block that ends an answer whose rows were already on their way."""
+    """The error block that ends an answer of which rows were already sent."""
     return b"\r\n__exception__\r\n%b\r\n%b%d %b\r\n__exception__\r\n" % (tag, text, len(text), tag)
 
 

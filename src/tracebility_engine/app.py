@@ -21,7 +21,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _OPEN_PATHS = frozenset({"/ping", "/replicas_status"})
-# Smaller answers are not worth a frame.
+# Smaller answers are not compressed.
 MIN_COMPRESSED_BYTES = 1024
 # A form holds a statement and parameters, never data.
 MAX_FORM_BYTES = 16 << 20
@@ -34,7 +34,7 @@ _QUIET_S = 30
 
 
 class Front:
-    """Answers requests with what the engine says."""
+    """Runs the statement of each request on the engine and sends its answer."""
 
     def __init__(self, settings: FrontSettings, host: EngineHost, spool_dir: Path) -> None:
         self._settings = settings
@@ -56,11 +56,11 @@ class Front:
                 with _ends_where_the_disk_failed():
                     await self._host.check_disk()
                 await self._statements.close_idle_sessions()
-                # What starting and migrations took goes with the first quiet round.
+                # Memory that the start and migrations took is given back in the first quiet round.
                 if quiet_s >= (_QUIET_S if trimmed_after >= 0 else _MAINTENANCE_S) and trimmed_after != inserts:
                     await self._host.give_memory_back()
                     trimmed_after = inserts
-            except (EngineError, OSError) as error:  # such as of memory: the next round looks again
+            except (EngineError, OSError) as error:  # such as out of memory: the next round tries again
                 log("maintenance", level="error", detail=str(error))
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -103,7 +103,7 @@ class Front:
         except EngineError as error:
             await self._fail(error, query_id, send, began)
         except Stuck:
-            log("stuck", level="error", detail="queries that were told to end do not; leaving, to be started again")
+            log("stuck", level="error", detail="killed queries do not end; exiting, to be restarted")
             os._exit(EXIT_STUCK)
         finally:
             if body is not None:
@@ -171,8 +171,8 @@ class Front:
             block = answers.error_in_stream(tag, answers.error_text(error, self._host.engine.version))
             data = block if encoder is None else encoder.feed(block) + encoder.finish()
             await send({"type": "http.response.body", "body": data, "more_body": True})
-            # The connection is then broken off, which every client understands, and some so well that they drop what
-            # they have not read yet. Those that know the block leave by themselves when they have read it.
+            # The connection is then reset. Some clients drop unread data at a reset, so wait: clients that know the
+            # error block close the connection themselves once they have read it.
             with suppress(TimeoutError):
                 await asyncio.wait_for(gone.wait(), _READ_ERROR_S)
             raise
@@ -184,7 +184,7 @@ class Front:
 
     async def _fail(self, error: EngineError, query_id: str, send: Send, began: list[bytes]) -> None:
         if began:
-            # The rows are on their way. Ending without the last chunk tells every client that they are not all.
+            # Rows were already sent. Ending without the last chunk tells every client that the answer is incomplete.
             return
         head = answers.common_headers(query_id, self._host.engine.timezone)
         head.append((b"Content-Type", b"text/plain; charset=UTF-8"))
@@ -199,7 +199,7 @@ def _ends_where_the_disk_failed() -> Iterator[None]:
     try:
         yield
     except DiskFailed:
-        log("disk", level="error", detail="a write failed, is the disk full? Leaving, to be started again")
+        log("disk", level="error", detail="a write failed, is the disk full? Exiting, to be restarted")
         os._exit(EXIT_DISK_FAILED)
 
 

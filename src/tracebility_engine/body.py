@@ -52,7 +52,7 @@ class Body:
         self.size = 0
 
     def feed(self, data: bytes) -> None:
-        """Add bytes as sent."""
+        """Add received bytes."""
         if self._decoder is not None:
             data = self._decoder.feed(data)
         if not data:
@@ -110,7 +110,7 @@ class Body:
             yield b"".join([parts[at][skip:], *parts[at + 1 :]])
 
     def close(self) -> None:
-        """Give the memory and the file back."""
+        """Release the memory and the file."""
         self._parts = []
         self._room.give_back(self._taken)
         self._taken = 0

@@ -22,23 +22,23 @@ _WBITS_ZLIB = 15
 
 
 class Decoder(Protocol):
-    """Bytes as sent, to bytes as meant."""
+    """Decodes a request's body."""
 
     def feed(self, data: bytes) -> bytes:
-        """What ``data`` decodes to so far."""
+        """The decoded bytes that ``data`` completes."""
 
     def finish(self) -> None:
         """The body is over. Raises EngineError when it ended inside a frame."""
 
 
 class Encoder(Protocol):
-    """Bytes of an answer, to bytes as sent. One frame for the whole answer: clients read no further than the first."""
+    """Encodes an answer as one frame, since clients read only the first."""
 
     def feed(self, data: bytes) -> bytes:
-        """What may be sent so far."""
+        """The encoded bytes that can be sent now."""
 
     def finish(self) -> bytes:
-        """The rest, and the end of the frame."""
+        """The remaining bytes and the end of the frame."""
 
 
 def decoder(encoding: str) -> Decoder | None:

@@ -27,7 +27,7 @@ _FAILED_WRITES: Final = "SELECT value FROM system.events WHERE event = 'WriteBuf
 
 
 class EngineError(Exception):
-    """The engine refused or gave up. ``code`` is ClickHouse's number, the text is the engine's own."""
+    """The engine refused or stopped a statement. ``code`` is ClickHouse's number, the text is the engine's own."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -36,7 +36,7 @@ class EngineError(Exception):
 
 
 class DiskFailed(Exception):
-    """A write to disk failed, so nothing is known to be whole that was written since. Only a new process helps."""
+    """A write to disk failed, so later writes may be incomplete. Only a new process helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Engine:
         return handle
 
     def forget(self) -> None:
-        """A handle was closed."""
+        """Count a closed handle."""
         with self._lock:
             self.handles -= 1
 
@@ -95,7 +95,7 @@ class Engine:
             handle.close()
 
     def ask(self, statement: str) -> list[list[str]]:
-        """A small answer to this process's own question."""
+        """The answer to a small query of this process itself."""
         handle = self.open()
         try:
             return handle.rows(statement)
@@ -169,7 +169,7 @@ class Handle:
         return [line.split("\t") for line in self.run(statement).body.decode().splitlines()]
 
     def check_disk(self) -> None:
-        """Find out whether all that the engine wrote since its start is written.
+        """Check that no write of the engine has failed since its start.
 
         The engine goes on where a write fails, and says that all went well: it puts parts with empty files in place, of
         an insert or, worse, of a merge, whose sources it deletes half a minute later. But it counts such writes. A
@@ -325,7 +325,7 @@ def _translated(error: RuntimeError) -> EngineError:
 
 
 def _quietly(call: Any, *arguments: Any) -> None:
-    """Clean up after something that already failed or ended; a second failure says nothing new."""
+    """Suppress errors while cleaning up after a failure: they add nothing."""
     try:
         call(*arguments)
     except RuntimeError:

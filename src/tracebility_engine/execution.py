@@ -29,13 +29,13 @@ from tracebility_engine.statement import (
 
 _T = TypeVar("_T")
 
-# Statements at once, those waiting for a thread included. Beyond it: come again.
+# Concurrent statements, including those that wait for a thread. More are refused with TOO_MANY_SIMULTANEOUS_QUERIES.
 MAX_STATEMENTS = 256
-# Seconds of a read that names no max_execution_time.
+# Time limit of a read without max_execution_time.
 DEFAULT_READ_S = 300.0
-# The engine checks its own limit between blocks; so long past it, the front ends the query.
+# The engine checks its own limit between blocks. When it is exceeded by this much, the query is killed.
 DEADLINE_GRACE_S = 5.0
-# A query that was told to end has so long; then its thread counts as stuck.
+# A killed query that has not ended after this counts as stuck, with its thread.
 KILL_PATIENCE_S = 10.0
 _KILL_EVERY_S = 0.25
 # Threads held by queries that do not end. Past this the process ends, and its supervisor starts it again.
@@ -68,7 +68,7 @@ _SETTINGS_ANSWER = (
 
 
 class ClientGone(Exception):
-    """Nobody waits for the answer."""
+    """The client has closed the connection."""
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class Answer:
 
 @dataclass(slots=True)
 class _Run:
-    """A handle, and how long the statement on it may take."""
+    """A handle, and the time limit of the statement on it."""
 
     handle: Handle
     pool: ThreadPoolExecutor
@@ -143,7 +143,7 @@ class Statements:
             self._running -= 1
 
     async def close_idle_sessions(self) -> None:
-        """Close sessions whose time is over."""
+        """Close expired sessions."""
         for handle in self._sessions.take_expired():
             await asyncio.get_running_loop().run_in_executor(self._host.closing, handle.close)
 

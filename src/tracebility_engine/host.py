@@ -1,4 +1,4 @@
-"""Who may use the engine and when: shared by statements, taken whole to start it again with other policies."""
+"""Access to the engine: shared by statements, exclusive while it is restarted with other row policies."""
 
 import asyncio
 import json
@@ -19,26 +19,26 @@ from tracebility_engine.settings import DATABASE, FrontSettings
 
 _T = TypeVar("_T")
 
-# Two cores: more threads only wait in line inside the engine. Inserts have threads of their own, so that slow reads
-# never hold up what the worker writes.
+# Sized for two cores: more threads would only wait inside the engine. Inserts have their own threads, so that slow
+# reads never delay the worker.
 READ_THREADS = 12
 WRITE_THREADS = 6
-# Kills, which must go through while all other threads are busy; and what waits for a killed query to end.
+# For kills, which must run while all other threads are busy, and for waiting until a killed query has ended.
 CONTROL_THREADS = 2
 CLOSING_THREADS = 8
-# A statement that was left behind by its request has so long to end before the process does.
+# How long the process waits at its end for statements whose requests are gone.
 RESTART_PATIENCE_S = 20.0
 _POLL_S = 0.01
-# A tenant's read waits so long for what runs to end, when policies are to be renewed; then it is told to come again.
+# How long a tenant's read waits for running statements when the row policies must be renewed; then it is refused.
 RENEW_PATIENCE_S = 2.0
 TOO_MANY_QUERIES = 202
-# Left to merges, and to what deletes.
+# Disk space that inserts leave free for merges and deletions.
 LEAST_FREE_BYTES = 32 << 20
 NOT_ENOUGH_SPACE = 243
 
 
 class Stuck(Exception):
-    """Queries that were told to end hold threads or the engine. Only a new process helps."""
+    """Killed queries still hold threads or the engine. Only a new process helps."""
 
 
 class EngineHost:
@@ -85,7 +85,7 @@ class EngineHost:
             await self._leave(changes_tables)
 
     async def give_memory_back(self) -> None:
-        """Drop what a quiet time does not need: free pages of the heaps, and of the engine's library."""
+        """Give back memory that an idle engine does not need: free heap pages and pages of the engine's library."""
 
         def drop() -> None:
             self.engine.open_and_run("SYSTEM JEMALLOC PURGE")
@@ -106,7 +106,7 @@ class EngineHost:
             )
 
     async def check_disk(self) -> None:
-        """Find out whether the engine could not write something, such as a merge in the background.
+        """Check that no write of the engine has failed, such as a merge in the background.
 
         Raises:
             DiskFailed: it could not.
@@ -116,7 +116,7 @@ class EngineHost:
             await self._on_control(engine.check_disk)
 
     async def close(self) -> None:
-        """Stop the engine, after what still runs on its threads."""
+        """Stop the engine once the statements on its threads have ended."""
         for pool in (self.reads, self.writes, self.control, self.closing):
             pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.get_running_loop().run_in_executor(None, self.engine.close)

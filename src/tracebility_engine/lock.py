@@ -1,4 +1,4 @@
-"""One process owns a data directory. The kernel drops the lock with the process, so kill -9 leaves none behind."""
+"""The lock of a data directory: one process owns it. The kernel releases it when the process ends, also by kill -9."""
 
 import fcntl
 import os
@@ -8,10 +8,10 @@ from tracebility_engine.settings import StartRefused
 
 
 def own(data_dir: Path) -> int:
-    """Take the directory, for as long as this process lives.
+    """Lock the directory for as long as this process lives.
 
     Raises:
-        StartRefused: another process has it; the text names its pid.
+        StartRefused: another process holds the lock; the text names its pid.
     """
     lock = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

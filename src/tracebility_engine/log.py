@@ -1,4 +1,4 @@
-"""One JSON line an event on standard error, as every target writes them; without the packages those need."""
+"""Logs one JSON line per event to standard error, in the form of every target, without their packages."""
 
 import json
 import logging
@@ -16,19 +16,19 @@ def log(event: str, *, level: str = "info", **fields: str | int | float) -> None
         "level": level,
         "timestamp": datetime.now(UTC).isoformat(),
     }
-    with suppress(OSError):  # such as of a full disk: no reason to leave undone what is told of
+    with suppress(OSError):  # such as a full disk: logging must not stop the work
         sys.stderr.write(json.dumps(line) + "\n")
         sys.stderr.flush()
 
 
 def capture_logging() -> None:
-    """Turn what the HTTP server logs into the same lines."""
+    """Log the HTTP server's records in the same form."""
     logging.basicConfig(handlers=[_Lines()], level=logging.WARNING, force=True)
 
 
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        # How an answer that failed in mid-stream ends, on purpose: see app.py.
+        # An answer that fails in mid-stream ends like this on purpose: see app.py.
         if "without completing response" not in text:
             log("server", level=record.levelname.lower(), detail=text)

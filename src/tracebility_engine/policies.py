@@ -22,12 +22,12 @@ WHERE t.database = '{DATABASE}' AND NOT t.is_temporary AND t.engine NOT IN ('Vie
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """Table to whether its rows carry an org."""
+    """Whether the rows of each table have an org."""
 
     tables: Mapping[str, bool] = field(default_factory=dict)
 
     def filters(self, owner_pass: str) -> dict[str, str]:
-        """Table to the filter of its policy."""
+        """The filter of each table's policy."""
         owner = f"getSetting('log_comment') = '{owner_pass}'"
         tenant = f"org_id = toUUIDOrZero(getSetting('log_comment')) OR {owner}"
         return {table: tenant if has_org else owner for table, has_org in self.tables.items()}
@@ -42,6 +42,6 @@ class Policies:
 
 
 def wanted(engine: Engine) -> Policies:
-    """The policies that the tables of this moment call for."""
+    """The policies that the present tables need."""
     rows = engine.ask(_QUESTION)
     return Policies({name: has_org == "1" for name, has_org in rows if _NAMEABLE.fullmatch(name)})

@@ -1,4 +1,4 @@
-"""What a request asks for: who, which statement, with which parameters and settings. Read once, refused whole."""
+"""Parses a request: user, statement, parameters and settings. An invalid part refuses the whole request."""
 
 import hmac
 import re
@@ -79,7 +79,7 @@ class Request:
 
 
 def authenticate(headers: Mapping[str, str], url: Mapping[str, str], settings: FrontSettings) -> str:
-    """The user a request proves to be.
+    """Authenticate a request and return its user.
 
     Raises:
         EngineError: code 516, in the same words whether the user or the password is wrong.
@@ -188,7 +188,7 @@ def _as_sent(header: str) -> str:
 
 
 def _tenant(named: list[str], reader: bool) -> str | None:
-    """The org whose rows are seen; None sees all and is only the owner's. Anything that is no UUID sees nothing."""
+    """The org whose rows are visible. None (owner only) shows all rows; a value that is no UUID shows none."""
     if not named:
         return NIL_TENANT if reader else None
     if len(set(named)) > 1:

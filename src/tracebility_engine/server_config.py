@@ -1,4 +1,6 @@
-"""The engine's configuration files, written at each start: bounds for a small machine, row policies, no way out."""
+"""The engine's configuration files, written at each start: limits for a small machine, row policies, no file or
+network access.
+"""
 
 import os
 from collections.abc import Mapping
@@ -39,7 +41,7 @@ SESSION_SETTINGS: dict[str, str] = {
     "session_timezone": "UTC",
 }
 
-# What a read-only session may still set for itself: shape and bounds of an answer, never whose rows it holds.
+# Settings that a read-only session may change: form and limits of an answer, never the org.
 READER_SETTINGS = (
     "max_execution_time",
     "max_result_rows",

@@ -51,7 +51,7 @@ class Sessions:
         session.expires_at = time.monotonic() + keep_s
 
     def take_expired(self) -> list[Handle]:
-        """Forget what is over, and the idlest of too many; give the handles to close."""
+        """Remove expired sessions, and the longest idle if there are too many; return the handles to close."""
         now = time.monotonic()
         idle = sorted(
             ((session.expires_at, key) for key, session in self._by_id.items() if not session.busy),
@@ -62,7 +62,7 @@ class Sessions:
         return self._forget(over)
 
     def take_all(self) -> list[Handle]:
-        """Forget every session that is not in use; give the handles to close."""
+        """Remove every session that is not in use; return the handles to close."""
         return self._forget([key for key, session in self._by_id.items() if not session.busy])
 
     def _forget(self, keys: list[str]) -> list[Handle]:

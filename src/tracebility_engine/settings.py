@@ -1,4 +1,4 @@
-"""What the engine's process is told from outside: by environment only, since ``ps`` shows command lines."""
+"""Settings of the engine's process, from the environment only, since ``ps`` shows command lines."""
 
 import os
 import secrets
@@ -16,7 +16,7 @@ DEFAULT_MEMORY_BYTES = 3 << 30
 # Below this the engine cannot merge wide parts.
 MIN_MEMORY_BYTES = 512 * _MIB
 DEFAULT_STOP_TIMEOUT_S = 8
-# Not TRACEBILITY_CLICKHOUSE_*: those say how to reach a store, and that is its DSN's to say alone.
+# Not TRACEBILITY_CLICKHOUSE_*: only the DSN says how to reach a store.
 PREFIX = "TRACEBILITY_FRONT_"
 OWNER_PASSWORD = PREFIX + "OWNER_PASSWORD"
 READER_PASSWORD = PREFIX + "READER_PASSWORD"
@@ -33,7 +33,7 @@ class StartRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FrontSettings:
-    """Where the data is, who may enter, and how much may be used."""
+    """Data directory, address, passwords and limits."""
 
     data_dir: Path
     host: str

@@ -14,11 +14,11 @@ SYNTAX_ERROR = 62
 NOT_IMPLEMENTED = 48
 READONLY = 164
 ACCESS_DENIED = 497
-# As max_query_size of a server: the part of a request that is a statement, not the data behind it.
+# Like max_query_size of a server: limits the statement, not the data behind it.
 MAX_STATEMENT_BYTES = 1 << 20
 
 READ_VERBS = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "FROM", "("})
-# Of those, what the engine can give in chunks.
+# Formats among those that the engine can give in chunks.
 STREAMED_VERBS = frozenset({"SELECT", "WITH", "FROM", "("})
 
 _TABLE_VERBS = frozenset({"CREATE", "DROP", "RENAME", "EXCHANGE", "ATTACH", "DETACH", "UNDROP", "REPLACE"})
@@ -75,7 +75,7 @@ _OUTWARD = frozenset(
 )
 
 _OUTWARD_PREFIXES = ("dictget", "dicthas", "dictis", "joinget")
-# Of the engine's own tables, those that tell of the engine and not of what is in it.
+# System tables about the engine itself, not about data in it.
 _CATALOGUES = frozenset({"system", "information_schema"})
 _OPEN_CATALOGUE = frozenset({"settings", "one", "numbers", "functions", "formats", "data_type_families", "time_zones"})
 _CLOSED_SHOWS = frozenset({"access", "grants", "users", "policies", "processlist", "create", "roles", "profiles"})

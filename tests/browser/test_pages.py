@@ -69,8 +69,8 @@ async def test_a_page_that_is_not_there_says_so_and_leads_back(page: Page, empty
     await sign_in(page, empty.key)
     await page.goto(f"/projects/{empty.project_id}/runs/{empty.project_id}")
     assert "404" in page.errors.pop()
-    await expect(page.get_by_role("heading", name="There is no such thing")).to_be_visible()
-    await page.get_by_role("link", name="To the first page").click()
+    await expect(page.get_by_role("heading", name="Not found")).to_be_visible()
+    await page.get_by_role("link", name="Back to the start page").click()
     await expect(page.get_by_role("button", name="Forget the key")).to_be_visible()
 
 

@@ -1,5 +1,7 @@
-"""Processes of a whole installation killed at named points, under load. Each point of the worker and of the disk
-buffer has its own test beside the code (worker/test_crashes.py in tests/integration, ingest/test_disk_buffer.py in unit).
+"""Processes of a whole installation killed at named points, under load.
+
+Each point of the worker and of the disk buffer also has a test of its own beside the code: test_crashes.py in
+tests/integration/worker, test_disk_buffer.py in tests/unit/ingest.
 """
 
 from pathlib import Path

@@ -1,12 +1,13 @@
-"""Fixtures of several folders: an empty Redis by its roles, and an operator as a process."""
+"""Fixtures of several folders: an empty Redis by its roles, empty databases, and an operator as a process."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.harness.databases import Databases, empty_databases
 
 from tracebility.stores import redis_control
 from tracebility.stores.queue import Queue
@@ -22,6 +23,12 @@ def store(empty_hot_store: redis_control.Hot) -> redis_control.Hot:
 def streams(empty_queue: Queue) -> Queue:
     """The queue there."""
     return empty_queue
+
+
+@pytest.fixture
+async def databases(stores: Any) -> AsyncIterator[Databases]:
+    async with empty_databases(stores) as made:
+        yield made
 
 
 @pytest.fixture

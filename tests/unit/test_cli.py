@@ -1,5 +1,6 @@
 """What every command has in common, and how the command line fails."""
 
+import ast
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from tracebility.cli import app
 
@@ -16,12 +18,11 @@ TRACEBILITY = Path(sys.executable).parent / "tracebility"
 
 def commands(command: object = None, path: str = "") -> Iterator[tuple[str, object]]:
     command = command or typer.main.get_command(app)
-    below = getattr(command, "commands", None)
-    if below is None:
+    if not isinstance(command, typer.core.TyperGroup):
         yield path, command
         return
-    for name, sub in below.items():
-        yield from commands(sub, f"{path} {name}".strip())
+    for name in command.list_commands(None):
+        yield from commands(command.get_command(None, name), f"{path} {name}".strip())
 
 
 COMMANDS = dict(commands())
@@ -74,6 +75,41 @@ def test_no_installation_is_one_line_that_says_how_to_get_one(tmp_path: Path) ->
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "tracebility up" in done.stderr
+
+
+def test_the_command_line_loads_no_store_before_a_command_needs_one() -> None:
+    loaded = "import sys, tracebility.cli; print([*sys.modules])"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    modules = set(ast.literal_eval(done.stdout))
+    assert "tracebility.commands.options" in modules
+    assert not {"asyncpg", "redis", "aiohttp", "structlog", "tracebility.config"} & modules
+    assert not [name for name in modules if name.startswith("tracebility.stores")]
+
+
+OF_AN_ORG_OR_PROJECT = [
+    name
+    for name, command in COMMANDS.items()
+    for parameter in command.params[:1]  # type: ignore[attr-defined]
+    if parameter.name in ("org_id", "org", "project_id") and parameter.param_type_name == "argument"
+]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*OF_AN_ORG_OR_PROJECT, "keys revoke", "keys rotate", "dlq list --org", "shards undo --org", "audit verify --org"],
+)
+def test_what_is_no_id_is_never_repeated(name: str) -> None:
+    """It may be a secret that was pasted into the wrong place."""
+    secret = "tb_000000000000_" + "s" * 43
+    command = COMMANDS[name.removesuffix(" --org")]
+    others = len([one for one in command.params if one.required and one.param_type_name == "argument"]) - 1  # type: ignore[attr-defined]
+    done = CliRunner().invoke(app, [*name.split(), secret, *["x"] * others])
+    assert done.exit_code != 0
+    assert "sss" not in done.output + str(done.exception)
+
+
+def test_ids_are_looked_for_in_every_command_that_takes_one() -> None:
+    assert {"orgs show", "projects delete", "keys list", "ledger", "audit gaps"} <= {*OF_AN_ORG_OR_PROJECT}
 
 
 WAITING = """

@@ -47,13 +47,12 @@ def metric_names() -> set[str]:
     return names
 
 
-def commands(command: typer.core.TyperGroup | typer.core.TyperCommand, path: str) -> Iterator[str]:
-    below = getattr(command, "commands", None)
-    if below is None:
+def commands(command: object, path: str) -> Iterator[str]:
+    if not isinstance(command, typer.core.TyperGroup):
         yield path
         return
-    for name, sub in below.items():
-        yield from commands(sub, f"{path} {name}")
+    for name in command.list_commands(None):
+        yield from commands(command.get_command(None, name), f"{path} {name}")
 
 
 @pytest.mark.parametrize("field", msgspec.structs.fields(Settings), ids=lambda field: field.name)

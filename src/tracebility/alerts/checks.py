@@ -1,23 +1,20 @@
-"""What an operator should know of: looked at every minute, told once when it begins and once when it is over.
+"""Checks that find what an operator should know of, every few seconds, side by side and each within a time of its own.
 
-An alert is a line of the log, a metric, and a notification; notifications go to the webhook, signed, until it has taken
-them. What this process has told is in its memory: a new leader tells what stands once more.
+A store that does not answer fails the checks that need it and holds up no other one. An alert whose check failed stays
+as it was; the store itself is the alert ``store_away``.
 """
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 import structlog
 
-from tracebility.alerts.metrics import AlertMetrics
+from tracebility.alerts.standing import Alert, StandingAlerts
 from tracebility.audit.verify import Problem
 from tracebility.errors import StoreUnavailable
-from tracebility.ids import OrgId, uuid7
 from tracebility.stores.clickhouse import Engine
-from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
 from tracebility.stores.queue import Queue
@@ -33,95 +30,90 @@ from tracebility.tenant.shard_router import (
     SHARDS,
 )
 
-PERIOD_S = 60.0
+PERIOD_S = 5.0
+CHECK_WAIT_S = 3.0
+# A store that is started again is back within 5 s (`embedded.service`); only a longer absence is an alert.
+MISSED_CHECKS = 2
 
-# An entry that waits for so long: the worker is away, or cannot keep up.
-LAG_S = 60.0
+# A span is queryable within 3 s. An entry that waits this long has no worker, or one that cannot keep up.
+LAG_S = 20.0
 # The longest shard beside the mean, from so many entries on: below, no order is to be expected.
 SKEW, SKEW_FROM_ENTRIES = 4.0, 1_000
 CLOCKS_APART_MS = 2_000
-# Of what is missing so many are named.
+# The most that one alert names.
 NAMED = 20
-# Orgs whose books are checked in one look, at some 40 ms each; the others have their turn in the next.
-BOOKS = 250
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """Something that is not as it should be."""
-
-    kind: str
-    text: str
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
 class Alerts:
-    """One operator's look at the installation."""
+    """One operator's checks of the installation."""
 
     def __init__(
         self,
+        standing: StandingAlerts,
         control: Postgres,
         engine: Engine,
         queue: Queue,
         hot: Hot,
-        metrics: AlertMetrics,
-        due: set[UUID],
+        missing_stores: Callable[[], Awaitable[Mapping[str, str]]],
         tampered: Callable[[], Sequence[Problem]] = tuple,
     ) -> None:
-        """``due``: orgs whose books are to be checked, each of which is taken out for it. ``tampered``: what the last
-        verification of the audit trail found.
+        """``missing_stores``: the stores that do not answer now. ``tampered``: what the last verification of the audit
+        log found.
         """
-        self._due = due
-        self._tampered = tampered
+        self._standing = standing
         self._control = control
         self._engine = engine
         self._queue = queue
         self._hot = hot
-        self._metrics = metrics
-        self._standing: dict[str, Alert] = {}
-        self._dead_before: int | None = None
-        self._unbalanced: set[UUID] = set()
+        self._missing_stores = missing_stores
+        self._tampered = tampered
+        self._missed: dict[str, int] = {}
 
     async def tick(self) -> list[Alert]:
-        """Look at everything; what stands now. What cannot be looked at, because a store is away, stands as before.
+        """Run every check; the alerts that stand now.
 
         Raises:
-            StoreUnavailable: when a store is away.
+            StoreUnavailable: when a check failed because a store is away. The other checks have been made.
         """
-        looks: Mapping[str, Callable[[], Awaitable[Alert | None]]] = {
+        checks: Mapping[str, Callable[[], Awaitable[Alert | None]]] = {
+            "store_away": self._stores,
             "queue_lag": self._lag,
             "shard_skew": self._skew,
             "dead_letters": self._dead,
             "disk_buffer": self._spilled,
             "queue_durability": self._durability,
-            "books": self._books,
             "audit_gaps": self._gaps,
             "audit_tampered": self._tampering,
             "clock_skew": self._clocks,
         }
-        away: StoreUnavailable | None = None
-        for kind, look in looks.items():
-            try:
-                await self._tell(kind, await look())
-            except StoreUnavailable as error:  # the other looks may be at other stores
-                away = error
-        if away is not None:
-            raise away
-        return list(self._standing.values())
+        failures = await asyncio.gather(*(self._checked(kind, check) for kind, check in checks.items()))
+        for failure in failures:
+            if failure is not None:
+                raise failure
+        return await self._standing.all()
 
-    async def _tell(self, kind: str, found: Alert | None) -> None:
-        self._metrics.standing.labels(kind).set(found is not None)
-        before = self._standing.pop(kind, None)
-        if found is not None:
-            self._standing[kind] = found
-        if (found is None) == (before is None):
-            return
-        told = found or Alert(kind, f"{kind} is over")
-        (log.error if found else log.info)("alert", kind=kind, text=told.text, **told.details)
-        body = {"text": told.text, "state": "firing" if found else "over", **told.details}
-        await self._control.execute("insert_notification", uuid7(), kind, None, body)
+    async def _checked(self, kind: str, check: Callable[[], Awaitable[Alert | None]]) -> StoreUnavailable | None:
+        try:
+            async with asyncio.timeout(CHECK_WAIT_S):
+                found = await check()
+        except StoreUnavailable as away:
+            return away
+        except TimeoutError:
+            return StoreUnavailable("a store", f"no answer to the check {kind} within {CHECK_WAIT_S:.0f} s")
+        try:
+            await self._standing.tell(kind, found)
+        except StoreUnavailable as away:
+            return away
+        return None
+
+    async def _stores(self) -> Alert | None:
+        """Stores that missed `MISSED_CHECKS` checks. Without PostgreSQL nobody leads: see `without_postgres`."""
+        missing = await self._missing_stores()
+        self._missed = {store: self._missed.get(store, 0) + 1 for store in missing}
+        away = {store: missing[store] for store, times in self._missed.items() if times >= MISSED_CHECKS}
+        return store_away(away) if away else None
 
     async def _lag(self) -> Alert | None:
         now_ms = time.time() * 1000
@@ -148,21 +140,18 @@ class Alerts:
         return Alert("shard_skew", text, {"stream": hottest, "entries": lengths[hottest], "mean": round(mean)})
 
     async def _dead(self) -> Alert | None:
-        """More than there were: an operator who leaves them lying knows of them. And orgs that have more than their
-        share, which are refused for as long.
-        """
+        """Stands while there are dead letters. An org with more than its share is refused as long as it has them."""
         letters = await self._queue.length(DEAD_LETTER_STREAM)
-        before, self._dead_before = self._dead_before, letters
         held = await self._queue.dead_bytes()
         refused = [org_id for org_id, size in held.items() if await refuse_if_over(self._hot, org_id, size)]
-        said = []
+        if not letters and not refused:
+            return None
+        text = f"{letters} dead letters: tracebility dlq list"
         details: dict[str, Any] = {"dead_letters": letters}
-        if before is not None and letters > before:
-            said.append(f"{letters - before} more dead letters")
         if refused:
-            said.append(f"{len(refused)} orgs have too many and are refused: tracebility dlq list --org ORG")
+            text += f"; {len(refused)} orgs have too many and are refused: tracebility dlq list --org ORG"
             details["refused"] = sorted(map(str, refused))[:NAMED]
-        return Alert("dead_letters", "; ".join(said), details) if said else None
+        return Alert("dead_letters", text, details, size=letters)
 
     async def _spilled(self) -> Alert | None:
         names = {bytes(name).decode() for name in await self._hot.command("ZRANGE", EDGES, 0, -1)}
@@ -189,37 +178,6 @@ class Alerts:
         text = "What is acknowledged may not be on the queue's disk: tracebility doctor says what to set"
         return Alert("queue_durability", text, {"servers": weak})
 
-    async def _books(self) -> Alert | None:
-        """Envelopes in flight by the books and in no stream any more; orgs whose books did not balance twice."""
-        missing = await self._queue.missing(ALL_STREAMS)
-        self._metrics.missing.set(len(missing))
-        due = [*self._due][:BOOKS]
-        found = await self._out_of_balance({*due, *self._unbalanced})
-        # Of what a process left half-done as it died the books are out by that, until another has done it.
-        unbalanced, self._unbalanced = sorted(found & self._unbalanced), found
-        self._due.difference_update(due)
-        if not missing and not unbalanced:
-            return None
-        said = []
-        details: dict[str, Any] = {}
-        if missing:
-            said.append(f"{len(missing)} envelopes are missing")
-            named = [f"{org_id}/{envelope_id}" for org_id, envelope_id in missing[:NAMED]]
-            details |= {"missing": len(missing), "envelopes": named}
-        if unbalanced:
-            said.append(f"the books of {len(unbalanced)} orgs do not balance: tracebility ledger ORG")
-            details["orgs"] = [str(org_id) for org_id in unbalanced[:NAMED]]
-        return Alert("books", "; ".join(said), details)
-
-    async def _out_of_balance(self, orgs: Iterable[UUID]) -> set[UUID]:
-        found: set[UUID] = set()
-        for org_id in orgs:
-            of_org = OrgId(org_id)
-            books = await ledger(OrgQueue(self._queue, of_org), RawRows(self._engine, of_org))
-            if not books.balanced:
-                found.add(org_id)
-        return found
-
     async def _gaps(self) -> Alert | None:
         [row] = (await self._engine.query(query("unrepaired_gaps"))).dicts()
         gaps = int(row["gaps"])
@@ -233,12 +191,35 @@ class Alerts:
         return Alert("audit_tampered", "The audit trail is not as it was written: tracebility audit verify", details)
 
     async def _clocks(self) -> Alert | None:
-        mine = time.time() * 1000
-        seconds, micros = await self._hot.command("TIME")
-        said = {
-            "redis": int(seconds) * 1000 + int(micros) // 1000,
-            "postgres": await self._control.fetchval("control_plane_clock"),
-            "clickhouse": (await self._engine.query(query("check_engine"))).rows[0][0],
+        async def of_redis() -> int:
+            seconds, micros = await self._hot.command("TIME")
+            return int(seconds) * 1000 + int(micros) // 1000
+
+        async def of_postgres() -> int:
+            return int(await self._control.fetchval("control_plane_clock"))
+
+        async def of_clickhouse() -> int:
+            return int((await self._engine.query(query("check_engine"))).rows[0][0])
+
+        clocks = {"redis": of_redis, "postgres": of_postgres, "clickhouse": of_clickhouse}
+        offsets = await asyncio.gather(*(clock_offset_ms(ask) for ask in clocks.values()))
+        apart = {
+            store: round(offset) for store, offset in zip(clocks, offsets, strict=True) if abs(offset) > CLOCKS_APART_MS
         }
-        apart = {store: round(at - mine) for store, at in said.items() if abs(at - mine) > CLOCKS_APART_MS}
         return Alert("clock_skew", "Clocks are apart", {"milliseconds": apart}) if apart else None
+
+
+def store_away(missing: Mapping[str, str]) -> Alert:
+    """The alert for stores that do not answer, with the reason of each."""
+    text = "; ".join(f"{store} is away: {reason}" for store, reason in sorted(missing.items()))
+    return Alert("store_away", text, {"stores": dict(missing)})
+
+
+async def clock_offset_ms(ask: Callable[[], Awaitable[int]]) -> float:
+    """How far a clock is ahead of this machine's, less what a slow answer can explain: half of its round trip."""
+    asked = time.time() * 1000
+    said = await ask()
+    answered = time.time() * 1000
+    offset = said - (asked + answered) / 2
+    unexplained = max(abs(offset) - (answered - asked) / 2, 0.0)
+    return unexplained if offset > 0 else -unexplained

@@ -7,7 +7,9 @@ secret can tell ours from others', and an old one from a new one. Without a secr
 import hmac
 import json
 import time
+from collections.abc import Mapping
 from hashlib import sha256
+from typing import Any
 
 import aiohttp
 import structlog
@@ -38,6 +40,16 @@ class Notifier:
         self._url = url
         self._secret = secret
 
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a webhook."""
+        return bool(self._url)
+
+    async def send(self, document: Mapping[str, Any]) -> bool:
+        """Send one notification that is in no table; whether the webhook took it."""
+        async with _session() as session:
+            return await self._send(session, json.dumps(document).encode())
+
     async def tick(self) -> int:
         """Send; how many were taken.
 
@@ -48,8 +60,7 @@ class Notifier:
             return 0
         rows = await self._control.fetch("unsent_notifications", MOST_A_TICK)
         taken = 0
-        timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
-        async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        async with _session() as session:
             for row in rows:
                 document = {
                     "id": str(row["id"]),
@@ -89,6 +100,11 @@ class Notifier:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.warning("the webhook does not answer", reason=str(error) or type(error).__name__)
         return False
+
+
+def _session() -> aiohttp.ClientSession:
+    timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
+    return aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
 
 
 def _left(row: Row) -> Event:

@@ -1,4 +1,4 @@
-"""Who asks: the key of a request, resolved, and what it may do."""
+"""Authentication: the key of a request, resolved to a tenant or a principal, and checks of its scopes."""
 
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
@@ -14,14 +14,14 @@ from tracebility.tenant.context import Scope, TenantContext
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whoever asks for something of the control plane. An operator is of no org, and may do what its admins may."""
+    """The holder of a key, for routes of the control plane. An operator has no org and may do what admins may."""
 
     actor: Actor
     scopes: frozenset[Scope]
     org_id: OrgId | None
 
     def givable(self) -> frozenset[Scope]:
-        """The scopes that this principal may let a key have."""
+        """The scopes that this principal may give to a key."""
         return frozenset(Scope) if Scope.OPERATOR in self.scopes else self.scopes
 
 
@@ -29,7 +29,7 @@ Holder = TypeVar("Holder", TenantContext, Principal)
 
 
 def services_of(request: Request) -> ApiServices:
-    """The services that this app was made with."""
+    """The services of this app."""
     services: ApiServices = request.app.state.services
     return services
 
@@ -39,18 +39,18 @@ async def tenant(request: Request) -> TenantContext:
 
     Raises:
         Unauthenticated: without a valid key.
-        Suspended: when its org is.
+        Suspended: when the key's org is suspended.
     """
     authorization, api_key = credentials(request)
     return await services_of(request).resolver.resolve(authorization, api_key)
 
 
 async def principal(request: Request) -> Principal:
-    """Whose key the request has, a tenant's or an operator's.
+    """The holder of the request's key, a tenant's or an operator's.
 
     Raises:
         Unauthenticated: without a valid key.
-        Suspended: when its org is.
+        Suspended: when the key's org is suspended.
     """
     authorization, api_key = credentials(request)
     record = await services_of(request).resolver.principal(authorization, api_key)
@@ -60,15 +60,15 @@ async def principal(request: Request) -> Principal:
 
 
 def credentials(request: Request) -> tuple[str, str]:
-    """Authorization and x-api-key. One that is sent twice reads as both, joined, as it does where spans are sent."""
+    """Authorization and x-api-key. A header that is sent twice is joined with a comma, as ingest-api does."""
     return ", ".join(request.headers.getlist("authorization")), ", ".join(request.headers.getlist("x-api-key"))
 
 
 def require(holder: Holder, scope: Scope) -> Holder:
-    """``holder``, who has ``scope``.
+    """Return ``holder`` if it has ``scope``.
 
     Raises:
-        Forbidden: when it has not, naming the scope.
+        Forbidden: when it has not; the error names the scope.
     """
     if scope not in holder.scopes:
         raise Forbidden(f"This key lacks the scope '{scope}'.", hint=f"Use a key that has the scope '{scope}'.")
@@ -81,12 +81,12 @@ async def reader(context: Annotated[TenantContext, Depends(tenant)]) -> TenantCo
 
 
 async def operator(holder: Annotated[Principal, Depends(principal)]) -> Principal:
-    """Whoever runs the installation."""
+    """An operator of the installation."""
     return require(holder, Scope.OPERATOR)
 
 
 async def administrator(holder: Annotated[Principal, Depends(principal)]) -> Principal:
-    """An admin, of its org, or an operator, of all: `api.scope` sees to which ids it may name."""
+    """An admin of an org, or an operator of all orgs. `api.scope` checks the ids in the address."""
     return holder if Scope.OPERATOR in holder.scopes else require(holder, Scope.ADMIN)
 
 

@@ -1,6 +1,6 @@
-"""How bodies are read: by the route itself, once it is known that the key may name what the address names.
+"""Reading of request bodies. A route reads its body itself, after the ids in the address are checked.
 
-The framework would read and judge a body first, and tell by that whether another tenant's id is one.
+The framework would read and validate the body first, and the answer would tell whether another tenant's id exists.
 """
 
 from typing import TypeVar
@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from tracebility.errors import BadRequest, PayloadTooLarge, UnsupportedMedia
 from tracebility.validation import read
 
-LARGEST_BYTES = 64 << 10  # a plan, the largest of these documents, has some 300
+LARGEST_BYTES = 64 << 10  # the largest of these documents, a plan, has about 300
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 
@@ -21,13 +21,13 @@ _log = structlog.get_logger()
 
 
 async def body_of(request: Request, kind: type[Body], *, if_none: Body | None = None) -> Body:
-    """The ``kind`` that ``request`` carries, or ``if_none`` where it may carry nothing.
+    """The ``kind`` in the body of ``request``; ``if_none`` when the body is empty and may be.
 
     Raises:
-        UnsupportedMedia: when it does not say that it is JSON, or is compressed.
-        PayloadTooLarge: when it is larger than any of these documents.
-        BadRequest: when it is not JSON.
-        Unprocessable: when a value in it is not acceptable, naming its field.
+        UnsupportedMedia: when the content type is not JSON, or the body is compressed.
+        PayloadTooLarge: when the body is larger than `LARGEST_BYTES`.
+        BadRequest: when the body is not JSON.
+        Unprocessable: when a value is not acceptable; the error names its field.
     """
     text = await bounded_body(request, LARGEST_BYTES, hint="Send only the fields of this route.")
     if not text and if_none is not None:
@@ -35,10 +35,10 @@ async def body_of(request: Request, kind: type[Body], *, if_none: Body | None = 
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json":
         raise UnsupportedMedia(
-            f"The content type '{media[:100]}' is not taken here.", hint="Send 'content-type: application/json'."
+            f"The content type '{media[:100]}' is not supported here.", hint="Send 'content-type: application/json'."
         )
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise UnsupportedMedia("Compressed bodies are not taken here.", hint="Send the JSON as it is.")
+        raise UnsupportedMedia("Compressed bodies are not supported here.", hint="Send the JSON uncompressed.")
     return read(text, kind)
 
 

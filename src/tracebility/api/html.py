@@ -1,4 +1,4 @@
-"""Pages from templates: whatever is put into one is escaped, unless it was made here."""
+"""HTML pages from templates. Values are escaped unless they are `Html`."""
 
 from base64 import b64encode
 from functools import cache
@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 
 class Html(str):
-    """Text that is HTML already. Everything else is escaped when it is put into a template."""
+    """Text that is HTML already and is not escaped."""
 
     __slots__ = ()
 
@@ -22,7 +22,7 @@ def fill(template: str, **values: object) -> Html:
 
 
 def join(parts: list[Html]) -> Html:
-    """``parts``, one after the other."""
+    """``parts``, concatenated."""
     return Html("".join(parts))
 
 
@@ -33,7 +33,7 @@ def template(name: str) -> str:
 
 
 def page(title: str, content: Html, *, status: int = 200, account: str = "") -> Response:
-    """A whole page: no script, nothing from elsewhere, and a policy that makes browsers load neither."""
+    """A whole page. Its policy makes browsers run no script and load nothing from other sites."""
     style = template("style.css")
     body = fill(template("page.html"), title=title, style=Html(style), content=content, account=account)
     digest = b64encode(sha256(style.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""What the pages are made of: the table of runs, the spans of one, and numbers as people read them."""
+"""Parts of the pages: the table of runs, the spans of a run, and numbers in readable units."""
 
 from collections.abc import Sequence
 from urllib.parse import quote
@@ -12,13 +12,13 @@ from tracebility.api.html import Html, fill, join
 from tracebility.api.routers.projects import Project
 from tracebility.api.routers.runs import Run, RunDetail, Span
 
-SPANS_SHOWN = 1000  # a page with more gets slow in browsers; the API gives all
+SPANS_SHOWN = 1000  # browsers get slow with more; the API returns all
 TEXT_SHOWN = 4000
 DEEPEST_INDENT = 9
 
 
 def projects_bar(projects: Sequence[Project], shown: UUID) -> Html:
-    """Links to the projects that the key may see."""
+    """Links to the projects that the key may read."""
     links = [
         fill(
             '<a href="/?project=$id"$current>$name</a>',
@@ -32,7 +32,7 @@ def projects_bar(projects: Sequence[Project], shown: UUID) -> Html:
 
 
 def runs_table(runs: Sequence[Run], project_id: UUID, now_ns: int, *, older: str, newest: bool) -> Html:
-    """The runs of a page, newest first."""
+    """A page of runs, newest first."""
     rows = [_run_row(run, project_id, now_ns) for run in runs]
     return fill(
         _RUNS,
@@ -44,7 +44,7 @@ def runs_table(runs: Sequence[Run], project_id: UUID, now_ns: int, *, older: str
 
 
 def run_detail(run: RunDetail, project_id: UUID, now_ns: int) -> Html:
-    """A run: its numbers, and its spans with where in time each lies."""
+    """A run: its facts, and its spans with their position in time."""
     spans = tree.flatten(run.spans)
     starts = [times.parse(span.start_time) for span in spans]
     first_ns = min(starts, default=0)
@@ -82,12 +82,12 @@ def run_detail(run: RunDetail, project_id: UUID, now_ns: int) -> Html:
 
 
 def failure(run: Run) -> str:
-    """Why the run failed; nothing when it did not, though a step of it may have."""
+    """Why the run failed; empty when it did not, even if one of its spans did."""
     return run.error or "" if run.status == "error" else ""
 
 
 def ago(then_ns: int, now_ns: int) -> str:
-    """How long ago, in the largest unit that fits."""
+    """The age in the largest unit that fits."""
     seconds = (now_ns - then_ns) // 1_000_000_000
     if seconds < 0:
         return "in the future"
@@ -99,7 +99,7 @@ def ago(then_ns: int, now_ns: int) -> str:
 
 
 def duration(milliseconds: float | None) -> str:
-    """Milliseconds in the unit that people use for so many."""
+    """Milliseconds in ms, s or min."""
     if milliseconds is None:
         return "-"
     if milliseconds < 1000:
@@ -111,7 +111,7 @@ def duration(milliseconds: float | None) -> str:
 
 
 def money(dollars: float | None) -> str:
-    """US dollars; of small sums the first digits that say something."""
+    """US dollars: cents from 1 dollar on, else four decimals."""
     if dollars is None:
         return "-"
     return f"${dollars:,.2f}" if dollars >= 1 or dollars == 0 else f"${dollars:.4f}"
@@ -157,7 +157,7 @@ def _status(status: str) -> Html:
 
 
 def _text(value: str | msgspec.Raw | None) -> str:
-    """A value of a span for people: text as it is, JSON on lines of its own."""
+    """A value of a span as text; JSON is indented."""
     return msgspec.json.format(bytes(value)).decode() if isinstance(value, msgspec.Raw) else value or ""
 
 

@@ -1,7 +1,7 @@
-"""The pages that a browser sees before there is a web application: the last runs, one run, and how to send the first.
+"""Pages for browsers: the latest runs, one run, and how to send the first trace.
 
-A key that was entered in the form is kept in a cookie that scripts cannot read and other sites cannot send. The
-cookie is taken for these pages only, never for a route under ``/v1``.
+The sign-in form stores the API key in a cookie that scripts cannot read and other sites cannot send. Only these pages
+accept the cookie; routes under ``/v1`` do not.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ LARGEST_FORM_BYTES = 4096  # a key has 60 characters
 
 
 async def page_principal(request: Request) -> TenantContext:
-    """The tenant of the key in the headers, else of the one in the cookie.
+    """The tenant of the key in the headers, otherwise of the key in the cookie.
 
     Raises:
         Unauthenticated: without a valid key.
@@ -50,13 +50,13 @@ PageReader = Annotated[TenantContext, Depends(page_principal)]
 
 
 async def page_rows(project_id: str, context: PageReader, request: Request, services: Services) -> ScopedClickHouse:
-    """The engine seen through the project that the address names."""
+    """Rows of the project in the address."""
     return await rows_of(project_id, context, request, services)
 
 
-@router.get("/", summary="The last runs, or how to send the first")
+@router.get("/", summary="The latest runs, or how to send the first")
 async def landing(request: Request, services: Services, project: str = "", cursor: str = "") -> Response:
-    """Asks for a key when there is none."""
+    """Shows the sign-in form when the request has no key."""
     try:
         context = await page_principal(request)
     except Unauthenticated:
@@ -81,7 +81,7 @@ async def run_page(rows: Annotated[ScopedClickHouse, Depends(page_rows)], servic
     """The run and its spans."""
     run, spans = await one_run(rows, run_id)
 
-    def shaped() -> Response:  # on a thread, as get_run does
+    def shaped() -> Response:  # in a thread, as in `runs.get_run`
         detail = detail_from(run, spans)
         content = parts.run_detail(detail, rows.scope.project_id, services.now_ns())
         return page(f"{detail.name} · tracebility", content, account=_SIGN_OUT)
@@ -89,9 +89,9 @@ async def run_page(rows: Annotated[ScopedClickHouse, Depends(page_rows)], servic
     return await asyncio.to_thread(shaped)
 
 
-@router.post("/session", summary="Keep a key for the pages", status_code=303)
+@router.post("/session", summary="Sign in to the pages with an API key", status_code=303)
 async def sign_in(request: Request, services: Services) -> Response:
-    """Takes the form of the landing page, answers with the cookie."""
+    """Reads the sign-in form and sets the cookie."""
     _refuse_other_sites(request)
     form = await bounded_body(request, LARGEST_FORM_BYTES, hint="Enter only the key.")
     key = parse_qs(form.decode("utf-8", "replace")).get("key", [""])[0].strip()
@@ -104,9 +104,9 @@ async def sign_in(request: Request, services: Services) -> Response:
     return response
 
 
-@router.post("/session/end", summary="Forget the key", status_code=303)
+@router.post("/session/end", summary="Sign out of the pages", status_code=303)
 async def sign_out(request: Request) -> Response:
-    """Takes the cookie back."""
+    """Removes the cookie."""
     _refuse_other_sites(request)
     response = RedirectResponse("/", 303)
     response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict", secure=_encrypted(request))
@@ -114,7 +114,7 @@ async def sign_out(request: Request) -> Response:
 
 
 _SIGN_OUT = Html('<form method="post" action="/session/end"><button class="plain">Forget the key</button></form>')
-_REFUSED = Html('<p class="refused" role="alert">This key is not valid, or may not read.</p>')
+_REFUSED = Html('<p class="refused" role="alert">This key is not valid, or has no scope to read.</p>')
 
 
 def _signed_out(request: Request, *, refused: bool = False, status: int = 200) -> Response:
@@ -141,7 +141,7 @@ def _refuse_other_sites(request: Request) -> None:
     """Refuse a form that was sent from another site: it must sign nobody in or out here.
 
     Browsers say where a form was in Sec-Fetch-Site, which no page can set. To a host name over plain HTTP they send no
-    such header; there Origin is compared with Host. A client that sends neither is no browser.
+    such header; there Origin is compared with Host. A client that sends neither header is not a browser.
     """
     site = request.headers.get("sec-fetch-site")
     origin = request.headers.get("origin")

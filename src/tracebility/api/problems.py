@@ -1,4 +1,4 @@
-"""Every answer other than 2xx, once: our errors, the framework's and the unforeseen, as RFC 9457 problem JSON."""
+"""Every answer other than 2xx as RFC 9457 problem JSON: our errors, the framework's, and unexpected exceptions."""
 
 import msgspec
 import structlog
@@ -23,14 +23,15 @@ from tracebility.errors import (
 _log = structlog.get_logger()
 
 _PAGE = """
-<div class="card"><h1>$title</h1><p>$detail</p><p class="quiet">$hint</p><p><a href="/">To the first page</a></p></div>
+<div class="card"><h1>$title</h1><p>$detail</p><p class="quiet">$hint</p>
+<p><a href="/">Back to the start page</a></p></div>
 """
 
 _WHERE = {"query": "the query parameter", "path": "the path parameter", "body": "the body", "header": "the header"}
 
 
 def install(app: FastAPI) -> None:
-    """Let ``app`` answer problems."""
+    """Register the handlers with ``app``."""
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(TrailTampered, _on_tampered)
     app.add_exception_handler(StoreUnavailable, _on_store)
@@ -86,7 +87,7 @@ async def _on_framework(request: Request, error: Exception) -> Response:
 
 
 def _methods_of(request: Request) -> set[str]:
-    """What the address takes, of all the routes it has. HEAD is answered as GET is."""
+    """The methods of every route at this address. HEAD is answered wherever GET is."""
     path = request.url.path
     routes = [route for route in request.app.routes if isinstance(route, Route) and route.path_regex.match(path)]
     methods = {method for route in routes for method in route.methods or ()}
@@ -106,4 +107,4 @@ async def _on_validation(request: Request, error: Exception) -> Response:
 
 async def _on_anything(request: Request, error: Exception) -> Response:
     _log.error("request_failed", path=request.url.path, method=request.method, exc_info=error)
-    return respond(Problem("The request failed for a reason that is not yours; it has been logged."), request)
+    return respond(Problem("The request failed because of an internal error. The log has the cause."), request)

@@ -1,4 +1,4 @@
-"""How runs are read: the newest of a project without paying for every version of every run, and one with its spans."""
+"""Reading runs: the newest runs of a project without reading every version of each, and one run with its spans."""
 
 import asyncio
 from collections.abc import AsyncIterator, Container, Mapping, Sequence
@@ -9,20 +9,20 @@ from tracebility.api.provisional_run import run_of_spans
 from tracebility.errors import NotFound
 from tracebility.stores.scoped import Columns, ScopedClickHouse
 
-# Rows asked for beyond a page's, because a run that still grows has rows of versions that were replaced.
+# Rows to read beyond a page: a run that still grows has rows of replaced versions.
 SPARE_ROWS = 8
 
-# Spans of a run that are answered at once, the earliest. A trace id that a program uses for years must not take this
-# process down; ScopedClickHouse also bounds the bytes.
+# The earliest spans of a run that one answer has. A program may use one trace id for years, which must not exhaust
+# this process; ScopedClickHouse also bounds the bytes.
 MOST_SPANS = 20_000
 
 Row = Mapping[str, Any]
 
 
 class Window(NamedTuple):
-    """What part of the list is asked for: start times from first to last, both included, and after which run.
+    """The requested part of the list: the first and last start time, both inclusive, and the run after which it begins.
 
-    Without a run (``before_id`` empty) it is everything that starts at ``before_ns`` or earlier.
+    With an empty ``before_id`` it begins with the runs that start at ``before_ns``.
     """
 
     from_ns: int
@@ -38,7 +38,7 @@ async def newest_runs(rows: ScopedClickHouse, window: Window, limit: int) -> tup
 
 
 async def one_run(rows: ScopedClickHouse, run_id: str) -> tuple[Row, Columns]:
-    """A run and its spans in the order of their start. Ids are kept in small letters and asked for in any.
+    """A run and its spans in the order of their start. Ids are stored in lower case; ``run_id`` may have any case.
 
     The worker stores spans before it writes the row of their run; until then the row is computed here.
 
@@ -59,10 +59,9 @@ async def one_run(rows: ScopedClickHouse, run_id: str) -> tuple[Row, Columns]:
 async def _latest(rows: ScopedClickHouse, window: Window, limit: int) -> AsyncIterator[Row]:
     """At most ``limit`` runs of the window, newest first.
 
-    Candidates are rows of any version. Those that are the latest of their run are exactly the runs in order, because
-    every latest version is among the rows; the others are passed over. A run that was summed up anew since the
-    candidates were read counts by the place of its newest row and is given as it was read: it must not vanish for
-    having been busy.
+    Candidates are rows of any version. The rows that are the latest version of their run are the runs in order; the
+    other rows are skipped. A run that got a new version after the candidates were read keeps the position of its
+    newest row and is answered as it was read, so that a busy run does not disappear from the list.
     """
     seen: set[str] = set()
     while window.from_ns <= window.last_ns:
@@ -74,7 +73,7 @@ async def _latest(rows: ScopedClickHouse, window: Window, limit: int) -> AsyncIt
         newest = {row["run_id"]: row["version"] for row in sorted(candidates, key=_version)}
         more = len(candidates) == ask
         asked = set(list(dict.fromkeys(row["run_id"] for row in candidates))[:missing])
-        if len(asked) < len(newest):  # spares that were not needed: looking up a run's place costs the engine a read
+        if len(asked) < len(newest):  # unneeded spare rows: looking up the position of a run costs a read
             candidates = _beginning(candidates, asked)
             more = True
         least = min(_version(row) for row in candidates)
@@ -87,7 +86,7 @@ async def _latest(rows: ScopedClickHouse, window: Window, limit: int) -> AsyncIt
         for row in candidates:
             run_id = row["run_id"]
             if row["version"] != newest[run_id] or run_id in seen or not end <= places.get(run_id, end) < begin:
-                continue  # replaced; or its latest version belongs further down, or was given further up
+                continue  # replaced, or its latest version belongs to a later or an earlier page
             seen.add(run_id)
             yield row
             if len(seen) == limit:
@@ -98,7 +97,7 @@ async def _latest(rows: ScopedClickHouse, window: Window, limit: int) -> AsyncIt
 
 
 def _beginning(candidates: Sequence[Row], asked: Container[str]) -> Sequence[Row]:
-    """The rows before the first one of a run that is not among ``asked``."""
+    """The rows before the first row whose run is not in ``asked``."""
     return list(takewhile(lambda row: row["run_id"] in asked, candidates))
 
 

@@ -1,7 +1,7 @@
-"""What a request may see: the one place where the ids of an address are looked at, before the rest of the request is.
+"""Authorization: the only place that checks the ids in an address, before anything else of the request is validated.
 
-An id that is malformed, of nobody, or another org's is answered in the same words. The last of the three leaves a line
-in the trail of whoever asked, never in that of the org it is of.
+A malformed id, an unknown id and another org's id get the same answer. Another org's id leaves an ``access.denied``
+event in the audit log of the caller's org, never in the other org's.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from tracebility.tenant.keys import is_public_id
 
 Kind = Literal["org", "workspace", "project", "api_key", "deletion"]
 
-# A refusal waits no longer to find out whether the id is another org's.
+# Longest wait for the look-up whether a refused id belongs to another org.
 DENIAL_WAIT_S = 2.0
 
 TRAIL_ROUTES = frozenset({"/v1/admin/orgs/{org_id}/audit", "/v1/admin/orgs/{org_id}/audit/gaps"})
@@ -42,10 +42,10 @@ _log = structlog.get_logger()
 
 
 async def resolve_project_scope(context: TenantContext, project: str, services: ApiServices) -> TenantScope:
-    """The scope of ``project`` for this key: its own project, or with `admin` any project of its org.
+    """The scope of ``project`` for this key: the key's own project, or with `admin` any project of its org.
 
     Raises:
-        NotFound: for every other text, in the same words whether it is malformed, missing, or another tenant's.
+        NotFound: for every other text, malformed, unknown or another tenant's.
     """
     project_id = ProjectId(_id_of(project))
     if project_id == context.project_id:
@@ -58,9 +58,9 @@ async def resolve_project_scope(context: TenantContext, project: str, services: 
 
 
 async def rows_of(project: str, context: TenantContext, request: Request, services: ApiServices) -> ScopedClickHouse:
-    """The engine seen through ``project``: the one way to what a tenant has stored. That it was taken is in the trail.
+    """Rows of ``project``: the only way to a tenant's stored data. The access is recorded in the audit log.
 
-    With the trail away a tenant still sees its own; the line is written when it is back.
+    A tenant can read its own data while the audit log is unavailable; the event is written later.
 
     Raises:
         NotFound: as `resolve_project_scope`.
@@ -73,12 +73,12 @@ async def rows_of(project: str, context: TenantContext, request: Request, servic
 
 
 async def tenant_rows(project_id: str, context: Reader, request: Request, services: Services) -> ScopedClickHouse:
-    """The engine seen through the project that the address names. Parameters are validated after this, never before."""
+    """Rows of the project in the address. Query parameters are validated after this."""
     return await rows_of(project_id, context, request, services)
 
 
 class Naming:
-    """Looks up the ids that an address names, for whoever asks."""
+    """Looks up the ids in an address for the holder of the key."""
 
     def __init__(self, request: Request, holder: Administrator, services: Services) -> None:
         self._request = request
@@ -86,12 +86,12 @@ class Naming:
         self._services = services
 
     async def row(self, kind: Kind, text: str, statement: str = "") -> Row:
-        """What the id names. That an operator looks at what an org has is in that org's trail before it is answered;
-        but for the trail itself, which is to read the same for whoever reads it.
+        """The row that ``text`` identifies. An operator's read is recorded in the org's audit log before the answer,
+        except for reads of the audit log itself, which must look the same to every reader.
 
         Raises:
-            NotFound: for every text that is not the id of something that the holder may see.
-            StoreUnavailable: when the control plane is away.
+            NotFound: for every text that is not an id of the holder's org, or for an operator, of any org.
+            StoreUnavailable: when the control plane is unavailable.
         """
         found, holder, services = _id_of(text), self._holder, self._services
         row = await services.control.fetchrow(statement or f"named_{kind}", found, holder.org_id)
@@ -108,30 +108,30 @@ Names = Annotated[Naming, Depends()]
 
 
 async def named_org(org_id: str, names: Names) -> OrgId:
-    """The org that the address names."""
+    """The org in the address."""
     return OrgId((await names.row("org", org_id))["org_id"])
 
 
 async def named_workspace(workspace_id: str, names: Names) -> WorkspacePlace:
-    """The workspace that the address names."""
+    """The workspace in the address."""
     row = await names.row("workspace", workspace_id)
     return WorkspacePlace(OrgId(row["org_id"]), WorkspaceId(row["workspace_id"]))
 
 
 async def named_project(project_id: str, names: Names) -> ProjectPlace:
-    """The project that the address names."""
+    """The project in the address."""
     row = await names.row("project", project_id)
     return ProjectPlace(OrgId(row["org_id"]), WorkspaceId(row["workspace_id"]), ProjectId(row["project_id"]))
 
 
 async def named_project_or_deleted(project_id: str, names: Names) -> ProjectPlace:
-    """The project that the address names, also while it is being deleted."""
+    """The project in the address, also while it is being deleted."""
     row = await names.row("project", project_id, "named_project_or_deleted")
     return ProjectPlace(OrgId(row["org_id"]), WorkspaceId(row["workspace_id"]), ProjectId(row["project_id"]))
 
 
 async def named_deletion(job_id: str, names: Names) -> UUID:
-    """The deletion that the address names."""
+    """The deletion job in the address."""
     job: UUID = (await names.row("deletion", job_id))["job_id"]
     return job
 
@@ -141,7 +141,7 @@ NamedOrg = Annotated[OrgId, Depends(named_org)]
 
 
 async def operated_org(org: NamedOrg, holder: Administrator) -> OrgId:
-    """The org that the address names, for an operator alone; another's id is none before that is looked at."""
+    """The org in the address, for operators only. Another org's id is 404 before the scope is checked."""
     require(holder, Scope.OPERATOR)
     return org
 
@@ -154,7 +154,7 @@ NamedDeletion = Annotated[UUID, Depends(named_deletion)]
 
 
 async def named_key(public_id: str, place: NamedProject, holder: Administrator, services: Services) -> PublicKeyId:
-    """The key of the project that the address names."""
+    """The key in the address, if it belongs to the project in the address."""
     if not is_public_id(public_id):
         raise NotFound
     if not await services.control.fetchval("key_is_of_project", public_id, place.project_id):
@@ -163,17 +163,17 @@ async def named_key(public_id: str, place: NamedProject, holder: Administrator, 
 
 
 async def org_rows(org: NamedOrg, services: Services) -> OrgClickHouse:
-    """The engine seen through the org that the address names."""
+    """Rows of the org in the address."""
     return services.engine.within_org(sealed_org_scope(org))
 
 
 async def org_queue(org: NamedOrg, services: Services) -> OrgQueue:
-    """The queue's side of the books of the org that the address names."""
+    """The queue's part of the ledger of the org in the address."""
     return services.queue.within_org(sealed_org_scope(org))
 
 
 async def all_shards(holder: Operator, services: Services) -> AllShards:
-    """Every shard, for who runs the installation."""
+    """Every shard, for operators."""
     return services.queue.within_installation(sealed_installation_scope())
 
 
@@ -184,7 +184,7 @@ NamedKey = Annotated[PublicKeyId, Depends(named_key)]
 
 
 def route_of(request: Request) -> str:
-    """The route of a request as the trail names it: its address without the ids."""
+    """The route of a request as the audit log records it: the address without ids."""
     path: str = request.scope["route"].path
     return path
 
@@ -194,7 +194,7 @@ def _id_of(text: str) -> UUID:
         found = UUID(text)
     except ValueError:
         raise NotFound from None
-    if str(found) != text.lower():  # UUID() also reads braces, urn: and missing hyphens; an address has one spelling
+    if str(found) != text.lower():  # UUID() also accepts braces, urn: and missing hyphens
         raise NotFound
     return found
 
@@ -202,11 +202,11 @@ def _id_of(text: str) -> UUID:
 async def _missing(
     services: ApiServices, actor: Actor, org_id: OrgId | None, kind: Kind, named: UUID | PublicKeyId
 ) -> NotFound:
-    """What ``named`` is answered with. If it is another org's, the trail of ``org_id`` keeps that it was asked for."""
+    """The answer for a refused id. If it belongs to another org, the audit log of ``org_id`` gets an event."""
     try:
         async with asyncio.timeout(DENIAL_WAIT_S):
             owner = await services.control.fetchval(f"owner_of_{kind}", named)
-    except Exception as error:  # noqa: BLE001 - the answer must not tell whether there was something to write
+    except Exception as error:  # noqa: BLE001 - the answer must not depend on whether there was an event to write
         _log.warning("denial_not_recorded", kind=kind, reason=str(error) or type(error).__name__)
     else:
         if None not in (owner, org_id) and owner != org_id:

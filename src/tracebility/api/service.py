@@ -1,4 +1,4 @@
-"""What the api target holds while it runs: its stores, its resolver, its metrics. Opened once, handed to the app."""
+"""The services of the api target: stores, resolver, access log, metrics. Opened once and passed to the app."""
 
 import asyncio
 import time
@@ -29,8 +29,8 @@ class ApiServices:
     control: postgres.Postgres
     engine: scoped.ScopedEngine
     queue: scoped.ScopedQueue
-    pings_of_redis: Sequence[Ping]  # in each of its roles
-    announce: Callable[[], Awaitable[None]]  # tells processes that something was changed
+    pings_of_redis: Sequence[Ping]  # of the queue and of the control role
+    announce: Callable[[], Awaitable[None]]  # tells other processes about a change
     resolver: Resolver
     access: AccessTrail
     metrics: Metrics = field(default_factory=Metrics)
@@ -38,28 +38,29 @@ class ApiServices:
     now_ns: Callable[[], int] = time.time_ns
 
     def now(self) -> datetime:
-        """This moment."""
+        """The current time."""
         return datetime.fromtimestamp(self.now_ns() / 1e9, UTC)
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[postgres.Transaction]:
-        """A transaction that changes what processes remember: once it is committed, they hear of it."""
+        """A transaction whose changes other processes have cached. They are told after the commit."""
         async with self.control.transaction() as transaction:
             yield transaction
         await self.announce()
 
     async def missing_stores(self) -> dict[str, str]:
-        """The stores that do not answer, and what they say instead."""
+        """The stores that do not answer, each with the reason."""
         redis_pings = [("redis", ping) for ping in self.pings_of_redis]
         return await unanswered(("postgres", self.control.ping), *redis_pings, ("clickhouse", self.engine.ping))
 
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
-    """The services of one process, closed at the end of the block.
+    """Open the services of one process; they are closed at the end of the block.
 
     Raises:
-        ConfigurationError: when a DSN is missing, malformed or refused, or nothing answers there.
+        ConfigurationError: when a DSN is missing, malformed or refused, nothing answers there, or the ClickHouse user
+            may write.
     """
     async with AsyncExitStack() as stack:
         control = await postgres.connect(settings.dsn("TRACEBILITY_PG_DSN"))

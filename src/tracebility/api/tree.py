@@ -1,17 +1,17 @@
-"""Puts the spans of a run into a tree, whatever clients sent: orphans, cycles, ten thousand spans, endless chains."""
+"""Builds the tree of a run's spans. Handles orphans, cycles, long chains and ten thousand spans."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
-# Deeper spans hang on their ancestor at this depth, beside one another. JSON parsers stop at some depth (Python's at
-# about 500 nested objects in lists), and a run has to open even when an agent called itself ten thousand times.
+# Deeper spans become children of their ancestor at this depth. JSON parsers have a depth limit (Python's is about 500
+# nested objects in lists), and a run must be readable even when an agent called itself ten thousand times.
 DEEPEST_NESTING = 100
 
 Child = TypeVar("Child")
 
 
 class Node(Protocol[Child]):
-    """A span as far as a tree needs it."""
+    """The fields of a span that the tree needs."""
 
     id: str
     parent_id: str | None
@@ -23,11 +23,9 @@ SomeNode = TypeVar("SomeNode", bound=Node[Any])
 
 
 def grow(spans: Iterable[SomeNode]) -> list[SomeNode]:
-    """The top-most spans, each with its ``children`` and ``depth`` (its true one) filled in; siblings stay in the
-    order given.
+    """The root spans, each with its ``children`` and its real ``depth`` filled in; siblings keep their order.
 
-    Top-most are spans without a parent, spans whose parent is not among the given, and of spans that are one another's
-    ancestors the one of the cycle that was given first.
+    Roots are spans without a parent, spans whose parent is not in ``spans``, and the first span of each cycle.
     """
     given = list(spans)
     by_id = {span.id: span for span in reversed(given)}
@@ -41,7 +39,7 @@ def grow(spans: Iterable[SomeNode]) -> list[SomeNode]:
     placed: set[int] = set()
     for span in top:
         _hang(span, below, placed)
-    if len(placed) < len(given):  # what is left is in cycles, or under one
+    if len(placed) < len(given):  # the rest is in cycles, or below one
         positions = {id(span): position for position, span in enumerate(given)}
         for span in given:
             if id(span) not in placed:
@@ -53,7 +51,7 @@ def grow(spans: Iterable[SomeNode]) -> list[SomeNode]:
 
 
 def flatten(top: Sequence[SomeNode]) -> list[SomeNode]:
-    """All spans of the tree, each before its children."""
+    """All spans of the tree, parents before children."""
     flat: list[SomeNode] = []
     waiting = list(reversed(top))
     while waiting:
@@ -64,7 +62,7 @@ def flatten(top: Sequence[SomeNode]) -> list[SomeNode]:
 
 
 def _cycle_above(span: SomeNode, by_id: dict[str, SomeNode]) -> list[SomeNode]:
-    """The spans of the cycle that the way up from ``span`` ends in."""
+    """The spans of the cycle that the ancestors of ``span`` end in."""
     passed: dict[int, SomeNode] = {}
     while id(span) not in passed:
         passed[id(span)] = span
@@ -73,10 +71,10 @@ def _cycle_above(span: SomeNode, by_id: dict[str, SomeNode]) -> list[SomeNode]:
 
 
 def _hang(root: SomeNode, below: dict[str, list[SomeNode]], placed: set[int]) -> None:
-    """Fill ``children`` and ``depth`` under ``root``, each span once, without recursion."""
+    """Fill ``children`` and ``depth`` below ``root``, each span once, without recursion."""
     placed.add(id(root))
     root.depth = 0
-    waiting: list[tuple[SomeNode, SomeNode]] = [(root, root)]  # a span, and the one that its children hang on
+    waiting: list[tuple[SomeNode, SomeNode]] = [(root, root)]  # a span, and the span that gets its children
     while waiting:
         span, holder = waiting.pop()
         entered: list[tuple[SomeNode, SomeNode]] = []

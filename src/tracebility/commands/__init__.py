@@ -1,4 +1,4 @@
-"""One file per command group. Each has ``register(app)``, which adds its commands; ``tracebility.cli`` names them.
+"""One file per command, or group of commands: its ``app``, which `tracebility.cli` imports when the command is used.
 
-A file imports at its top only what is cheap (typer, ``commands.options``, errors), stores inside its functions.
+A file opens stores through `tracebility.commands.stores` only.
 """

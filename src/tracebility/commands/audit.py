@@ -1,41 +1,43 @@
-"""``tracebility audit``: the trail of what was done, its proof, and what was missing from it."""
+"""``tracebility audit``: the audit log, its verification, and the gaps that reconciliations found."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import typer
 
-from tracebility.commands.options import AsJson, DataDir, log_to_stderr, tell
+from tracebility.audit import audit_log
+from tracebility.audit.audit_log import MOST_ITEMS
+from tracebility.audit.metrics import AuditMetrics
+from tracebility.audit.reconciler import Reconciliation
+from tracebility.audit.verify import Problem, problems
+from tracebility.commands.changes import OrgArgument, id_of
+from tracebility.commands.options import AsJson, DataDir, new_app, tell
+from tracebility.commands.stores import Stores, log_to_stderr, with_stores
 from tracebility.errors import TracebilityError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tracebility.audit.verify import Problem
-    from tracebility.stores.clickhouse import Engine
-    from tracebility.stores.postgres import Postgres
+from tracebility.ids import SENTINEL, OrgId
+from tracebility.operator.loops import run_once
+from tracebility.operator.service import audit_reconcile
+from tracebility.stores.clickhouse import Engine
+from tracebility.stores.postgres import Postgres
+from tracebility.telemetry import Metrics
 
 T = TypeVar("T")
-OrgArgument = Annotated[UUID, typer.Argument(help="The org's id.", metavar="ORG")]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many, newest first.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most this many, newest first.")]
 _TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%dT%H:%M:%S%z"]
 
-group = typer.Typer(no_args_is_help=True, help="List, verify and reconcile the audit trail.")
+app = new_app()
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group."""
-    app.add_typer(group, name="audit")
-
-
-@group.command("list")
+@app.command("list")
 def list_events(
     org: Annotated[
         UUID | None,
-        typer.Argument(help="The org's id; without one, what concerns no org.", metavar="ORG", show_default=False),
+        typer.Argument(
+            help="The org's id; without one, events of no org.", metavar="ORG", parser=id_of, show_default=False
+        ),
     ] = None,
     actor: Annotated[str, typer.Option("--actor", help="Only what this actor did: a key's public id.")] = "",
     target: Annotated[str, typer.Option("--target", help="Only what was done to this.")] = "",
@@ -60,16 +62,13 @@ def list_events(
 
       tracebility audit list --type plan.changed
     """
-    from tracebility.audit import audit_log
-    from tracebility.ids import SENTINEL, OrgId
-
     filters = audit_log.Filters(actor, target, event_type, _utc(since), _utc(until))
 
-    async def read(control: "Postgres", engine: "Engine") -> list[dict[str, Any]]:
+    async def read(control: Postgres, engine: Engine) -> list[dict[str, Any]]:
+        of_org = OrgId(org or SENTINEL)
+        await _must_be_known(control, engine, of_org)
         rows = audit_log.raw(engine)
-        return await _pages(
-            limit, lambda at, most: audit_log.events(control, rows, OrgId(org or SENTINEL), filters, at, most)
-        )
+        return await _pages(limit, lambda at, most: audit_log.events(control, rows, of_org, filters, at, most))
 
     items = _with_stores(data_dir, read)
     lines = [
@@ -80,18 +79,17 @@ def list_events(
     tell("\n".join(lines) if lines else "There are no such events.", {"items": items}, as_json=as_json)
 
 
-@group.command("gaps")
+@app.command("gaps")
 def list_gaps(org: OrgArgument, limit: Limit = 100, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """List what reconciliations found missing, edited or inserted in an org's trail, newest first.
+    """List what reconciliations found missing, edited or inserted in an org's audit log, newest first.
 
     Examples:
 
       tracebility audit gaps 0192f0c1-5a5e-7cc1-8f5e-0d6a4c0c9a11
     """
-    from tracebility.audit import audit_log
-    from tracebility.ids import OrgId
 
-    async def read(control: "Postgres", engine: "Engine") -> list[dict[str, Any]]:
+    async def read(control: Postgres, engine: Engine) -> list[dict[str, Any]]:
+        await _must_be_known(control, engine, org)
         rows = audit_log.raw(engine)
         return await _pages(limit, lambda at, most: audit_log.gaps(rows, OrgId(org), at, most))
 
@@ -104,9 +102,9 @@ def list_gaps(org: OrgArgument, limit: Limit = 100, data_dir: DataDir = None, as
     tell("\n".join(lines) if lines else "There are no gaps.", {"items": items}, as_json=as_json)
 
 
-@group.command("reconcile")
+@app.command("reconcile")
 def reconcile(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Compare the data plane's copy of the trail with the control plane's now, and put it right. Exit code 0.
+    """Compare the data plane's copy of the audit log with the control plane's now, and put it right. Exit code 0.
 
     Examples:
 
@@ -115,13 +113,7 @@ def reconcile(data_dir: DataDir = None, as_json: AsJson = False) -> None:
       tracebility audit reconcile --json
     """
 
-    async def run(control: "Postgres", engine: "Engine") -> dict[str, Any]:
-        from tracebility.audit.metrics import AuditMetrics
-        from tracebility.audit.reconciler import Reconciliation
-        from tracebility.operator.loops import run_once
-        from tracebility.operator.service import audit_reconcile
-        from tracebility.telemetry import Metrics
-
+    async def run(control: Postgres, engine: Engine) -> dict[str, Any]:
         done = await run_once(audit_reconcile(control, engine, AuditMetrics(Metrics())), control)
         assert isinstance(done, Reconciliation)
         return done.document()
@@ -131,15 +123,17 @@ def reconcile(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     tell(text, document, as_json=as_json)
 
 
-@group.command("verify")
+@app.command("verify")
 def verify(
-    org: Annotated[UUID | None, typer.Option("--org", help="Only this org's chain.", show_default=False)] = None,
+    org: Annotated[
+        UUID | None, typer.Option("--org", help="Only this org's chain.", parser=id_of, show_default=False)
+    ] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Recompute every hash of the trail and compare both stores. Exit code 1 when something was tampered with.
+    """Recompute every hash of the audit log and compare both stores. Exit code 1 when something was tampered with.
 
-    An organisation that was deleted keeps its trail; of one that never was there is nothing to verify: exit code 1 too.
+    A deleted organisation keeps its audit log. For an ORG that never existed the exit code is 1 too.
 
     Examples:
 
@@ -148,14 +142,10 @@ def verify(
       tracebility audit verify --org 0192f0c1-5a5e-7cc1-8f5e-0d6a4c0c9a11 --json
     """
 
-    async def run(control: "Postgres", engine: "Engine") -> "list[Problem]":
-        from tracebility.audit.verify import problems
-
+    async def run(control: Postgres, engine: Engine) -> list[Problem]:
         found = [problem async for problem in problems(control, engine, org)]
-        if org is not None and not found and not await _is_known(control, engine, org):
-            raise TracebilityError(
-                f"There is no organisation {org}, and no trail of one. 'tracebility orgs list' shows those there are."
-            )
+        if org is not None and not found:
+            await _must_be_known(control, engine, org)
         return found
 
     found = [problem.document() for problem in _with_stores(data_dir, run)]
@@ -170,19 +160,22 @@ def verify(
         raise typer.Exit(1)
 
 
-async def _is_known(control: "Postgres", engine: "Engine", org: UUID) -> bool:
-    """Whether there is such an org, or either store has something of its trail, as of one that is gone."""
-    from tracebility.audit import audit_log
-    from tracebility.ids import SENTINEL, OrgId
+async def _must_be_known(control: Postgres, engine: Engine, org: UUID) -> None:
+    """Refuse an org that never was. One that is gone has events in either store.
 
+    Raises:
+        TracebilityError: when there is nothing of it.
+    """
     if org == SENTINEL or await control.fetchrow("read_org", org) is not None:
-        return True
+        return
     page = await audit_log.events(control, audit_log.raw(engine), OrgId(org), limit=1)
-    return bool(page.items)
+    if not page.items:
+        raise TracebilityError(
+            f"There is no organisation {org}, and no audit log of one. 'tracebility orgs list' shows those there are."
+        )
 
 
 async def _pages(limit: int, page: Callable[[Any, int], Awaitable[Any]]) -> list[dict[str, Any]]:
-    from tracebility.audit.audit_log import MOST_ITEMS
 
     items: list[dict[str, Any]] = []
     at = None
@@ -196,26 +189,13 @@ async def _pages(limit: int, page: Callable[[Any, int], Awaitable[Any]]) -> list
 
 
 def _utc(at: datetime | None) -> datetime | None:
-    from datetime import UTC
 
     return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
 
 
-def _with_stores(data_dir: "Path | None", act: "Callable[[Postgres, Engine], Awaitable[T]]") -> T:
-    from tracebility.embedded.installation import locate
-    from tracebility.stores import clickhouse, postgres
-
-    async def run() -> T:
-        found = locate(data_dir)
-        control = await postgres.connect(found.pg_dsn, wait_s=0)
-        try:
-            engine = await clickhouse.connect(found.clickhouse_url, wait_s=0)
-            try:
-                return await act(control, engine)
-            finally:
-                await engine.close()
-        finally:
-            await control.close()
+def _with_stores(data_dir: Path | None, act: Callable[[Postgres, Engine], Awaitable[T]]) -> T:
+    async def run(stores: Stores) -> T:
+        return await act(await stores.control(), await stores.engine())
 
     log_to_stderr()
-    return asyncio.run(run())
+    return with_stores(data_dir, run)

@@ -1,85 +1,94 @@
-"""How a command reads and changes the control plane: in its store, as an operator, and every process is told."""
+"""How a command reads and changes the control plane: in PostgreSQL, as an operator; every process is told."""
 
-import asyncio
 import os
 import pwd
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
+import msgspec
 import typer
 
+from tracebility.audit.events import Actor
+from tracebility.commands.stores import Stores, with_stores
 from tracebility.errors import TracebilityError
-
-if TYPE_CHECKING:
-    from tracebility.audit.events import Actor
-    from tracebility.orgs.projects import ProjectPlace
-    from tracebility.stores.postgres import Postgres, Statements, Transaction
+from tracebility.ids import OrgId
+from tracebility.orgs.projects import ProjectPlace
+from tracebility.stores.postgres import Postgres, Statements, Transaction
 
 T = TypeVar("T")
 
 
 def id_of(text: str) -> UUID:
-    """The id that an argument of a command is."""
+    """The id that an argument of a command is. The message does not repeat ``text``: it may be a secret."""
     try:
         return UUID(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not an id such as 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a.") from None
+        raise typer.BadParameter("not an id such as 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a.") from None
 
 
 OrgArgument = Annotated[UUID, typer.Argument(help="The org's id.", metavar="ORG", parser=id_of)]
 ProjectArgument = Annotated[UUID, typer.Argument(help="The project's id.", metavar="PROJECT", parser=id_of)]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
-async def place_of(control: "Statements", project_id: object) -> "ProjectPlace":
-    """The project of this id, and what it is in.
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on standard error, unless ``yes``. Anything but yes ends the command with exit code 1."""
+    if not yes:
+        typer.confirm(f"{question} This cannot be undone.", abort=True, err=True)
+
+
+async def org_of(control: Statements, org_id: UUID) -> OrgId:
+    """The org of this id, which may be deleted.
 
     Raises:
         TracebilityError: when there is none.
     """
-    from tracebility.orgs.projects import ProjectPlace
+    if await control.fetchrow("named_org", org_id, None) is None:
+        raise TracebilityError(f"There is no organisation {org_id}. 'tracebility orgs list' shows those there are.")
+    return OrgId(org_id)
 
+
+async def project_of(control: Statements, project_id: UUID) -> ProjectPlace:
+    """The project of this id, with its workspace and org.
+
+    Raises:
+        TracebilityError: when there is none, or it is deleted.
+    """
     row = await control.fetchrow("named_project", project_id, None)
     if row is None:
-        raise TracebilityError(f"There is no project {project_id}.")
+        raise TracebilityError(f"There is no project {project_id}. 'tracebility projects list ORG' shows an org's.")
     return ProjectPlace(row["org_id"], row["workspace_id"], row["project_id"])
 
 
-def reading(data_dir: Path | None, read: "Callable[[Postgres], Awaitable[T]]") -> T:
-    """What ``read`` makes of the control plane of the installation that is meant."""
+def reading(data_dir: Path | None, read: Callable[[Postgres], Awaitable[T]]) -> T:
+    """What ``read`` returns for the control plane of the installation."""
 
-    async def run() -> T:
-        from tracebility.embedded.installation import locate
-        from tracebility.stores import postgres
+    async def act(stores: Stores) -> T:
+        return await read(await stores.control())
 
-        control = await postgres.connect(locate(data_dir).pg_dsn, wait_s=0)
-        try:
-            return await read(control)
-        finally:
-            await control.close()
-
-    return asyncio.run(run())
+    return with_stores(data_dir, act)
 
 
-def changing(data_dir: Path | None, change: "Callable[[Transaction, Actor], Awaitable[T]]") -> T:
-    """What ``change`` makes, committed. Processes hear of it at once, or by themselves where Redis is away."""
+def changing(data_dir: Path | None, change: Callable[[Transaction, Actor], Awaitable[T]]) -> T:
+    """What ``change`` returns, committed. Processes are told at once; without Redis they ask within seconds."""
 
-    async def with_control(control: "Postgres") -> T:
+    async def act(stores: Stores) -> T:
+        control = await stores.control()
         async with control.transaction() as transaction:
             done = await change(transaction, actor())
-        await _tell_processes(data_dir)
+        with suppress(TracebilityError):  # it is committed, and Redis may be away
+            await stores.tell_processes()
         return done
 
-    return reading(data_dir, with_control)
+    return with_stores(data_dir, act)
 
 
-def actor() -> "Actor":
-    """Who runs this command: whoever may read the installation's secrets is its operator."""
-    from tracebility.audit.events import Actor
-
+def actor() -> Actor:
+    """The user of this machine as an operator: whoever may read the installation's secrets is one."""
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # a container's user without an entry
@@ -88,25 +97,10 @@ def actor() -> "Actor":
 
 
 def now() -> datetime:
-    """This moment."""
+    """The time now, in UTC."""
     return datetime.now(UTC)
 
 
 def document(content: Any) -> Any:
-    """An answer of the control plane as ``--json`` prints it: what the API would answer."""
-    import msgspec
-
+    """A result as ``--json`` prints it, which is what the API answers."""
     return msgspec.to_builtins(content)
-
-
-async def _tell_processes(data_dir: Path | None) -> None:
-    from tracebility.embedded.installation import locate
-    from tracebility.stores import redis_control
-    from tracebility.stores.changes import nudge
-
-    with suppress(TracebilityError):  # it is committed; a store that is away only makes them hear of it later
-        control_role = await redis_control.connect(locate(data_dir).redis_url, wait_s=0)
-        try:
-            await nudge(control_role)
-        finally:
-            await control_role.close()

@@ -7,17 +7,22 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import typer
 
-from tracebility.commands.options import AsJson, DataDir, tell
-
-if TYPE_CHECKING:
-    from tracebility.commands.reach import Reached
-    from tracebility.embedded.installation import Located
-    from tracebility.stores.queue import Queue
+from tracebility.commands.options import AsJson, DataDir, new_app, tell
+from tracebility.commands.status import look, look_at_service, silent_services, size
+from tracebility.commands.stores import Reached, quiet_libraries, reaching, tried
+from tracebility.embedded.installation import Located, locate
+from tracebility.stores import clickhouse, migrations
+from tracebility.stores.queries import query
+from tracebility.stores.queue import Queue
+from tracebility.stores.queue.inspection import is_durable
+from tracebility.stores.scoped import REQUEST_SETTINGS, TENANT_SETTING
+from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM
 
 OLDEST_POSTGRES = 14
 OLDEST_REDIS = (7, 0)
@@ -54,11 +59,10 @@ class Finding:
     do: str = ""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(doctor)
+app = new_app()
 
 
+@app.command()
 def doctor(
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -74,8 +78,7 @@ def doctor(
 
       tracebility doctor --json
     """
-    from tracebility.embedded.installation import locate
-
+    quiet_libraries()
     findings = asyncio.run(examine(locate(data_dir)))
     wrong = [finding for finding in findings if finding.verdict is Verdict.WRONG]
     shown = [finding for finding in findings if finding.verdict is not Verdict.OK] if only_wrong else findings
@@ -97,35 +100,69 @@ def render(findings: list[Finding], wrong: int) -> str:
     return "\n".join(lines)
 
 
-async def examine(found: "Located") -> list[Finding]:
-    """Every finding. A check that cannot be made because its store is away is left out: that store is a finding."""
-    from tracebility.commands.reach import reaching
-    from tracebility.errors import TracebilityError
-
-    findings = _processes(found) + _files(found)
+async def examine(found: Located) -> list[Finding]:
+    """Everything there is to find, each store asked for a few seconds at most."""
+    findings = _processes(found) + _files(found) + _users(found)
     async with reaching(found) as reached:
         findings += [
-            Finding(f"{store} answers", Verdict.WRONG, reached.away[store], "Start it, or correct its DSN.")
-            for store in reached.away
+            Finding(f"{store} answers", Verdict.WRONG, reason, "Start it, or correct its DSN.")
+            for store, reason in reached.away.items()
         ]
-        checks: list[tuple[str, Callable[[], Awaitable[list[Finding]]]]] = [
-            ("postgres", lambda: _control_plane(reached)),
-            ("redis", lambda: _control_role(reached)),
-            (reached.queue_store, lambda: _queue(reached)),
-            ("clickhouse", lambda: _engine(reached)),
-            ("row policies", lambda: _policies(found, reached)),
-            ("migrations", lambda: _migrations(found, reached)),
+        checks: list[tuple[str, Awaitable[list[Finding]]]] = [
+            ("postgres", _control_plane(reached)),
+            ("postgres", _alerts(reached)),
+            ("services", _services(found, reached)),
+            ("redis", _redis_server(reached)),
+            (reached.queue_store, _queue(reached)),
+            ("clickhouse", _engine(reached)),
+            ("row policies", _policies(found, reached)),
+            ("migrations", _migrations(found, reached)),
         ]
-        for name, check in checks:
-            try:
-                findings += await check()
-            except TracebilityError as error:
-                findings.append(Finding(name, Verdict.WRONG, str(error), "Look at the logs of this store."))
+        for (name, _), (found_by_it, reason) in zip(
+            checks, await asyncio.gather(*(tried(check) for _, check in checks)), strict=True
+        ):
+            findings += found_by_it or []
+            if reason:
+                findings.append(Finding(name, Verdict.WRONG, reason, "Look at the logs of this store."))
     return findings
 
 
-def _processes(found: "Located") -> list[Finding]:
-    from tracebility.commands.status import look_at_service
+def _users(found: Located) -> list[Finding]:
+    """The user that each target of ``tracebility up`` signs in as; of services by DSN, those of these DSNs."""
+
+    def user(dsn: str) -> str:
+        return urlsplit(dsn).username or "default"
+
+    owner = f"PostgreSQL {user(found.pg_dsn)}, ClickHouse {user(found.clickhouse_url)}"
+    if not found.ready:
+        return [Finding("users of these DSNs", Verdict.OK, owner)]
+    reader = str(found.ready.get("clickhouse_reader_url") or found.clickhouse_url)
+    api = f"PostgreSQL {user(found.pg_dsn)}, ClickHouse {user(reader)}"
+    advice = "Let the api read as a ClickHouse user of its own that may only read."
+    return [
+        Finding("user of ingest-api", Verdict.OK, f"PostgreSQL {user(found.pg_dsn)}"),
+        Finding("user of ingest-worker", Verdict.OK, owner),
+        Finding("user of operator", Verdict.OK, owner),
+        _judged("user of api", user(reader) == user(found.clickhouse_url), api, advice, verdict=Verdict.NOTED),
+    ]
+
+
+async def _services(found: Located, reached: Reached) -> list[Finding]:
+    """Services that the stores have not heard of: all that is known of those on other machines."""
+    silent = [*silent_services(found, await look(found, reached))]
+    return [Finding("services", Verdict.WRONG, *line.split(". ", 1)) for line in silent]
+
+
+async def _alerts(reached: Reached) -> list[Finding]:
+    if reached.control is None or not await reached.control.fetchval("alerts_are_known"):
+        return []
+    return [
+        Finding(f"alert {row['kind']}", Verdict.NOTED, row["text"], "See 'Alerts' in docs/operations.md.")
+        for row in await reached.control.fetch("standing_alerts")
+    ]
+
+
+def _processes(found: Located) -> list[Finding]:
 
     services = [look_at_service(name, pid) for name, pid in dict(found.ready.get("pids", {})).items()]
     if not services:
@@ -135,7 +172,7 @@ def _processes(found: "Located") -> list[Finding]:
     return [_judged("processes", bool(dead), seen, f"Start them: tracebility up --data-dir {found.data_dir}")]
 
 
-def _files(found: "Located") -> list[Finding]:
+def _files(found: Located) -> list[Finding]:
     if found.data_dir is None:
         return []
     findings = [_disk("disk of the data", shutil.disk_usage(found.data_dir).free)]
@@ -146,7 +183,7 @@ def _files(found: "Located") -> list[Finding]:
     return [*findings, _judged("file modes", bool(names), seen, f"chmod go-rwx {names}")]
 
 
-async def _control_plane(reached: "Reached") -> list[Finding]:
+async def _control_plane(reached: Reached) -> list[Finding]:
     if reached.control is None:
         return []
     before = time.time()
@@ -157,15 +194,15 @@ async def _control_plane(reached: "Reached") -> list[Finding]:
     return [version, _clock("postgres", row["now_ms"] / 1000, before)]
 
 
-async def _control_role(reached: "Reached") -> list[Finding]:
+async def _redis_server(reached: Reached) -> list[Finding]:
     """The server of limits and counters, where the queue has another."""
-    if reached.control_role is None:
+    if reached.redis_server is None:
         return []
     advice = "Set 'maxmemory-policy noeviction': else the server drops counters that limits are kept by."
-    return await _servers("redis", reached.control_role, lambda server: [_eviction("redis eviction", server, advice)])
+    return await _servers("redis", reached.redis_server, lambda server: [_eviction("redis eviction", server, advice)])
 
 
-async def _servers(store: str, queue: "Queue", settings: Callable[[Mapping[str, str]], list[Finding]]) -> list[Finding]:
+async def _servers(store: str, queue: Queue, settings: Callable[[Mapping[str, str]], list[Finding]]) -> list[Finding]:
     before = time.time()
     servers = await queue.info()
     findings: list[Finding] = []
@@ -189,8 +226,7 @@ async def _servers(store: str, queue: "Queue", settings: Callable[[Mapping[str, 
     return findings
 
 
-async def _queue(reached: "Reached") -> list[Finding]:
-    from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM
+async def _queue(reached: Reached) -> list[Finding]:
 
     if reached.queue is None:
         return []
@@ -213,7 +249,6 @@ async def _queue(reached: "Reached") -> list[Finding]:
 
 def _queue_settings(server: Mapping[str, str]) -> list[Finding]:
     """Whether what the queue acknowledged survives: it is on disk, and nothing drops it to make room."""
-    from tracebility.stores.queue.inspection import is_durable
 
     fsync = server.get("appendfsync")
     appending = server.get("aof_enabled") == "1"
@@ -246,8 +281,7 @@ def _eviction(check: str, server: Mapping[str, str], advice: str) -> Finding:
     return _judged(check, policy != "noeviction", policy, advice)
 
 
-async def _engine(reached: "Reached") -> list[Finding]:
-    from tracebility.stores.queries import query
+async def _engine(reached: Reached) -> list[Finding]:
 
     if reached.engine is None:
         return []
@@ -262,17 +296,14 @@ async def _engine(reached: "Reached") -> list[Finding]:
     return findings + [_disk("disk of clickhouse", int(free)) for free, _ in disks]
 
 
-async def _policies(found: "Located", reached: "Reached") -> list[Finding]:
+async def _policies(found: Located, reached: Reached) -> list[Finding]:
     """Whether the engine itself keeps tenants apart: a reader without a tenant, or of one that is not, sees nothing."""
-    from tracebility.stores import clickhouse
-    from tracebility.stores.queries import query
-    from tracebility.stores.scoped import REQUEST_SETTINGS, TENANT_SETTING
 
     if reached.engine is None:
         return []
     tables = [str(row[0]) for row in (await reached.engine.query(query("check_tenant_tables"))).rows]
     reader_url = str(found.ready.get("clickhouse_reader_url") or "")
-    reader = await clickhouse.connect(reader_url, wait_s=1.0) if reader_url else reached.engine
+    reader = await clickhouse.connect(reader_url, wait_s=0) if reader_url else reached.engine
     strangers = dict(REQUEST_SETTINGS) | {TENANT_SETTING: str(uuid4())}
     asked = [strangers, dict(REQUEST_SETTINGS)] if reader_url else [strangers]
     questions = ["check_visible_rows"] + ["check_visible_rows_before_tenancy"] * ("span_v1" in tables)
@@ -289,8 +320,7 @@ async def _policies(found: "Located", reached: "Reached") -> list[Finding]:
     return [_judged("row policies", bool(leaking), seen, advice)]
 
 
-async def _migrations(found: "Located", reached: "Reached") -> list[Finding]:
-    from tracebility.stores import migrations
+async def _migrations(found: Located, reached: Reached) -> list[Finding]:
 
     if reached.control is None or reached.engine is None:
         return []
@@ -324,7 +354,6 @@ def _clock(store: str, now_s: float, before_s: float) -> Finding:
 
 
 def _disk(check: str, free: int) -> Finding:
-    from tracebility.commands.status import size
 
     if free < LEAST_FREE_BYTES:
         return Finding(check, Verdict.WRONG, f"{size(free)} free", "Free some space now: stores stop when it is full.")

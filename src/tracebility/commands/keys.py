@@ -1,19 +1,21 @@
 """``tracebility keys``: the keys of a project, and those of operators, for whoever runs the installation."""
 
-from typing import TYPE_CHECKING, Annotated
+from datetime import UTC, datetime
+from typing import Annotated
 from uuid import UUID
 
 import typer
 
-from tracebility.commands.changes import changing, document, id_of, now, place_of, reading
-from tracebility.commands.options import AsJson, DataDir, tell
+from tracebility.audit.events import Actor
+from tracebility.commands.changes import changing, document, id_of, now, project_of, reading
+from tracebility.commands.options import AsJson, DataDir, new_app, tell
 from tracebility.errors import TracebilityError
-
-if TYPE_CHECKING:
-    from tracebility.audit.events import Actor
-    from tracebility.ids import PublicKeyId
-    from tracebility.orgs.keys import MadeKey, RotatedKey, ShownKey
-    from tracebility.stores.postgres import Postgres, Transaction
+from tracebility.ids import PublicKeyId
+from tracebility.orgs import keys
+from tracebility.orgs.keys import MadeKey, RotatedKey, ShownKey, shape_key
+from tracebility.stores.postgres import Postgres, Transaction
+from tracebility.tenant.keys import PUBLIC_ID_CHARS, is_public_id
+from tracebility.validation import checked
 
 PublicId = Annotated[
     str, typer.Argument(help="The key's public id: what stands between tb_ and the secret.", metavar="PUBLIC_ID")
@@ -27,18 +29,13 @@ ProjectOrOperators = Annotated[
     ),
 ]  # fmt: skip
 
-group = typer.Typer(no_args_is_help=True, help="List, make, rotate or revoke keys: of a project, or of operators.")
+app = new_app()
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group."""
-    app.add_typer(group, name="keys")
-
-
-@group.command("list")
+@app.command("list")
 def list_keys(
     project_id: ProjectOrOperators = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, oldest first.")] = 1000,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many, oldest first.")] = 1000,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -51,14 +48,10 @@ def list_keys(
       tracebility keys list
     """
 
-    async def read(control: "Postgres") -> "list[ShownKey]":
-        from datetime import UTC, datetime
-
-        from tracebility.orgs.keys import shape_key
-
+    async def read(control: Postgres) -> list[ShownKey]:
         if project_id is None:
             return [shape_key(row) for row in await control.fetch("read_keys_of_operators", limit)]
-        place = await place_of(control, project_id)
+        place = await project_of(control, project_id)
         first = datetime(1970, 1, 1, tzinfo=UTC)
         rows = await control.fetch("read_keys_of_project", place.project_id, first, "", limit)
         return [shape_key(row) for row in rows]
@@ -68,7 +61,7 @@ def list_keys(
     tell(text, {"items": document(found)}, as_json=as_json)
 
 
-@group.command("create")
+@app.command("create")
 def create_key(
     name: Annotated[str, typer.Option("--name", help="What it is for.")],
     scopes: Annotated[
@@ -106,21 +99,18 @@ def create_key(
         )
     rate = None if requests_per_s is None else {"requests_per_s": requests_per_s, "burst": burst}
 
-    async def make(transaction: "Transaction", actor: "Actor") -> "MadeKey":
-        from tracebility.orgs import keys
-        from tracebility.validation import checked
-
+    async def make(transaction: Transaction, actor: Actor) -> MadeKey:
         if project_id is None:
             operators = checked(keys.NewOperatorKey, {"name": name, "expires_at": expires_at})
             return await keys.create_operator_key(transaction, actor, operators, now())
         new = checked(keys.NewKey, {"name": name, "scopes": scopes, "expires_at": expires_at, "rate": rate})
-        return await keys.create_key(transaction, actor, await place_of(transaction, project_id), new, now())
+        return await keys.create_key(transaction, actor, await project_of(transaction, project_id), new, now())
 
     made = changing(data_dir, make)
     tell(f"{made.key}\nThe key is not shown again.", document(made), as_json=as_json)
 
 
-@group.command("rotate")
+@app.command("rotate")
 def rotate_key(
     public_id: PublicId,
     overlap_s: Annotated[
@@ -137,20 +127,20 @@ def rotate_key(
 
       tracebility keys rotate 4fQz0aBcD1eF --overlap-s 0
     """
+    known = _public_id(public_id)
 
-    async def rotate(transaction: "Transaction", actor: "Actor") -> "RotatedKey":
-        from tracebility.orgs import keys
-        from tracebility.validation import checked
-
+    async def rotate(transaction: Transaction, actor: Actor) -> RotatedKey:
         rotation = checked(keys.Rotation, {"overlap_s": overlap_s})
-        return await keys.rotate_key(transaction, actor, _known_form(public_id), rotation)
+        if await transaction.fetchrow("lock_key", known) is None:
+            raise _no_key(known)
+        return await keys.rotate_key(transaction, actor, known, rotation)
 
     made = changing(data_dir, rotate)
     text = f"{made.key}\nThe key is not shown again. The old one ends at {made.old_expires_at}."
     tell(text, document(made), as_json=as_json)
 
 
-@group.command("revoke")
+@app.command("revoke")
 def revoke_key(public_id: PublicId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """End a key for good. Every process refuses it within a second.
 
@@ -158,34 +148,33 @@ def revoke_key(public_id: PublicId, data_dir: DataDir = None, as_json: AsJson = 
 
       tracebility keys revoke 4fQz0aBcD1eF
     """
+    known = _public_id(public_id)
 
-    async def revoke(transaction: "Transaction", actor: "Actor") -> bool:
-        from tracebility.orgs import keys
-
-        known = _known_form(public_id)
+    async def revoke(transaction: Transaction, actor: Actor) -> bool:
         if await transaction.fetchrow("lock_key", known) is None:
-            raise _no_key(public_id)
+            raise _no_key(known)
         return await keys.revoke_key(transaction, actor, known)
 
     revoked = changing(data_dir, revoke)
     text = "Revoked." if revoked else "It was revoked before."
-    tell(text, {"public_id": public_id, "revoked": True, "changed": revoked}, as_json=as_json)
+    tell(text, {"public_id": known, "revoked": True, "changed": revoked}, as_json=as_json)
 
 
-def _known_form(public_id: str) -> "PublicKeyId":
-    from tracebility.ids import PublicKeyId
-    from tracebility.tenant.keys import is_public_id
+def _public_id(text: str) -> PublicKeyId:
+    """The public id that ``text`` is. The message never repeats ``text``: it may be a whole key, or its secret."""
+    if not is_public_id(text):
+        raise TracebilityError(
+            f"PUBLIC_ID takes the {PUBLIC_ID_CHARS} characters between tb_ and the secret, not a whole key. "
+            "'tracebility keys list [PROJECT]' shows them."
+        )
+    return PublicKeyId(text)
 
-    if not is_public_id(public_id):
-        raise _no_key(public_id)
-    return PublicKeyId(public_id)
 
-
-def _no_key(public_id: str) -> TracebilityError:
+def _no_key(public_id: PublicKeyId) -> TracebilityError:
     return TracebilityError(f"There is no key {public_id}. 'tracebility keys list [PROJECT]' shows those there are.")
 
 
-def _line(key: "ShownKey") -> str:
+def _line(key: ShownKey) -> str:
     state = f"revoked {key.revoked_at}" if key.revoked_at else f"expires {key.expires_at}" if key.expires_at else ""
     used = f"used {key.last_used_at}" if key.last_used_at else "never used"
     return f"{key.public_id}  {key.created_at}  {used}  {','.join(key.scopes):<23}  {key.name}  {state}".rstrip()

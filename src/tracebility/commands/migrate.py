@@ -5,14 +5,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from tracebility.commands.options import AsJson, DataDir
-
-if TYPE_CHECKING:
-    from tracebility.stores.migrations import Standing
+from tracebility.commands.options import AsJson, DataDir, new_app
+from tracebility.embedded.installation import locate
+from tracebility.stores import migrations
+from tracebility.stores.migrations import Standing
 
 
 class Action(StrEnum):
@@ -23,11 +23,10 @@ class Action(StrEnum):
     BACK = "back"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(migrate)
+app = new_app()
 
 
+@app.command()
 def migrate(
     action: Annotated[
         Action,
@@ -50,9 +49,6 @@ def migrate(
 
       tracebility migrate back 6
     """
-    from tracebility.embedded.installation import locate
-    from tracebility.stores import migrations
-
     if (action is Action.BACK) != (number is not None):
         raise typer.BadParameter("'back' needs the number of a migration, and only 'back' takes one.")
     found = locate(data_dir)

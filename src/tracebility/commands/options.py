@@ -1,4 +1,4 @@
-"""Options that mean the same in every command, and how a command says its result."""
+"""Options that mean the same in every command, and how a command prints its result."""
 
 import json
 from collections.abc import Mapping
@@ -20,13 +20,9 @@ DataDir = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
-def log_to_stderr() -> None:
-    """Keep what the program says of its work off standard output, which is for results."""
-    import logging
-
-    from tracebility.telemetry import configure_logging
-
-    configure_logging("command", level=logging.WARNING)
+def new_app() -> typer.Typer:
+    """What a file of commands adds its commands to."""
+    return typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
 def days_of(named: str, text: str, word: str) -> int | None:

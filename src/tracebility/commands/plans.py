@@ -1,27 +1,23 @@
-"""``tracebility plans``: what organisations may be sold."""
+"""``tracebility plans``: the plans that organisations can be on."""
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from tracebility.audit.events import Actor
 from tracebility.commands.changes import changing, document, reading
-from tracebility.commands.options import AsJson, DataDir, tell
+from tracebility.commands.options import AsJson, DataDir, new_app, tell
+from tracebility.orgs import plans
+from tracebility.orgs.plans import Plan, every_plan
+from tracebility.stores.postgres import Transaction
+from tracebility.tenant.limits import Limits
+from tracebility.validation import read
 
-if TYPE_CHECKING:
-    from tracebility.audit.events import Actor
-    from tracebility.orgs.plans import Plan
-    from tracebility.stores.postgres import Transaction
-
-group = typer.Typer(no_args_is_help=True, help="List plans, make or replace one.")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the group."""
-    app.add_typer(group, name="plans")
+app = new_app()
 
 
-@group.command("list")
+@app.command("list")
 def list_plans(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List every plan with its limits. Null is unlimited.
 
@@ -31,13 +27,11 @@ def list_plans(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
       tracebility plans list --json
     """
-    from tracebility.orgs.plans import every_plan
-
     plans = reading(data_dir, every_plan)
     tell("\n".join(_line(plan) for plan in plans.items), document(plans), as_json=as_json)
 
 
-@group.command("set")
+@app.command("set")
 def set_plan(
     name: Annotated[str, typer.Argument(help="The plan's name.")],
     limits: Annotated[typer.FileBinaryRead, typer.Argument(help="A file of JSON, or - for standard input.")],
@@ -55,17 +49,13 @@ def set_plan(
       tracebility plans set team -
     """
 
-    async def put(transaction: "Transaction", actor: "Actor") -> "Plan":
-        from tracebility.orgs import plans
-        from tracebility.tenant.limits import Limits
-        from tracebility.validation import read
-
+    async def put(transaction: Transaction, actor: Actor) -> Plan:
         return await plans.put_plan(transaction, actor, name, read(limits.read(), Limits))
 
     plan = changing(data_dir, put)
     tell(_line(plan), document(plan), as_json=as_json)
 
 
-def _line(plan: "Plan") -> str:
+def _line(plan: Plan) -> str:
     limits = {name: value for name, value in document(plan).items() if name != "name" and value is not None}
     return f"{plan.name:<12} {json.dumps(limits) if limits else 'unlimited'}"

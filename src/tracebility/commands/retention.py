@@ -1,40 +1,35 @@
-"""``tracebility retention``: how long a project keeps its data, and removing what is old now."""
+"""``tracebility retention``: how long a project keeps its data, and removing old rows now."""
 
-import asyncio
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from tracebility.commands.changes import ProjectArgument, changing, document, place_of
-from tracebility.commands.options import AsJson, DataDir, days_of, log_to_stderr, tell
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tracebility.audit.events import Actor
-    from tracebility.deletion.retention import Aged
-    from tracebility.orgs.projects import ChangedProject
-    from tracebility.stores.postgres import Transaction
+from tracebility.audit.events import Actor
+from tracebility.commands.changes import ProjectArgument, changing, document, project_of
+from tracebility.commands.options import AsJson, DataDir, days_of, new_app, tell
+from tracebility.commands.stores import Stores, log_to_stderr, with_stores
+from tracebility.deletion.metrics import DeletionMetrics
+from tracebility.deletion.retention import Aged, Retention
+from tracebility.orgs import projects
+from tracebility.orgs.projects import ChangedProject
+from tracebility.stores.postgres import Transaction
+from tracebility.telemetry import Metrics
+from tracebility.validation import checked
 
 # The word that gives a project its org's retention back.
 AS_THE_ORG = "org"
 
-group = typer.Typer(no_args_is_help=True, help="Say how long a project keeps its data; remove what is older now.")
+app = new_app()
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group."""
-    app.add_typer(group, name="retention")
-
-
-@group.command("set")
+@app.command("set")
 def set_retention(
     project_id: ProjectArgument,
     days: Annotated[str, typer.Argument(help=f"How many days; '{AS_THE_ORG}': as long as its org.", metavar="DAYS")],
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Have a project keep its data for so many days, never longer than its org does.
+    """Set how many days a project keeps its data, never longer than its org does. Prints what holds.
 
     Examples:
 
@@ -44,23 +39,25 @@ def set_retention(
     """
     wanted = days_of("DAYS", days, AS_THE_ORG)
 
-    async def change(transaction: "Transaction", actor: "Actor") -> "ChangedProject":
-        from tracebility.orgs import projects
-        from tracebility.validation import checked
-
+    async def change(transaction: Transaction, actor: Actor) -> tuple[ChangedProject, int | None]:
         changes = checked(projects.ProjectChanges, {"retention_days": wanted})
-        return await projects.change_project(transaction, actor, await place_of(transaction, project_id), changes)
+        place = await project_of(transaction, project_id)
+        changed = await projects.change_project(transaction, actor, place, changes)
+        return changed, await transaction.fetchval("kept_days_of_project", project_id)
 
-    changed = changing(data_dir, change)
-    kept = "as long as its org" if changed.retention_days is None else f"{changed.retention_days} days"
-    tell(f"{changed.name} keeps its data {kept}.", document(changed), as_json=as_json)
+    changed, kept_days = changing(data_dir, change)
+    kept = "without an end" if kept_days is None else f"for {kept_days} days"
+    text = f"{changed.name} keeps its data {kept}."
+    if changed.retention_days is None:
+        text += " That is its org's retention."
+    elif changed.retention_days != kept_days:
+        text += f" {changed.retention_days} days are noted, but its org or its org's plan allows no more."
+    tell(text, document(changed) | {"kept_days": kept_days}, as_json=as_json)
 
 
-@group.command("apply")
+@app.command("apply")
 def apply(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Remove old rows now, and tell how many.
-
-    The operator does so every hour. How long a project keeps its data is its own time, its org's or its plan's.
+    """Remove rows that are older than their project keeps data, and print how many. The operator does so every hour.
 
     Examples:
 
@@ -68,27 +65,14 @@ def apply(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
       tracebility retention apply --json
     """
+
+    async def remove(stores: Stores) -> Aged:
+        metrics = DeletionMetrics(Metrics())
+        return await Retention(
+            await stores.control(), await stores.engine(), await stores.redis_control(), metrics
+        ).tick()
+
     log_to_stderr()
-    done = asyncio.run(_apply(data_dir))
-    rows = ", ".join(f"{count:,} of {table}" for table, count in done.rows.items()) or "nothing was old"
-    tell(f"{done.projects} projects keep their data for a while; removed: {rows}.", done.document(), as_json=as_json)
-
-
-async def _apply(data_dir: "Path | None") -> "Aged":
-    from contextlib import AsyncExitStack
-
-    from tracebility.deletion.metrics import DeletionMetrics
-    from tracebility.deletion.retention import Retention
-    from tracebility.embedded.installation import locate
-    from tracebility.stores import clickhouse, postgres, redis_control
-    from tracebility.telemetry import Metrics
-
-    found = locate(data_dir)
-    async with AsyncExitStack() as stack:
-        control = await postgres.connect(found.pg_dsn, wait_s=0)
-        stack.push_async_callback(control.close)
-        engine = await clickhouse.connect(found.clickhouse_url, wait_s=0)
-        stack.push_async_callback(engine.close)
-        control_role = await redis_control.connect(found.redis_url, wait_s=0)
-        stack.push_async_callback(control_role.close)
-        return await Retention(control, engine, control_role, DeletionMetrics(Metrics())).tick()
+    done = with_stores(data_dir, remove)
+    rows = ", ".join(f"{count:,} of {table}" for table, count in done.rows.items()) or "no rows"
+    tell(f"{done.projects} projects have a retention; removed: {rows}.", done.document(), as_json=as_json)

@@ -1,40 +1,45 @@
 """``tracebility shards``: how evenly organisations lie on the shards of the queue, and moves."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from pathlib import Path
+from typing import Annotated, TypeVar
 from uuid import UUID
 
 import typer
 
-from tracebility.commands.changes import OrgArgument, changing, document, now
-from tracebility.commands.options import AsJson, DataDir, tell
+from tracebility.audit.events import Actor
+from tracebility.commands.changes import OrgArgument, changing, document, id_of, now
+from tracebility.commands.options import AsJson, DataDir, new_app, tell
+from tracebility.commands.stores import Stores, with_stores
 from tracebility.errors import NotFound, TracebilityError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tracebility.audit.events import Actor
-    from tracebility.shards.shard_map import ShardMoved, ShardPlan, ShardStatus
-    from tracebility.stores.postgres import Postgres, Transaction
-    from tracebility.stores.queue import Queue
+from tracebility.ids import OrgId
+from tracebility.shards.shard_map import (
+    ShardMove,
+    ShardMoved,
+    ShardSplit,
+    ShardTarget,
+    coolest_for,
+    foreseen,
+    look,
+    move,
+    plan,
+    undo,
+)
+from tracebility.stores.postgres import Postgres, Transaction
+from tracebility.stores.queue import Queue
+from tracebility.validation import checked
 
 T = TypeVar("T")
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what it would do to the skew, and change nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="Also when it was moved in the last 15 minutes.")]
-Reason = Annotated[str, typer.Option("--reason", help="For the trail.", show_default=False)]
+Reason = Annotated[str, typer.Option("--reason", help="For the audit log.", show_default=False)]
 
-group = typer.Typer(no_args_is_help=True, help="Show how even the shards are; move or split organisations.")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the group."""
-    app.add_typer(group, name="shards")
+app = new_app()
 
 
-@group.command("status")
+@app.command("status")
 def show_status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Show each shard: what is queued, what came in the last hours, and of whom most of it is.
+    """Show each shard: entries in the queue, items of the last hours, and the org with the most of them.
 
     Examples:
 
@@ -42,13 +47,7 @@ def show_status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
       tracebility shards status --json
     """
-
-    async def read(control: "Postgres", queue: "Queue") -> "ShardStatus":
-        from tracebility.shards.shard_map import look
-
-        return await look(control, queue, now())
-
-    status = _looking(data_dir, read)
+    status = _looking(data_dir, lambda control, queue: look(control, queue, now()))
     lines = [f"hottest shard {status.skew:.2f} times the mean, over {status.hours} hours; map epoch {status.epoch}"]
     lines.append("shard      entries   pending   oldest s          items  largest")
     for shard in status.shards:
@@ -61,7 +60,7 @@ def show_status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     tell("\n".join(lines), document(status), as_json=as_json)
 
 
-@group.command("plan")
+@app.command("plan")
 def show_plan(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Propose moves and splits that make the shards more even. Nothing is changed.
 
@@ -71,23 +70,18 @@ def show_plan(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
       tracebility shards plan --json
     """
-
-    async def read(control: "Postgres", queue: "Queue") -> "ShardPlan":
-        from tracebility.shards.shard_map import plan
-
-        return await plan(control, queue, now())
-
-    plan = _looking(data_dir, read)
-    lines = [f"hottest shard {plan.skew_before:.2f} -> {plan.skew_after:.2f} times the mean"]
+    proposed = _looking(data_dir, lambda control, queue: plan(control, queue, now()))
+    lines = [f"hottest shard {proposed.skew_before:.2f} -> {proposed.skew_after:.2f} times the mean"]
     lines += [
-        f"  {move.org_id}  {_shards(move.before)} -> {_shards(move.after)}  {move.items:,} items" for move in plan.moves
+        f"  {move.org_id}  {_shards(move.before)} -> {_shards(move.after)}  {move.items:,} items"
+        for move in proposed.moves
     ]
-    lines += [f"  {org_id} was moved a moment ago and stays" for org_id in plan.held]
-    lines += [] if plan.moves else ["Nothing to move."]
-    tell("\n".join(lines), document(plan), as_json=as_json)
+    lines += [f"  {org_id} was moved a moment ago and stays" for org_id in proposed.held]
+    lines += [] if proposed.moves else ["Nothing to move."]
+    tell("\n".join(lines), document(proposed), as_json=as_json)
 
 
-@group.command("move")
+@app.command("move")
 def move_org(
     org_id: OrgArgument,
     shard: Annotated[int, typer.Argument(help="The shard, 0 to 15.")],
@@ -97,7 +91,7 @@ def move_org(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Have an organisation's envelopes queue in one shard. What is queued already drains from where it is.
+    """Put an organisation's envelopes into one shard. Those that are queued already drain from where they are.
 
     Examples:
 
@@ -105,14 +99,11 @@ def move_org(
 
       tracebility shards move 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a 7 --reason "noisy neighbour"
     """
-    from tracebility.shards.shard_map import ShardTarget
-    from tracebility.validation import checked
-
     to = [checked(ShardTarget, {"shard": shard}).shard]
     _tell_moved(_moved(data_dir, org_id, to, dry_run=dry_run, force=force, reason=reason), as_json=as_json)
 
 
-@group.command("split")
+@app.command("split")
 def split_org(
     org_id: OrgArgument,
     n: Annotated[int, typer.Argument(help="Over how many shards, 2 to 16: those with the least load.", metavar="N")],
@@ -130,24 +121,21 @@ def split_org(
 
       tracebility shards split 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a 4
     """
-    from tracebility.ids import OrgId
-    from tracebility.shards.shard_map import ShardSplit, coolest_for
-    from tracebility.validation import checked
-
     pieces = checked(ShardSplit, {"n": n}).n
     to = _looking(data_dir, lambda control, queue: coolest_for(control, queue, OrgId(org_id), pieces, now()))
     _tell_moved(_moved(data_dir, org_id, to, dry_run=dry_run, force=force, reason=reason), as_json=as_json)
 
 
-@group.command("undo")
+@app.command("undo")
 def undo_move(
-    org: Annotated[
-        str | None, typer.Option("--org", help="Its id; without it, the one that was moved last.", show_default=False)
+    org_id: Annotated[
+        UUID | None,
+        typer.Option("--org", help="Its id; else the org that was moved last.", parser=id_of, show_default=False),
     ] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put an organisation back to where it was before its last move; once more, to before the one before.
+    """Undo an organisation's last move; run it again to undo the move before.
 
     Examples:
 
@@ -155,37 +143,28 @@ def undo_move(
 
       tracebility shards undo --org 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a
     """
-    org_id = None if org is None else _id(org)
 
-    async def change(transaction: "Transaction", actor: "Actor") -> "ShardMoved":
-        from tracebility.ids import OrgId
-        from tracebility.shards.shard_map import undo
-
+    async def change(transaction: Transaction, actor: Actor) -> ShardMoved:
         return await undo(transaction, actor, None if org_id is None else OrgId(org_id), now())
 
     _tell_moved(_known(org_id, lambda: changing(data_dir, change)), as_json=as_json)
 
 
 def _moved(
-    data_dir: "Path | None", org_id: UUID, to: list[int], *, dry_run: bool, force: bool, reason: str
-) -> "ShardMoved":
-    async def change(transaction: "Transaction", actor: "Actor") -> "ShardMoved":
-        from tracebility.shards.shard_map import ShardMove, move
-        from tracebility.validation import checked
-
+    data_dir: Path | None, org_id: UUID, to: list[int], *, dry_run: bool, force: bool, reason: str
+) -> ShardMoved:
+    async def change(transaction: Transaction, actor: Actor) -> ShardMoved:
         named = {"org_id": str(org_id), "shards": to, "dry_run": dry_run, "force": force, "reason": reason}
         return await move(transaction, actor, checked(ShardMove, named), now())
 
-    async def foresee(control: "Postgres", queue: "Queue") -> "ShardMoved":
-        from tracebility.shards.shard_map import foreseen
-
+    async def foresee(control: Postgres, queue: Queue) -> ShardMoved:
         return await foreseen(control, queue, moved, now())
 
     moved = _known(org_id, lambda: changing(data_dir, change))
     return _looking(data_dir, foresee) if dry_run else moved
 
 
-def _known(org_id: UUID | None, change: Callable[[], "ShardMoved"]) -> "ShardMoved":
+def _known(org_id: UUID | None, change: Callable[[], ShardMoved]) -> ShardMoved:
     try:
         return change()
     except NotFound:
@@ -194,7 +173,7 @@ def _known(org_id: UUID | None, change: Callable[[], "ShardMoved"]) -> "ShardMov
         ) from None
 
 
-def _tell_moved(moved: "ShardMoved", *, as_json: bool) -> None:
+def _tell_moved(moved: ShardMoved, *, as_json: bool) -> None:
     did = "would move" if moved.dry_run else "moved" if moved.epoch is not None else "is there already:"
     text = f"{moved.org_id} {did} {_shards(moved.before)} -> {_shards(moved.after)}"
     if moved.skew_before is not None:
@@ -206,31 +185,10 @@ def _shards(shards: list[int]) -> str:
     return f"shard {shards[0]}" if len(shards) == 1 else f"shards {', '.join(map(str, shards))}"
 
 
-def _id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise TracebilityError(
-            f"--org takes an id such as 0192f0c1-5a3e-7c41-9d0a-1f2e3d4c5b6a, not {text!r}."
-        ) from None
+def _looking(data_dir: Path | None, look: Callable[[Postgres, Queue], Awaitable[T]]) -> T:
+    """What ``look`` returns for the control plane and the queue."""
 
+    async def act(stores: Stores) -> T:
+        return await look(await stores.control(), await stores.queue())
 
-def _looking(data_dir: "Path | None", look: "Callable[[Postgres, Queue], Awaitable[T]]") -> T:
-    """What ``look`` makes of the map and the books of the installation that is meant."""
-
-    async def run() -> T:
-        from contextlib import AsyncExitStack
-
-        from tracebility.embedded.installation import locate
-        from tracebility.stores import postgres
-        from tracebility.stores.queue import connect_queue
-
-        found = locate(data_dir)
-        async with AsyncExitStack() as stack:
-            control = await postgres.connect(found.pg_dsn, wait_s=0)
-            stack.push_async_callback(control.close)
-            queue = await connect_queue(found.queue_url, variable=found.queue_variable, wait_s=0)
-            stack.push_async_callback(queue.close)
-            return await look(control, queue)
-
-    return asyncio.run(run())
+    return with_stores(data_dir, act)

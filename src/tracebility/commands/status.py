@@ -1,48 +1,41 @@
-"""``tracebility status``: what runs, what waits, what is stored, on one screen."""
+"""``tracebility status``: what runs, what waits, what is stored, and what is wrong, on one screen."""
 
 import asyncio
 import os
 import re
 import time
+from collections.abc import Awaitable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import aiohttp
 import typer
+from rich.live import Live
+from rich.text import Text
 
-from tracebility.commands.options import AsJson, DataDir, tell
-
-if TYPE_CHECKING:
-    from tracebility.commands.reach import Reached
-    from tracebility.embedded.installation import Located
+from tracebility.commands.options import AsJson, DataDir, new_app, tell
+from tracebility.commands.stores import Reached, quiet_libraries, reaching, tried
+from tracebility.embedded.installation import Located, locate
+from tracebility.errors import TracebilityError
+from tracebility.stores.queries import query
+from tracebility.stores.queue.worker_names import consumers
+from tracebility.tenant.quota import EDGES
+from tracebility.tenant.shard_router import (
+    ALL_STREAMS,
+    DEAD_LETTER_STREAM,
+    LEGACY_STREAM,
+    OVERFLOW_STREAMS,
+    SHARD_STREAMS,
+)
 
 WATCH_S = 2.0
 RATE_WINDOW_S = 1.0
-HTTP_WAIT_S = 2.0
+HTTP_WAIT_S = 1.5
+# Services write to the stores every second or two; a worker that waits for entries asks for them as often.
+SILENT_S = 30.0
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 _METRIC = re.compile(r"^(tracebility_\w+?)(?:\{(.*?)\})? (\S+)$", re.MULTILINE)
-
-
-@dataclass(slots=True)
-class Status:
-    """Everything on the screen. None is "not known": its source does not answer, or is not on this machine."""
-
-    url: str
-    ok: bool = True
-    services: list["Service"] = field(default_factory=list)
-    stores: dict[str, str] = field(default_factory=dict)  # ok, or why not
-    shards: list["Shard"] = field(default_factory=list)
-    dead_letters: int | None = None
-    legacy: int | None = None  # entries of the stream from before the shards
-    queue_bytes: int | None = None
-    queue_max_bytes: int | None = None
-    spool_bytes: int | None = None
-    tables: dict[str, dict[str, int]] = field(default_factory=dict)
-    disk_free_bytes: int | None = None
-    disk_total_bytes: int | None = None
-    accepted_spans: int | None = None
-    spans_per_s: float | None = None
-    loops: list["LoopSeen"] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -57,7 +50,7 @@ class Service:
 
 @dataclass(slots=True)
 class Shard:
-    """One stream of the queue: entries, those that a worker has, and how long the first has waited."""
+    """One stream of the queue: its entries, those that a worker has, and how long the first has waited."""
 
     shard: int
     length: int
@@ -77,17 +70,52 @@ class LoopSeen:
     fence: int
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(status)
+@dataclass(slots=True)
+class AlertSeen:
+    """An alert that stands."""
+
+    kind: str
+    text: str
+    since: str
 
 
+@dataclass(slots=True)
+class Status:
+    """Everything on the screen. None means not known: its source does not answer, or is not on this machine."""
+
+    url: str
+    ok: bool = True
+    faults: list[str] = field(default_factory=list)  # one line each, with what to do
+    alerts: list[AlertSeen] = field(default_factory=list)
+    services: list[Service] = field(default_factory=list)
+    stores: dict[str, str] = field(default_factory=dict)  # "ok", or the reason why it does not answer
+    seen_s_ago: dict[str, float | None] = field(default_factory=dict)  # by service, as the stores know it
+    shards: list[Shard] = field(default_factory=list)
+    dead_letters: int | None = None
+    legacy: int | None = None  # entries of the stream from before the shards
+    queue_bytes: int | None = None
+    queue_max_bytes: int | None = None
+    spool_bytes: int | None = None
+    tables: dict[str, dict[str, int]] = field(default_factory=dict)
+    disk_free_bytes: int | None = None
+    disk_total_bytes: int | None = None
+    accepted_spans: int | None = None
+    spans_per_s: float | None = None
+    loops: list[LoopSeen] = field(default_factory=list)
+
+
+app = new_app()
+
+
+@app.command()
 def status(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it live until Ctrl-C.")] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show services, stores, queue, disk buffer, dead letters, rows and rates. Exit code 1 when something is down.
+    """Show what is wrong, standing alerts, services, stores, queue, disk buffer, dead letters, rows and rates.
+
+    Exit code 1 when something does not work. A store that does not answer is named within 5 s.
 
     Examples:
 
@@ -97,39 +125,71 @@ def status(
 
       tracebility status --json
     """
-    from tracebility.embedded.installation import locate
-
     found = locate(data_dir)
+    quiet_libraries()
     if watch:
         asyncio.run(_watched(found, as_json=as_json))
         return
-    seen = asyncio.run(_looked_at(found))
+    seen = asyncio.run(_look_twice(found))
     tell(render(seen), asdict(seen), as_json=as_json)
     if not seen.ok:
         raise typer.Exit(1)
 
 
-async def look(found: "Located", reached: "Reached") -> Status:
-    """The status of this moment, without the rate."""
+async def look(found: Located, reached: Reached) -> Status:
+    """The status now, without the rate."""
     seen = Status(str(found.ready.get("url", "")))
     seen.services = [look_at_service(name, pid) for name, pid in dict(found.ready.get("pids", {})).items()]
     seen.stores = {
         store: reached.away.get(store, "ok") for store in ("postgres", "redis", reached.queue_store, "clickhouse")
     }
     await asyncio.gather(
-        _look_at_queue(reached, seen), _look_at_rows(reached, seen), _look_at_loops(reached, seen), _look_at_edge(seen)
+        _ask(reached.queue_store, _look_at_queue(reached, seen), seen),
+        _ask("redis", _look_at_edges(reached, seen), seen),
+        _ask("clickhouse", _look_at_rows(reached, seen), seen),
+        _ask("postgres", _look_at_operator(reached, seen), seen),
+        _look_at_metrics(seen),
     )
-    seen.ok = all(service.alive for service in seen.services) and set(seen.stores.values()) == {"ok"}
+    seen.faults = [*_faults(found, seen)]
+    seen.ok = not seen.faults
     return seen
 
 
-async def _looked_at(found: "Located") -> Status:
-    """The status, with the rate of a moment."""
-    from tracebility.commands.reach import reaching
+def _faults(found: Located, seen: Status) -> Iterator[str]:
+    dead = [service.name for service in seen.services if not service.alive]
+    for name in dead:
+        yield f"{name} does not run. 'tracebility up' starts it again within 5 s, unless it was stopped itself."
+    for store, reason in seen.stores.items():
+        if reason != "ok":
+            yield f"{store}: {reason}"
+    yield from silent_services(found, seen)
 
+
+def silent_services(found: Located, seen: Status) -> Iterator[str]:
+    """One line for each service that the stores have not heard of for `SILENT_S`, unless its process is known dead."""
+    dead = {service.name for service in seen.services if not service.alive}
+    runs_here = {service.name for service in seen.services}
+    only_stores = found.data_dir is not None and "operator" not in runs_here
+    for name, age_s in seen.seen_s_ago.items():
+        # Without ClickHouse a worker keeps what it has and reads nothing.
+        holds = name == "ingest-worker" and seen.stores["clickhouse"] != "ok"
+        if only_stores or holds or name in dead or (age_s is not None and age_s <= SILENT_S):
+            continue
+        said = "has never been heard of" if age_s is None else f"was last heard of {age_s:,.0f} s ago"
+        yield f"{name} {said}. Start it: tracebility serve --target {name}"
+
+
+async def _ask(store: str, asking: Awaitable[None], seen: Status) -> None:
+    _, reason = await tried(asking)
+    if reason and seen.stores.get(store) == "ok":
+        seen.stores[store] = reason
+
+
+async def _look_twice(found: Located) -> Status:
+    """The status, with the rate over a second when all is well."""
     async with reaching(found) as reached:
         before, began = await look(found, reached), time.monotonic()
-        if before.accepted_spans is None:
+        if before.faults or before.accepted_spans is None:
             return before
         await asyncio.sleep(RATE_WINDOW_S)
         seen = await look(found, reached)
@@ -137,14 +197,8 @@ async def _looked_at(found: "Located") -> Status:
         return seen
 
 
-async def _watched(found: "Located", *, as_json: bool) -> None:
+async def _watched(found: Located, *, as_json: bool) -> None:
     """Look again and again. Stores are reached anew each time: they may come and go."""
-    from rich.live import Live
-    from rich.text import Text
-
-    from tracebility.commands.reach import reaching
-    from tracebility.embedded.installation import locate
-
     before: Status | None = None
     looked_at = 0.0
     with Live(auto_refresh=False, screen=not as_json) as live:
@@ -166,11 +220,19 @@ async def _watched(found: "Located", *, as_json: bool) -> None:
 
 def render(seen: Status) -> str:
     """The screen."""
-    lines = [f"tracebility  {'ok' if seen.ok else 'NOT OK'}  {seen.url}".rstrip(), ""]
+    lines = [f"tracebility  {'ok' if seen.ok else 'NOT OK'}  {seen.url}".rstrip()]
+    lines += [f"FAULT  {fault}" for fault in seen.faults]
+    lines += [f"ALERT  {alert.kind}: {alert.text} (since {alert.since})" for alert in seen.alerts]
+    lines.append("")
     for service in seen.services:
         memory = "" if service.memory_bytes is None else f"{size(service.memory_bytes):>9}"
         lines.append(f"  {service.name:<15} {'up' if service.alive else 'DOWN':<5} pid {service.pid:<8}{memory}")
-    lines += [f"  {store:<15} {said}" for store, said in seen.stores.items() if said != "ok" or not seen.services]
+    if not seen.services:
+        lines += [f"  {store:<15} {'ok' if said == 'ok' else 'AWAY'}" for store, said in seen.stores.items()]
+        lines += [
+            f"  {name:<15} {'not seen' if age_s is None else f'seen {age_s:,.0f} s ago'}"
+            for name, age_s in seen.seen_s_ago.items()
+        ]
     lines.append("")
     waiting = [shard for shard in seen.shards if shard.length]
     length, pending = sum(shard.length for shard in waiting), sum(shard.pending for shard in waiting)
@@ -238,23 +300,11 @@ def _exists(pid: int) -> bool:
     return True
 
 
-async def _look_at_queue(reached: "Reached", seen: Status) -> None:
-    from tracebility.commands.reach import tried
-    from tracebility.tenant.shard_router import (
-        ALL_STREAMS,
-        DEAD_LETTER_STREAM,
-        LEGACY_STREAM,
-        OVERFLOW_STREAMS,
-        SHARD_STREAMS,
-    )
-
+async def _look_at_queue(reached: Reached, seen: Status) -> None:
     if reached.queue is None:
         return
-    depths, why = await tried(reached.queue.depths([*ALL_STREAMS, DEAD_LETTER_STREAM]))
-    memory, _ = await tried(reached.queue.info_memory())
-    if depths is None or memory is None:
-        seen.stores[reached.queue_store] = why or "no answer"
-        return
+    depths = await reached.queue.depths([*ALL_STREAMS, DEAD_LETTER_STREAM])
+    memory = await reached.queue.info_memory()
     now_ms = time.time() * 1000
     for shard, streams in enumerate(zip(SHARD_STREAMS, OVERFLOW_STREAMS, strict=True)):
         both = depths[streams[0]] + depths[streams[1]]
@@ -263,55 +313,63 @@ async def _look_at_queue(reached: "Reached", seen: Status) -> None:
     seen.dead_letters = depths[DEAD_LETTER_STREAM].length
     seen.legacy = depths[LEGACY_STREAM].length
     seen.queue_bytes, seen.queue_max_bytes = memory.used, memory.maximum
+    try:
+        readers = await consumers(reached.queue, SHARD_STREAMS)
+    except TracebilityError:  # no worker has made the consumer groups yet
+        readers = {}
+    idle_ms = [reader.idle_ms for stream in readers.values() for reader in stream]
+    seen.seen_s_ago["ingest-worker"] = min(idle_ms) / 1000 if idle_ms else None
 
 
-async def _look_at_rows(reached: "Reached", seen: Status) -> None:
-    from tracebility.commands.reach import tried
-    from tracebility.stores.queries import query
+async def _look_at_edges(reached: Reached, seen: Status) -> None:
+    """Each ingest process writes its name and the time every other second (`ingest.heartbeat`)."""
+    if reached.redis_control is None:
+        return
+    newest = await reached.redis_control.command("ZRANGE", EDGES, -1, -1, "WITHSCORES")
+    seen.seen_s_ago["ingest-api"] = max(time.time() - float(newest[1]) / 1000, 0.0) if newest else None
 
+
+async def _look_at_rows(reached: Reached, seen: Status) -> None:
     if reached.engine is None:
         return
     tables = ["span", "run", "billing_meter"]
-    rows, why = await tried(reached.engine.query(query("check_tables"), {"tables": tables}))
-    disk, _ = await tried(reached.engine.query(query("check_disk")))
-    if rows is None:
-        seen.stores["clickhouse"] = why
-        return
+    rows = await reached.engine.query(query("check_tables"), {"tables": tables})
+    disk = await reached.engine.query(query("check_disk"))
     found = {row["table"]: row for row in rows.dicts()}
     for table in tables:
         row = found.get(table, {"rows": 0, "bytes": 0, "parts": 0})
         seen.tables[table] = {name: int(row[name]) for name in ("rows", "bytes", "parts")}
-    if disk is not None and disk.rows:
+    if disk.rows:
         seen.disk_free_bytes, seen.disk_total_bytes = (int(number) for number in disk.rows[0])
 
 
-async def _look_at_loops(reached: "Reached", seen: Status) -> None:
-    from tracebility.commands.reach import tried
-
+async def _look_at_operator(reached: Reached, seen: Status) -> None:
+    """Its loops, whose newest success tells that it lives, and the alerts that it has told."""
     if reached.control is None:
         return
-    known, why = await tried(reached.control.fetchval("operator_is_known"))
-    rows, why = await tried(reached.control.fetch("loops")) if known else ((), why)
-    if why:
-        seen.stores["postgres"] = why
-        return
-    for row in rows or ():
-        at, age_s = row["last_success"], row["age_s"]
-        seen.loops.append(
-            LoopSeen(
-                row["name"],
-                None if at is None else f"{at:%Y-%m-%dT%H:%M:%SZ}",
-                None if age_s is None else round(age_s, 1),
-                round(row["last_duration_s"], 3),
-                row["last_error"],
-                row["fence"],
+    if await reached.control.fetchval("operator_is_known"):
+        for row in await reached.control.fetch("loops"):
+            at, age_s = row["last_success"], row["age_s"]
+            seen.loops.append(
+                LoopSeen(
+                    row["name"],
+                    None if at is None else f"{at:%Y-%m-%dT%H:%M:%SZ}",
+                    None if age_s is None else round(age_s, 1),
+                    round(row["last_duration_s"], 3),
+                    row["last_error"],
+                    row["fence"],
+                )
             )
-        )
+    seen.seen_s_ago["operator"] = min((loop.age_s for loop in seen.loops if loop.age_s is not None), default=None)
+    if await reached.control.fetchval("alerts_are_known"):
+        seen.alerts = [
+            AlertSeen(row["kind"], row["text"], f"{row['since']:%Y-%m-%dT%H:%M:%SZ}")
+            for row in await reached.control.fetch("standing_alerts")
+        ]
 
 
-async def _look_at_edge(seen: Status) -> None:
-    """What the edge says of itself; nothing when the command does not know where it is."""
-    import aiohttp
+async def _look_at_metrics(seen: Status) -> None:
+    """The metrics of ingest-api; nothing when the command does not know its address."""
 
     if not seen.url:
         return

@@ -1,8 +1,8 @@
-"""PostgreSQL refuses to run as root, so a root's installation runs it as nobody in particular.
+"""PostgreSQL refuses to run as root, so an installation that runs as root starts it as another user.
 
-The first way that works here is taken: a user namespace in which our own files belong to an ordinary user (needs no
-chown and gives no rights), or, where the kernel or a container forbids that, another user's id that keeps just the one
-capability it takes to reach a folder below a root's private one.
+There are two ways, and the first that works is used. In a user namespace our own files belong to an ordinary user,
+without chown and without further rights. Where the kernel or a container forbids namespaces, the process takes another
+user's id and keeps one capability, which lets it enter a folder below root's private one.
 """
 
 import ctypes
@@ -25,10 +25,10 @@ Become = Callable[[], None]
 
 
 def unprivileged(program: Path, folder: Path) -> Become | None:
-    """What a child has to call before it may become ``program``, with ``folder`` made to belong to it; None if nothing.
+    """What a child calls before it executes ``program``; None if we are not root. Changes the owner of ``folder``.
 
     Raises:
-        ConfigurationError: as root, when there is no way to run it as somebody else.
+        ConfigurationError: as root, when neither way works.
     """
     if os.geteuid() != 0:
         return None

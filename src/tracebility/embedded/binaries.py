@@ -1,4 +1,4 @@
-"""Where the programs of the stores are: in the wheels installed beside us, else on this machine's PATH."""
+"""Finds the programs of the stores: in the wheels installed beside us, else on the PATH of this machine."""
 
 import platform
 import shutil

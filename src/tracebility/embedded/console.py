@@ -1,7 +1,7 @@
-"""What ``tracebility up`` shows: steps while it starts, then the lines of its children behind coloured names.
+"""Output of ``tracebility up``: the steps of the start, then the lines of its children behind coloured names.
 
-Nothing here may block: a terminal that was paused or a pipe nobody reads must not stop the restarts. Lines that find no
-room are dropped, and counted.
+Writing never blocks: a paused terminal or a pipe without a reader must not stop restarts. Lines for which there is no
+room are dropped and counted.
 """
 
 import json
@@ -29,7 +29,7 @@ class Console:
         self._colour = os.isatty(self._descriptor) and "NO_COLOR" not in os.environ
         self._json = as_json
         self._verbose = verbose
-        self._stores_heard = False
+        self._stores_shown = False
         self._dropped = 0
 
     def step(self, text: str, seconds: float) -> None:
@@ -39,20 +39,20 @@ class Console:
         else:
             self._write(f"{self._paint('✓', 32)} {text} {self._paint(f'({seconds:.1f} s)', 2)}")
 
-    def said(self, name: str, line: str) -> None:
-        """A line of a child's, or of ``up`` itself."""
+    def line(self, name: str, line: str) -> None:
+        """One line of output of a child, or of ``up`` itself."""
         if self._json:
             self._write(json.dumps({"name": name, "line": line}))
-        elif self._verbose or self._stores_heard or name not in _STORES:
-            self._write(f"{self._paint(f'{name:<{NAME_COLUMNS}}', _COLOURS.get(name.rstrip('-23456789'), 0))} {line}")
+        elif self._verbose or self._stores_shown or name not in _STORES:
+            self._write(f"{self._paint(f'{name:<{NAME_COLUMNS}}', _COLOURS.get(name.rstrip('-0123456789'), 0))} {line}")
 
-    def hear_stores(self) -> None:
-        """From now on what the stores say is news; while they start and stop it only hides the steps."""
-        self._stores_heard = True
+    def show_stores(self) -> None:
+        """From now on show the lines of the stores. While they start and stop, those would hide the steps."""
+        self._stores_shown = True
 
-    def quiet_stores(self) -> None:
-        """The stores are told to stop."""
-        self._stores_heard = False
+    def hide_stores(self) -> None:
+        """Stop showing the lines of the stores."""
+        self._stores_shown = False
 
     def text(self, text: str) -> None:
         """Plain text for people."""
@@ -74,7 +74,7 @@ class Console:
             self._dropped += 1
             return
         if self._dropped:
-            line = f"... {self._dropped} lines not shown: nobody reads this output\n{line}"
+            line = f"... {self._dropped} lines dropped: this output was not read fast enough\n{line}"
             self._dropped = 0
         data = line.encode(errors="replace")[: LINE_BYTES + 90] + b"\n"
         try:

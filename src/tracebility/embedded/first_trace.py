@@ -1,4 +1,4 @@
-"""What to paste to see the first trace: shown when ``tracebility up`` is ready."""
+"""The text that ``tracebility up`` shows when it is ready: how to send a first trace and read it back."""
 
 from collections.abc import Mapping
 from typing import Any

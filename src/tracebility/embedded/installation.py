@@ -1,4 +1,4 @@
-"""Where an installation lives on disk, what it keeps secret there, and how a command finds the one it is meant for."""
+"""The data directory of an installation, the secrets in it, and how a command finds its installation."""
 
 import contextlib
 import errno
@@ -24,7 +24,7 @@ DSN_VARIABLES = {
     "clickhouse_url": "TRACEBILITY_CLICKHOUSE_URL",
 }
 SECRETS_FILE = "installation.json"
-# The queue's own server, where it has one: beside the three, never instead of one.
+# The queue's own server, if it has one. The three DSNs above are needed all the same.
 STREAM_VARIABLE = "TRACEBILITY_REDIS_STREAM_URL"
 
 # Below Linux' range of ports for outgoing connections (32768 up), so that no client's socket sits on a store's port.
@@ -39,9 +39,9 @@ class AlreadyRunning(ConfigurationError):
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A found installation: its DSNs, and, when it is one of ``tracebility up``, what its ready file says.
+    """An installation that was found: its DSNs, and the content of its ready file if ``tracebility up`` runs it.
 
-    ``redis_stream_url`` is empty where one server has both of Redis's roles.
+    ``redis_stream_url`` is empty where the queue has no server of its own.
     """
 
     pg_dsn: str
@@ -58,12 +58,12 @@ class Located:
 
     @property
     def queue_url(self) -> str:
-        """The server of the queue, as every target finds it: its own, where it has one."""
+        """The DSN of the queue: its own server, if it has one."""
         return self.redis_stream_url or self.redis_url
 
     @property
     def queue_variable(self) -> str:
-        """The variable that names that server, for who is told that it is away."""
+        """The variable that holds ``queue_url``, for error messages."""
         return STREAM_VARIABLE if self.redis_stream_url else DSN_VARIABLES["redis_url"]
 
 
@@ -73,13 +73,12 @@ def default_data_dir() -> Path:
 
 
 def locate(data_dir: Path | None = None, environment: Mapping[str, str] = os.environ) -> Located:
-    """The installation a command is meant for: the three DSNs, else ``data_dir``, else the default data directory.
+    """The installation of the three DSNs, else of ``data_dir``, else of the default data directory.
 
-    With some of the DSNs set, those replace what the directory's ready file says. The queue's own server is looked for
-    in the same places; it may be in neither.
+    If only some of the DSNs are set, they replace those of the ready file. The queue's own server is optional.
 
     Raises:
-        ConfigurationError: when there is none, saying how to name one.
+        ConfigurationError: when there is none or it is stopped, with what to do.
     """
     given = {name: environment.get(variable, "") for name, variable in DSN_VARIABLES.items()}
     stream_url = environment.get(STREAM_VARIABLE, "")
@@ -138,11 +137,11 @@ class DataDir:
 
     @classmethod
     def open(cls, path: Path) -> "DataDir":
-        """Make ``path`` if need be, close it to other users, and lock it.
+        """Create ``path`` if it is missing, make it private, and lock it.
 
         Raises:
-            AlreadyRunning: when a living process has it, naming its pid.
-            ConfigurationError: when it cannot be used, saying why.
+            AlreadyRunning: when another process holds the lock; the text names its pid.
+            ConfigurationError: when it cannot be used; the text says why.
         """
         path = path.expanduser().absolute()
         try:
@@ -166,7 +165,7 @@ class DataDir:
         return cls(path, lock)
 
     def close(self) -> None:
-        """Give the folder back."""
+        """Release the lock."""
         os.ftruncate(self._lock, 0)
         os.close(self._lock)
 
@@ -189,7 +188,7 @@ class DataDir:
         return folder
 
     def secrets(self) -> "Secrets":
-        """What this installation keeps, made on first use."""
+        """The passwords and ports of this installation."""
         return Secrets(self.path / SECRETS_FILE)
 
 
@@ -209,7 +208,7 @@ class Secrets:
             ) from None
 
     def password(self, name: str) -> str:
-        """The password called ``name``, made at first use."""
+        """The password called ``name``, generated at first use."""
         return str(self._kept("passwords", name, lambda: secrets.token_urlsafe(24)))
 
     def reserve_port(self, name: str) -> socket.socket:

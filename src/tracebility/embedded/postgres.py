@@ -19,7 +19,7 @@ USER = "tracebility"
 DATABASE = "tracebility"
 PORT = 5432  # Only a part of the socket's name.
 
-# What an installation on one machine needs. Everything about durability keeps its default (on).
+# Sized for one machine. Every setting about durability keeps its default (on).
 SETTINGS = {
     "listen_addresses": "",  # A unix socket in a private folder: no other user of the machine can take its place.
     "unix_socket_permissions": "0700",
@@ -51,7 +51,7 @@ INITDB_SETS_SINCE = 16
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """Where its data and its socket are, and its password."""
+    """The folder of its data, the folder of its socket, and its password."""
 
     folder: Path
     sockets: Path
@@ -68,13 +68,13 @@ class Postgres:
         return f"postgresql://{USER}:{self.password}@/{DATABASE}?host={quote(str(self.sockets))}&port={PORT}"
 
     def is_made(self) -> bool:
-        """Whether the cluster is there."""
+        """Whether the cluster was created."""
         return (self.folder / "PG_VERSION").exists()
 
     async def make(self, run_to_end: Callable[[Program], Awaitable[None]]) -> None:
-        """Make the cluster and its database.
+        """Create the cluster and its database.
 
-        They are made aside and put in place by one rename, so that an interrupted first start leaves nothing half-made.
+        They are created in a temporary folder and renamed, so that an interrupted start leaves nothing incomplete.
         """
         binaries = postgres_folder()
         release = _release(binaries / "postgres")
@@ -105,7 +105,7 @@ class Postgres:
         fresh.rename(self.folder)
 
     def program(self) -> Program:
-        """What to run."""
+        """The command to start."""
         server = postgres_folder() / "postgres"
         release = _release(server)
         made_by = (self.folder / "PG_VERSION").read_text().strip()

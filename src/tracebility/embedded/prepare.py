@@ -1,7 +1,7 @@
-"""A short-lived child of ``tracebility up``: bring both schemas up to date and make the first tenant.
+"""A short-lived child of ``tracebility up`` that migrates both schemas and creates the first tenant.
 
-A process of its own, so that the supervisor never loads a store's client and stays small. It is also the first to use
-each DSN in earnest, so a wrong one is told here, once, before any service starts.
+It is a process of its own so that the supervisor loads no store's client and stays small. It also connects to every
+store before any service starts, so that a wrong DSN is reported once.
 """
 
 import asyncio

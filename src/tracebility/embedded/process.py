@@ -1,7 +1,7 @@
-"""One child process and its family: started so that it cannot outlive us, watched, and known to be gone when it is.
+"""A child process and its descendants: started so that they cannot outlive us, and watched until the last has ended.
 
-Each child inherits a locked file and hands it on to its own children. The lock is free exactly when the last of them
-has ended, however they ended and whoever was their parent, so neither a restart nor the next ``up`` relies on pids.
+Each child inherits a locked file and passes it on to its own children. The lock is free exactly when the last of them
+has ended, however it ended and whatever its parent was, so neither a restart nor the next ``up`` relies on pids.
 """
 
 import asyncio
@@ -21,21 +21,21 @@ from tracebility.errors import TracebilityError
 LAST_LINES = 20
 LINE_BYTES = 4000  # Longer lines are cut; below PIPE_BUF, so that one write of a line does not block half-way.
 READ_BYTES = 1 << 16
-FAMILY_GRACE_S = 5.0  # How long the family of a dead child may take to follow it before it is killed.
+FAMILY_GRACE_S = 5.0  # Descendants of a dead child that live longer than this are killed.
 FAMILY_POLL_S = 0.02
 
 _PR_SET_PDEATHSIG = 1
 
-Said = Callable[[str, str], None]
+LineSink = Callable[[str, str], None]
 
 
 class WillNotEnd(TracebilityError):
-    """Processes of an earlier run are alive and cannot be killed."""
+    """Processes of an earlier run are still alive and cannot be killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run, and which signals end it: politely, at once, and when we die."""
+    """A command line, its environment, and the signals that end it: politely, at once, and when we die."""
 
     name: str
     argv: Sequence[str]
@@ -51,14 +51,14 @@ class Program:
 
 
 class Process:
-    """A started ``Program``. Its output goes line by line to ``said(name, line)``; the last lines are kept."""
+    """A started ``Program``. Its output goes line by line to ``on_line(name, line)``; the last lines are kept."""
 
-    def __init__(self, program: Program, popen: subprocess.Popen[bytes], said: Said) -> None:
+    def __init__(self, program: Program, popen: subprocess.Popen[bytes], on_line: LineSink) -> None:
         self.program = program
         self.pid = popen.pid
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._popen = popen
-        self._said = said
+        self._on_line = on_line
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._rest = b""
@@ -70,11 +70,11 @@ class Process:
         self._loop.add_reader(self._pidfd, self._reap)
 
     @classmethod
-    async def start(cls, program: Program, locks: Path, said: Said) -> "Process":
-        """Start ``program`` once nothing of an earlier start of it is alive any more.
+    async def start(cls, program: Program, locks: Path, on_line: LineSink) -> "Process":
+        """Start ``program`` once every process of its earlier start has ended.
 
         Raises:
-            WillNotEnd: when something is, and cannot be killed.
+            WillNotEnd: when one of those cannot be killed.
             OSError: when it cannot be started.
         """
         lock = await _family_lock(locks / f"{program.name}.lock")
@@ -98,7 +98,7 @@ class Process:
         finally:
             os.close(stdin)
             os.close(lock)
-        return cls(program, popen, said)
+        return cls(program, popen, on_line)
 
     @property
     def exit_code(self) -> int | None:
@@ -115,7 +115,7 @@ class Process:
         return await asyncio.shield(self._ended)
 
     async def stop(self, grace_s: float) -> None:
-        """Ask it to end, and after ``grace_s`` see to it."""
+        """Ask it to end; kill it after ``grace_s``."""
         self.send(self.program.stop)
         for number, patience_s in ((self.program.kill, grace_s), (signal.SIGKILL, 1.0)):
             try:
@@ -142,7 +142,7 @@ class Process:
             line = raw[:LINE_BYTES].decode(errors="replace").rstrip()
             if line:
                 self.last_lines.append(line)
-                self._said(self.program.name, line)
+                self._on_line(self.program.name, line)
 
     def _reap(self) -> None:
         code = self._popen.poll()
@@ -161,7 +161,7 @@ class Process:
 
 
 def describe_exit(code: int) -> str:
-    """``code`` in words."""
+    """``code`` as text: an exit code, or the name of a signal."""
     if code >= 0:
         return f"exit code {code}"
     with contextlib.suppress(ValueError):

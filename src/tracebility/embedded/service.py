@@ -1,4 +1,4 @@
-"""One store or target kept running: restarted with backoff, and named with its last lines when it keeps dying."""
+"""Keeps one store or target running: restarts it with backoff, and logs its last lines when it keeps dying."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,25 +6,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tracebility.embedded.probes import Probe
-from tracebility.embedded.process import Process, Program, Said, WillNotEnd, describe_exit
+from tracebility.embedded.process import LineSink, Process, Program, WillNotEnd, describe_exit
 from tracebility.errors import ConfigurationError, TracebilityError
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 5.0
-# Alive this long, it counts as recovered: the next death starts at the first backoff again.
+# After living this long it counts as recovered: the next death starts at the first backoff again.
 RECOVERED_S = 5.0
-# So many deaths in a row mean that it keeps dying; during the start they end the start.
+# After this many deaths in a row it counts as dying repeatedly; before it was ever ready, the start fails.
 KEEPS_DYING = 3
 READY_TIMEOUT_S = (
     90.0  # Reading a 1 GiB queue log back takes Valkey some 10 s; a slow disk may be several times slower.
 )
 PROBE_EVERY_S = 0.02
-# A child that ends with this has been set up wrongly (see tracebility.errors); another try would end the same.
+# The exit code of a child with wrong settings (see tracebility.errors): starting it again would not help.
 CONFIGURATION_EXIT = 2
 
 
 class StartFailed(TracebilityError):
-    """A store or target did not become ready. ``str()`` names it; ``last_lines`` is what it said."""
+    """A store or target did not become ready. ``str()`` names it; ``last_lines`` is the end of its output."""
 
     def __init__(self, reason: str, last_lines: list[str]) -> None:
         super().__init__(reason)
@@ -32,23 +32,23 @@ class StartFailed(TracebilityError):
 
 
 class Service:
-    """A child that is to be there until it is stopped."""
+    """A child that is started again whenever it ends, until it is stopped."""
 
-    def __init__(self, name: str, make: Callable[[], Program], probe: Probe, locks: Path, said: Said) -> None:
+    def __init__(self, name: str, make: Callable[[], Program], probe: Probe, locks: Path, on_line: LineSink) -> None:
         self.name = name
         self.started: Callable[[], None] = lambda: None
         self.process: Process | None = None
         self._make = make
         self._probe = probe
         self._locks = locks
-        self._said = said
+        self._on_line = on_line
         self._stopping = asyncio.Event()
         self._failure: TracebilityError | None = None
         self._was_ready = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start it, and from now on again whenever it dies."""
+        """Start it, and again whenever it dies."""
         self._task = asyncio.get_running_loop().create_task(self._keep(), name=f"keep {self.name}")
 
     async def ready(self) -> None:
@@ -56,7 +56,7 @@ class Service:
 
         Raises:
             StartFailed: when it keeps dying or does not answer in time.
-            ConfigurationError: when it says that it is set up wrongly.
+            ConfigurationError: when its settings are wrong; the text is its own.
         """
         reason = "it was not started"
         try:
@@ -79,7 +79,7 @@ class Service:
             raise StartFailed(f"{self.name} is not ready after {READY_TIMEOUT_S:.0f} s: {reason}", lines) from None
 
     async def stop(self, grace_s: float) -> None:
-        """End it and do not start it again; after ``grace_s`` less politely."""
+        """Stop it for good; kill it after ``grace_s``."""
         self._stopping.set()
         if self._task is None:
             return
@@ -90,7 +90,7 @@ class Service:
         await asyncio.wait((self._task,))
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it and do not start it again."""
         self._stopping.set()
         if self.process is not None:
             self.process.send(self.process.program.kill)
@@ -101,7 +101,7 @@ class Service:
         again = False
         while not self._stopping.is_set():
             began = clock()
-            death = await self._live_once(again)
+            death = await self._run_once(again)
             if self._stopping.is_set():
                 return
             if clock() - began > RECOVERED_S:
@@ -110,17 +110,17 @@ class Service:
             if not self._was_ready and (death.hopeless or deaths >= KEEPS_DYING):
                 self._failure = death.failure()
                 return
-            self._tell(death, deaths, backoff)
+            self._report(death, deaths, backoff)
             await asyncio.sleep(backoff)  # `stop` cancels it.
             backoff = min(backoff * 2, BACKOFF_MAX_S)
             again = True
 
-    async def _live_once(self, again: bool) -> "_Death":
+    async def _run_once(self, again: bool) -> "_Death":
         try:
             program = self._make()
             if again:  # A failpoint ends a process once, not each of its successors.
                 program = replace(program, environment={**program.environment, "TRACEBILITY_FAILPOINT": ""})
-            process = await Process.start(program, self._locks, self._said)
+            process = await Process.start(program, self._locks, self._on_line)
         except WillNotEnd as error:
             return _Death(str(error), [])
         except ConfigurationError as error:
@@ -137,25 +137,25 @@ class Service:
             configuration=code == CONFIGURATION_EXIT,
         )
 
-    def _tell(self, death: "_Death", deaths: int, backoff: float) -> None:
+    def _report(self, death: "_Death", deaths: int, backoff: float) -> None:
         if deaths < KEEPS_DYING:
-            self._said("up", f"{death.reason}; starting it again")
+            self._on_line("up", f"{death.reason}; starting it again")
             return
-        self._said(
+        self._on_line(
             "up",
             f"{self.name} keeps dying: {death.reason}, {deaths} times in a row; next try in {backoff:.1f} s. "
             "Its last lines:",
         )
-        for line in death.lines or ["(it said nothing)"]:
-            self._said("up", f"    {line}")
+        for line in death.lines or ["(no output)"]:
+            self._on_line("up", f"    {line}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Death:
     reason: str
     lines: list[str]
-    hopeless: bool = False  # The next try would end the same.
-    configuration: bool = False  # Its last line says what is set up wrongly, and the fix.
+    hopeless: bool = False  # Starting it again would end the same way.
+    configuration: bool = False  # Its last line names the wrong setting and the fix.
 
     def failure(self) -> TracebilityError:
         if self.configuration and self.lines:

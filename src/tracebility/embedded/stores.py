@@ -1,4 +1,4 @@
-"""The three stores of an installation: each an outside server when its DSN is set, else a child of ours."""
+"""The three stores of an installation. Each is an outside server if its DSN is set, else a child process."""
 
 import socket
 import sys
@@ -12,25 +12,25 @@ from secrets import token_urlsafe
 from tracebility.embedded import probes
 from tracebility.embedded.installation import DSN_VARIABLES, STREAM_VARIABLE, DataDir, Secrets
 from tracebility.embedded.postgres import DATABASE, USER, Postgres
-from tracebility.embedded.process import Program, Said
+from tracebility.embedded.process import LineSink, Program
 from tracebility.embedded.service import Service
 from tracebility.embedded.valkey import Valkey
 from tracebility.errors import ConfigurationError
 from tracebility_engine import settings as engine
 
-CLICKHOUSE_STOP_S = 2  # For running queries when it is told to end; less than the supervisor allows it.
+CLICKHOUSE_STOP_S = 2  # Time for running queries at the end; less than the supervisor's grace.
 
 
 @dataclass(slots=True)
 class Stores:
-    """How to reach each store, and the services that run those that are ours."""
+    """The DSN of each store, and the services that run the embedded ones."""
 
     pg_dsn: str
     redis_url: str
     clickhouse_url: str
     clickhouse_reader_url: str
     postgres: Postgres | None
-    redis_stream_url: str = ""  # of an outside server for the queue alone; there is none of ours
+    redis_stream_url: str = ""  # an outside server for the queue alone; none is embedded
     services: list[Service] = field(default_factory=list)
     _reserved: socket.socket | None = None
 
@@ -40,18 +40,18 @@ class Stores:
             self._reserved.close()
 
     @classmethod
-    def plan(cls, data: DataDir, environment: Mapping[str, str], said: Said) -> "Stores":
-        """Decide what runs where; nothing is started yet.
+    def plan(cls, data: DataDir, environment: Mapping[str, str], on_line: LineSink) -> "Stores":
+        """Decide which stores are embedded. Nothing is started yet.
 
         Raises:
-            ConfigurationError: for a malformed DSN or a program that is nowhere.
+            ConfigurationError: for a malformed DSN, or a program that is not installed.
         """
         _check_outside(environment)
         secrets, sockets = data.secrets(), data.sockets()
         stores = cls("", "", "", "", None, environment.get(STREAM_VARIABLE, ""))
 
         def keep(name: str, make: Callable[[], Program], probe: probes.Probe) -> None:
-            stores.services.append(Service(name, make, probe, data.run, said))
+            stores.services.append(Service(name, make, probe, data.run, on_line))
 
         if environment.get("TRACEBILITY_PG_DSN"):
             stores.pg_dsn = environment["TRACEBILITY_PG_DSN"]
@@ -76,7 +76,7 @@ class Stores:
         return stores
 
     def environment(self, *, reader: bool = False) -> dict[str, str]:
-        """The variables that tell a target its stores; ``reader`` for one that may only read the data plane."""
+        """The DSN variables of a target. With ``reader`` it can only read the data plane."""
         # An outside ClickHouse of which only the owner is known: `up` works all the same, and the api logs a warning.
         as_owner = reader and self.clickhouse_reader_url == self.clickhouse_url
         own_queue = {STREAM_VARIABLE: self.redis_stream_url} if self.redis_stream_url else {}
@@ -91,7 +91,7 @@ class Stores:
 def _check_outside(environment: Mapping[str, str]) -> None:
     given = [variable for variable in (*DSN_VARIABLES.values(), STREAM_VARIABLE) if environment.get(variable)]
     if given:
-        # Loaded only when there is something to check: the supervisor stays small.
+        # Imported here so that the supervisor stays small where there is nothing to check.
         from tracebility.config import load_settings
 
         for variable in given:
@@ -123,7 +123,7 @@ class ClickHouse:
         return await probes.clickhouse(self.url(), self._proof_key)
 
     def program(self) -> Program:
-        """What to run.
+        """The command to start.
 
         Raises:
             ConfigurationError: when the engine is not installed.

@@ -1,4 +1,4 @@
-"""``tracebility up``: stores and targets under one parent that starts, watches, restarts and ends them in order."""
+"""``tracebility up``: starts stores and targets in order, restarts those that end, and stops all in order."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ TENANT_FILE = "tenant.json"
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What the command line says."""
+    """Options of the command line."""
 
     data_dir: Path
     host: str
@@ -87,7 +87,7 @@ class Supervisor:
             self._forget_ready()
             if not self._options.only_stores:
                 self._listeners = listen(self._options.host, self._options.port, hint="Choose another with --port.")
-            self._stores = Stores.plan(self._data, os.environ, self._console.said)
+            self._stores = Stores.plan(self._data, os.environ, self._console.line)
             starting = loop.create_task(self._start())
             stopping = loop.create_task(self._stop.wait())
             try:
@@ -132,7 +132,7 @@ class Supervisor:
         for service in (*self._stores.services, *self._targets):
             service.started = self._write_ready
         self._write_ready()
-        self._console.hear_stores()
+        self._console.show_stores()
         document = self._document()
         self._console.document(document)
         self._console.text(first_trace(document, time.monotonic() - self._began))
@@ -192,6 +192,8 @@ class Supervisor:
         workers = ["ingest-worker", *(f"ingest-worker-{number}" for number in range(2, self._options.workers + 1))]
         # Its threads only look names up: a heap for each of them is memory that nobody uses.
         small_heap = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.trim_threshold=131072"}
+        others = ",".join(f"{name}={sockets / f'{name}.sock'}" for name in (*workers, "operator", "api"))
+        edge["TRACEBILITY_METRICS_SOCKETS"] = others
         return [
             *(self._target("ingest-worker", huge_pages, name=name, path=sockets / f"{name}.sock") for name in workers),
             self._target("operator", small_heap, path=operator_socket),
@@ -228,7 +230,7 @@ class Supervisor:
         async def probe(pid: int) -> str:
             return await probes.http("/readyz", host=host, port=port, path=path, pid=pid)
 
-        return Service(name, lambda: program, probe, self._data.run, self._console.said)
+        return Service(name, lambda: program, probe, self._data.run, self._console.line)
 
     # -- the ready file -----------------------------------------------------------------------------------------------
 
@@ -257,7 +259,7 @@ class Supervisor:
             try:
                 write_private(path, self._document())
             except OSError as error:
-                self._console.said("up", f"{path} cannot be written: {error.strerror}")
+                self._console.line("up", f"{path} cannot be written: {error.strerror}")
 
     def _forget_ready(self) -> None:
         for path in self._ready_files:
@@ -267,7 +269,7 @@ class Supervisor:
 
     def _asked_to_stop(self) -> None:
         if not self._stop.is_set():
-            self._console.said("up", "Stopping; press Ctrl-C again to hurry")
+            self._console.line("up", "Stopping; press Ctrl-C again to hurry")
             self._stop.set()
             return
         self._hurry = True
@@ -275,9 +277,9 @@ class Supervisor:
             service.kill()
 
     async def _end(self) -> None:
-        """Edge first, so that what it accepted is queued; then the others; the stores when nobody needs them."""
+        """Stop the edge first, so that all it accepted is queued; then the other targets; then the stores."""
         began = time.monotonic()
-        self._console.quiet_stores()
+        self._console.hide_stores()
         self._forget_ready()
         self._close_listeners()
         await asyncio.gather(*(process.stop(STORE_GRACE_S) for process in self._one_offs))
@@ -286,7 +288,7 @@ class Supervisor:
         for group, grace_s in ((edge, TARGET_GRACE_S), (inner, TARGET_GRACE_S), (self._stores.services, STORE_GRACE_S)):
             await asyncio.gather(*(service.stop(0.0 if self._hurry else grace_s) for service in group))
         self._stores.close()
-        self._console.said("up", f"Stopped in {time.monotonic() - began:.1f} s")
+        self._console.line("up", f"Stopped in {time.monotonic() - began:.1f} s")
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:

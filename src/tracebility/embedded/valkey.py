@@ -1,4 +1,4 @@
-"""The embedded Valkey: the queue, run on a unix socket and so that what it answered OK to is on disk."""
+"""The embedded Valkey, which holds the queue: on a unix socket, and with every write on disk before its answer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ REWRITE_MIN_BYTES = 512 << 20
 
 @dataclass(frozen=True, slots=True)
 class Valkey:
-    """Where its data and its socket are, and its password."""
+    """The folder of its data, its socket, and its password."""
 
     folder: Path
     socket: Path
@@ -28,7 +28,7 @@ class Valkey:
         return f"unix://:{self.password}@{quote(str(self.socket))}"
 
     def program(self) -> Program:
-        """What to run. The settings go in a file: a command line shows the password to every user of the machine."""
+        """The command to start. Settings go in a file: every user of the machine can read command lines."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
         settings = {
             # No port: no other user of the machine can take its place and be sent the password.

@@ -14,6 +14,7 @@ from tracebility.failpoints import failpoint
 from tracebility.ingest import body
 from tracebility.ingest.accept import Sent
 from tracebility.ingest.service import IngestServices
+from tracebility.ingest.target_metrics import with_other_targets
 from tracebility.request_id import App, Receive, RequestIds, Scope, Send
 from tracebility.tenant import context
 from tracebility.tenant.context import TenantContext
@@ -32,7 +33,7 @@ def create_app(services: IngestServices, api: App | None = None) -> App:
 class _Edge:
     def __init__(self, services: IngestServices, api: App) -> None:
         self._services = services
-        self._other = health.create_app(services.metrics.all, services.readiness, api)
+        self._other = health.create_app(services.metrics.all, services.readiness, api, self._with_other_targets)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -89,6 +90,9 @@ class _Edge:
                 f"This key lacks the scope '{context.Scope.INGEST_WRITE}'.", hint="Use a key that has this scope."
             )
         return tenant
+
+    async def _with_other_targets(self, own: bytes) -> bytes:
+        return await with_other_targets(own, self._services.metrics_sockets)
 
     def _refusal(self, protocol: Protocol, scope: Scope, problem: Problem) -> Answer:
         content_type = protocol.content_type(_headers(scope["headers"]).get(b"content-type", ""))

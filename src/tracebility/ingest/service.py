@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tracebility.config import Settings
@@ -18,6 +18,7 @@ from tracebility.ingest.disk_buffer.replay import Replayer
 from tracebility.ingest.enqueue import CircuitBreaker, Enqueuer
 from tracebility.ingest.heartbeat import Heartbeat
 from tracebility.ingest.metrics import IngestMetrics
+from tracebility.ingest.target_metrics import sockets_of
 from tracebility.quota.settled import PostgresUsage
 from tracebility.shards.routing import routing
 from tracebility.stores import postgres, redis_control
@@ -40,6 +41,7 @@ class IngestServices:
     metrics: IngestMetrics
     readiness: Callable[[], Awaitable[Readiness]]
     api_proxy: ApiProxy | None = None
+    metrics_sockets: Mapping[str, str] = field(default_factory=dict)
 
 
 @asynccontextmanager
@@ -94,6 +96,7 @@ async def open_services(settings: Settings) -> AsyncIterator[IngestServices]:
             metrics=metrics,
             readiness=readiness,
             api_proxy=api_proxy,
+            metrics_sockets=sockets_of(settings.metrics_sockets),
         )
 
 

@@ -22,6 +22,7 @@ RETRY_AT_MOST_S = 300.0
 # A loop that ticks every second is noted less often: what is noted is written to disk.
 NOTE_EVERY_S = 5.0
 ERROR_CHARS = 500
+CANCEL_AGAIN_S = 0.5
 
 log = structlog.get_logger()
 
@@ -41,9 +42,11 @@ async def run(loops: Sequence[Loop], lease: Lease, control: Postgres, metrics: O
     try:
         await lease.lost.wait()
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        # asyncpg replaces a cancellation by a TimeoutError where the server hangs, so a loop may miss the first one.
+        while living := [task for task in running if not task.done()]:
+            for task in living:
+                task.cancel()
+            await asyncio.wait(living, timeout=CANCEL_AGAIN_S)
 
 
 async def run_once(loop: Loop, control: Postgres) -> object:

@@ -4,12 +4,15 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import structlog
 
-from tracebility.alerts import checks, webhook
+from tracebility.alerts import checks, ledger_check, webhook
+from tracebility.alerts.ledger_check import LedgerCheck
+from tracebility.alerts.standing import StandingAlerts
+from tracebility.alerts.without_postgres import WithoutPostgres
 from tracebility.audit import reconciler as audit_reconciler
 from tracebility.audit import relay, verify
 from tracebility.audit.metrics import AuditMetrics
@@ -59,16 +62,18 @@ class OperatorServices:
         """All there are."""
         quotas = QuotaReconciler(self.control, self.engine, self.queue, self.hot)
         verification = Verification(self.control, self.engine)
+        standing = StandingAlerts(self.control, self.metrics.alerts)
         alerts = checks.Alerts(
+            standing,
             self.control,
             self.engine,
             self.queue,
             self.hot,
-            self.metrics.alerts,
-            quotas.looked_at,
+            self.missing_stores,
             lambda: verification.found,
         )
-        notifier = webhook.Notifier(self.control, self.webhook_url, self.webhook_secret)
+        ledgers = LedgerCheck(standing, self.engine, self.queue, self.metrics.alerts, quotas.looked_at)
+        notifier = self._notifier()
         audit_relay = AuditRelay(self.control, self.engine, self.metrics.audit)
         shard_balance = ShardBalance(self.control, self.queue, self.hot, self.metrics.shards, auto=self.shards_auto)
         deleter = Deleter(
@@ -86,6 +91,7 @@ class OperatorServices:
             Loop(AUDIT_RECONCILE, audit_reconciler.PERIOD_S, lambda fence: self._reconcile_audit()),
             Loop("audit-verify", verify.PERIOD_S, lambda fence: verification.tick()),
             Loop("alerts", checks.PERIOD_S, lambda fence: alerts.tick()),
+            Loop("ledger-check", ledger_check.PERIOD_S, lambda fence: ledgers.tick()),
             Loop("notify", webhook.PERIOD_S, lambda fence: notifier.tick()),
             Loop("shards", balance.PERIOD_S, lambda fence: shard_balance.tick()),
             Loop("deletion", runner.PERIOD_S, lambda fence: deleter.tick()),
@@ -95,19 +101,24 @@ class OperatorServices:
         )
 
     async def lead(self, stop: asyncio.Event) -> None:
-        """Run the loops whenever this operator leads, until ``stop``."""
-        leading = asyncio.create_task(self._lead_for_ever())
+        """Run the loops whenever this operator leads, and watch PostgreSQL all the time, until ``stop``."""
+        watch = WithoutPostgres(self.missing_stores, self._notifier(), self.metrics.alerts)
+        running = (asyncio.create_task(self._lead_for_ever()), asyncio.create_task(watch.run()))
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait((leading, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        leading.cancel()
-        with suppress(asyncio.CancelledError):
-            await leading
+        await asyncio.wait((*running, stopping), return_when=asyncio.FIRST_COMPLETED)
+        for task in (*running, stopping):
+            task.cancel()
+        for ended in await asyncio.gather(*running, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended
 
     async def missing_stores(self) -> dict[str, str]:
         """The stores that do not answer, and what they say instead."""
         redis_pings = (("redis", self.queue.ping), ("redis", self.hot.ping))
         return await unanswered(("postgres", self.control.ping), *redis_pings, ("clickhouse", self.engine.ping))
+
+    def _notifier(self) -> webhook.Notifier:
+        return webhook.Notifier(self.control, self.webhook_url, self.webhook_secret)
 
     async def _reconcile_audit(self) -> None:
         run = await AuditReconciler(self.control, self.engine, self.metrics.audit).tick()

@@ -1,19 +1,21 @@
-"""Makes the first tenant of an installation, so that a first trace can be sent right after the first start."""
+"""The first tenant of an installation, made as every other, so that a trace can be sent right after the first start."""
 
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from argon2 import PasswordHasher
 
-from tracebility.audit.events import Actor, AuditWriter, Event, EventType
+from tracebility.audit.events import Actor
+from tracebility.errors import ConfigurationError
 from tracebility.ids import OrgId, ProjectId, WorkspaceId, uuid7
-from tracebility.stores.postgres import Postgres, Transaction
-from tracebility.tenant import keys
-from tracebility.tenant.context import Scope
+from tracebility.orgs import keys, orgs
+from tracebility.orgs.projects import ProjectPlace
+from tracebility.stores.postgres import Postgres
+from tracebility.tenant.context import TENANT_SCOPES
 
-ORG_NAME = WORKSPACE_NAME = PROJECT_NAME = "default"
-PLAN = "internal"  # whoever runs an installation is not limited by it
+PLAN = "internal"  # without limits: for whoever runs the installation
 ADMIN_EMAIL = "admin@localhost"
 ACTOR = Actor("system", "bootstrap")
 PASSWORD_BYTES = 15  # 120 random bits, 20 characters
@@ -23,15 +25,15 @@ _LOCK = int.from_bytes(b"tracefst", "big")
 
 @dataclass(frozen=True, slots=True)
 class FirstTenant:
-    """The first tenant, with the secrets that are nowhere else."""
+    """A tenant to start with, and its secrets, which are kept nowhere else. No password where the admin has one."""
 
     org_id: OrgId
     workspace_id: WorkspaceId
     project_id: ProjectId
-    admin_email: str
+    admin_email: str | None
     api_key: str = field(repr=False)
     operator_key: str = field(repr=False)
-    admin_password: str = field(repr=False)
+    admin_password: str | None = field(repr=False)
 
 
 async def ensure_first_tenant(
@@ -39,52 +41,43 @@ async def ensure_first_tenant(
 ) -> FirstTenant | None:
     """Make org, workspace, project, admin and keys when there is no org yet; None when there is one.
 
-    ``keep`` stores the secrets. It is called just before the commit, so that no death between the two leaves an
+    ``keep`` stores the secrets. It is called just before the commit, so that no crash between the two leaves an
     installation whose keys nobody knows: kept without a commit, they are replaced at the next start.
     """
+    now = datetime.now(UTC)
     async with postgres.transaction() as transaction:
         await transaction.execute("lock_bootstrap", _LOCK)
         if await transaction.fetchval("any_org"):
             return None
-        tenant = await _make(transaction)
+        made = await orgs.create_org(transaction, ACTOR, orgs.NewOrg(orgs.FIRST_NAME, PLAN), now)
+        operator = await keys.create_operator_key(transaction, ACTOR, keys.NewOperatorKey("operator"), now)
+        user_id, password = uuid7(), secrets.token_urlsafe(PASSWORD_BYTES)
+        await transaction.execute("insert_user", user_id, ADMIN_EMAIL, "Administrator", PasswordHasher().hash(password))
+        await transaction.execute("insert_org_member", made.org_id, user_id, "owner")
+        tenant = FirstTenant(
+            OrgId(made.org_id), WorkspaceId(made.workspace_id), ProjectId(made.project_id), ADMIN_EMAIL,
+            made.api_key, operator.key, password,
+        )  # fmt: skip
         keep(tenant)
     return tenant
 
 
-async def _make(transaction: Transaction) -> FirstTenant:
-    org_id, workspace_id, project_id, user_id = OrgId(uuid7()), WorkspaceId(uuid7()), ProjectId(uuid7()), uuid7()
-    api_key, operator_key = keys.generate(), keys.generate()
-    password = secrets.token_urlsafe(PASSWORD_BYTES)
-    await transaction.execute("insert_org", org_id, ORG_NAME, PLAN)
-    await transaction.execute("insert_workspace", workspace_id, org_id, WORKSPACE_NAME)
-    await transaction.execute("insert_project", project_id, workspace_id, PROJECT_NAME)
-    await transaction.execute("insert_user", user_id, ADMIN_EMAIL, "Administrator", PasswordHasher().hash(password))
-    await transaction.execute("insert_org_member", org_id, user_id, "owner")
-    await transaction.execute(
-        "insert_key",
-        api_key.public_id,
-        org_id,
-        workspace_id,
-        project_id,
-        "first key",
-        api_key.secret_hash,
-        [Scope.INGEST_WRITE, Scope.READ, Scope.ADMIN],
-    )
-    await transaction.execute(
-        "insert_key", operator_key.public_id, None, None, None, "operator", operator_key.secret_hash, [Scope.OPERATOR]
-    )
-    await _record(
-        transaction,
-        Event(EventType.ORG_CREATED, org_id, ACTOR, "org", str(org_id), {"name": ORG_NAME, "plan": PLAN}),
-        Event(EventType.WORKSPACE_CREATED, org_id, ACTOR, "workspace", str(workspace_id)),
-        Event(EventType.PROJECT_CREATED, org_id, ACTOR, "project", str(project_id)),
-        Event(EventType.API_KEY_CREATED, org_id, ACTOR, "api_key", api_key.public_id),
-        Event(EventType.API_KEY_CREATED, None, ACTOR, "api_key", operator_key.public_id),
-    )
-    return FirstTenant(org_id, workspace_id, project_id, ADMIN_EMAIL, api_key.key, operator_key.key, password)
+async def adopt_oldest_tenant(postgres: Postgres, keep: Callable[[FirstTenant], None]) -> None:
+    """New keys for the oldest project of a control plane that was in use before; ``keep`` as in `ensure_first_tenant`.
 
-
-async def _record(transaction: Transaction, *events: Event) -> None:
-    writer = AuditWriter()
-    for event in events:
-        await writer.record(transaction, event)
+    Raises:
+        ConfigurationError: when there is no project.
+    """
+    now = datetime.now(UTC)
+    async with postgres.transaction() as transaction:
+        found = await transaction.fetchrow("oldest_project")
+        if found is None:
+            raise ConfigurationError(
+                "The database of TRACEBILITY_PG_DSN has an organisation, but no project. Name an empty database."
+            )
+        place = ProjectPlace(OrgId(found["org_id"]), WorkspaceId(found["workspace_id"]), ProjectId(found["project_id"]))
+        new = keys.NewKey("tracebility up", list(TENANT_SCOPES))
+        made = await keys.create_key(transaction, ACTOR, place, new, now)
+        operator = await keys.create_operator_key(transaction, ACTOR, keys.NewOperatorKey("tracebility up"), now)
+        # The password of an admin who exists is not ours to know.
+        keep(FirstTenant(*place, found["admin_email"], made.key, operator.key, None))

@@ -1,9 +1,9 @@
-"""The only door of request code to the engine and the queue: a scope goes in, what it may see comes out.
+"""Scoped access to ClickHouse and the queue, the only access that request code has.
 
-Each request names its tenant to the engine and is read-only; row policies on every tenant table do the filtering
-there. The filters that the queries carry themselves only choose the rows that a page shows and the part of the index
-that serves them: with all of them gone (tests/isolation does that), an answer still holds no other tenant's row. A
-request that names no tenant sees no rows. The queue knows no tenants: what is asked of it names the scope's org here.
+Each query is read-only and names its tenant to ClickHouse, where row policies on every tenant table filter the rows.
+The filters in the queries themselves only select the rows of a page and use the index: without them (tests/isolation
+removes them) an answer still has no other tenant's row. A query that names no tenant sees no rows. The queue has no
+row policies: this module passes the scope's org to it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,15 +24,15 @@ from tracebility.tenant.context import TenantContext
 # The setting that the row policies compare org_id with.
 TENANT_SETTING = "SQL_tracebility_org"
 
-# Sent with every request. Neither of the engine's caches of results and of which granules match is keyed by the tenant.
+# Sent with every query. ClickHouse's caches of results and matching granules are not keyed by tenant, so both are off.
 REQUEST_SETTINGS: Mapping[str, str] = {
     "readonly": "1",
     "use_query_cache": "0",
     "use_query_condition_cache": "0",
 }
-# Bounds on what one answer makes this process hold, by query. Of a run's spans the engine ends the answer early past
-# them (small blocks, because it ends between two); of everything else there is no answer. A page of 200 runs, every
-# text of them as long as the query lets it be, is 10 MB in ASCII and 40 MB at most.
+# Bounds of the memory that one answer takes here, by query. Past its bound, the result of `read_run_spans` is cut
+# between two blocks, so blocks are small; every other query fails. A page of 200 runs whose texts all have the largest
+# length of the query is 10 MB in ASCII and 40 MB at most.
 ANSWER_BOUNDS: Mapping[str, Mapping[str, str]] = {
     "read_run_spans": {
         "max_result_bytes": str(256 << 20),
@@ -43,7 +43,7 @@ ANSWER_BOUNDS: Mapping[str, Mapping[str, str]] = {
     "read_runs_versions": {"max_result_bytes": str(16 << 20), "result_overflow_mode": "throw"},
     "read_run": {"max_result_bytes": str(64 << 20), "result_overflow_mode": "throw"},
 }
-ANSWER_WAIT_S = 15.0  # answers take milliseconds; nobody waits longer for a page
+ANSWER_WAIT_S = 15.0  # answers take milliseconds; people do not wait longer for a page
 
 ReadQuery = Literal["read_runs_newest", "read_runs_versions", "read_run", "read_run_spans"]
 OrgQuery = Literal[
@@ -51,7 +51,7 @@ OrgQuery = Literal[
 ]
 READ_QUERIES: frozenset[str] = frozenset(get_args(ReadQuery))
 
-# What a query found: the values of each column, in the order of the rows.
+# A result by column: the values of each column, in the order of the rows.
 Columns = Mapping[str, Sequence[Any]]
 
 _log = structlog.get_logger()
@@ -60,7 +60,7 @@ _SEAL: Final = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantScope:
-    """Whose rows a request may see, and by which key. Only `tracebility.api.scope.resolve_project_scope` makes one."""
+    """Permission to read the rows of one project, by one key. Only `api.scope.resolve_project_scope` makes one."""
 
     org_id: OrgId
     workspace_id: WorkspaceId
@@ -70,11 +70,11 @@ class TenantScope:
 
     def __post_init__(self, seal: object) -> None:
         if seal is not _SEAL:
-            raise TypeError("a TenantScope is made by resolve_project_scope, which checks who asks")
+            raise TypeError("a TenantScope is made by resolve_project_scope, which checks the key")
 
 
 def sealed_scope(context: TenantContext, workspace_id: WorkspaceId, project_id: ProjectId) -> TenantScope:
-    """The scope of a project of the context's org. The caller has checked that the project is of this org."""
+    """The scope of a project. The caller has checked that the project belongs to the context's org."""
     return TenantScope(
         org_id=context.org_id,
         workspace_id=workspace_id,
@@ -86,46 +86,46 @@ def sealed_scope(context: TenantContext, workspace_id: WorkspaceId, project_id: 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrgScope:
-    """Whose books and trail a request may see: an org's. Only `tracebility.api.scope` makes one."""
+    """Permission to read the ledger and the audit log of one org. Only `tracebility.api.scope` makes one."""
 
     org_id: OrgId
     seal: InitVar[object]
 
     def __post_init__(self, seal: object) -> None:
         if seal is not _SEAL:
-            raise TypeError("an OrgScope is made by tracebility.api.scope, which checks who asks")
+            raise TypeError("an OrgScope is made by tracebility.api.scope, which checks the key")
 
 
 def sealed_org_scope(org_id: OrgId) -> OrgScope:
-    """The scope of an org. The caller has checked that who asks may see it."""
+    """The scope of an org. The caller has checked that the key may read it."""
     return OrgScope(org_id=org_id, seal=_SEAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallationScope:
-    """Leave to see all orgs beside each other, as operators do. Only `tracebility.api.scope` makes one."""
+    """Permission to read all orgs. Only `tracebility.api.scope` makes one."""
 
     seal: InitVar[object]
 
     def __post_init__(self, seal: object) -> None:
         if seal is not _SEAL:
-            raise TypeError("an InstallationScope is made by tracebility.api.scope, which checks who asks")
+            raise TypeError("an InstallationScope is made by tracebility.api.scope, which checks the key")
 
 
 def sealed_installation_scope() -> InstallationScope:
-    """The scope of the whole installation. The caller has checked that who asks runs it."""
+    """The scope of the whole installation. The caller has checked that the key is an operator's."""
     return InstallationScope(seal=_SEAL)
 
 
 class OrgClickHouse:
-    """Named queries about an org as a whole, seen through its scope."""
+    """Named queries about one org."""
 
     def __init__(self, engine: clickhouse.Engine, scope: OrgScope) -> None:
         self._engine = engine
         self.scope = scope
 
     async def rows(self, name: OrgQuery, **parameters: object) -> list[dict[str, Any]]:
-        """The rows of the query ``name`` of ``stores/sql``, by column. ``{org}`` of the query is the scope's.
+        """The rows of the query ``name`` of ``stores/sql``, by column. ``{org}`` is always the scope's.
 
         Raises:
             AnswerTooLarge, StoreUnavailable: as `ScopedClickHouse.rows`.
@@ -134,7 +134,7 @@ class OrgClickHouse:
 
 
 class ScopedClickHouse:
-    """Named queries, seen through one scope."""
+    """Named queries about one project."""
 
     def __init__(self, engine: clickhouse.Engine, scope: TenantScope) -> None:
         self._engine = engine
@@ -143,16 +143,16 @@ class ScopedClickHouse:
     async def rows(self, name: ReadQuery, **parameters: object) -> list[dict[str, Any]]:
         """The rows of the query ``name`` of ``stores/sql``, by column.
 
-        ``{org}`` and ``{project}`` of the query are the scope's, whatever ``parameters`` say.
+        ``{org}`` and ``{project}`` are always the scope's; ``parameters`` cannot replace them.
 
         Raises:
-            AnswerTooLarge: when the rows are more than one answer, or the engine's memory for one, may hold.
-            StoreUnavailable: when the engine is away, busy, or has not been migrated yet.
+            AnswerTooLarge: when the result exceeds the bound of the query, or of ClickHouse's memory for one query.
+            StoreUnavailable: when ClickHouse is unavailable, busy, or not migrated yet.
         """
         return (await self._result(name, parameters)).dicts()
 
     async def columns(self, name: ReadQuery, **parameters: object) -> Columns:
-        """As `rows`, by column: for answers of many rows. Of no rows there is no column."""
+        """As `rows`, but by column, for results with many rows. A result without rows has no columns."""
         result = await self._result(name, parameters)
         return dict(zip(result.columns, zip(*result.rows, strict=True), strict=True)) if result.rows else {}
 
@@ -183,22 +183,22 @@ async def _found(
 
 
 class ScopedEngine:
-    """The engine as services that answer requests hold it: it can be asked whether it is there, and through a scope."""
+    """ClickHouse as request code holds it: every query needs a scope."""
 
     def __init__(self, engine: clickhouse.Engine) -> None:
         self.__engine = engine
 
     def within(self, scope: TenantScope) -> ScopedClickHouse:
-        """The engine, seen through ``scope``.
+        """Queries about the project of ``scope``.
 
         Raises:
-            TypeError: for anything but a scope: ids are no leave.
+            TypeError: for anything but a scope. Ids are not enough.
         """
         _must_be(scope, TenantScope)
         return ScopedClickHouse(self.__engine, scope)
 
     def within_org(self, scope: OrgScope) -> OrgClickHouse:
-        """The engine, seen through an org's scope.
+        """Queries about the org of ``scope``.
 
         Raises:
             TypeError: for anything but such a scope.
@@ -207,12 +207,12 @@ class ScopedEngine:
         return OrgClickHouse(self.__engine, scope)
 
     async def is_owner(self) -> bool:
-        """Whether its user may write. The row policies do not bind such a user: without a tenant it sees every row."""
+        """Whether the user may write. Row policies do not apply to such a user: without a tenant it sees every row."""
         [[readonly]] = (await self.__engine.query("SELECT getSetting('readonly')")).rows
         return int(readonly) == 0
 
     async def ping(self) -> None:
-        """Return when the engine answers.
+        """Return when ClickHouse answers.
 
         Raises:
             StoreUnavailable: when it does not.
@@ -225,7 +225,7 @@ class ScopedEngine:
 
 
 class AllShards:
-    """How full the shards are, and of whom: counts, nothing that is in them."""
+    """Counts of entries by shard and org, without their content."""
 
     def __init__(self, queue: Queue) -> None:
         self.__queue = queue
@@ -244,13 +244,13 @@ class AllShards:
 
 
 class ScopedQueue:
-    """The queue as services that answer requests hold it: counts of one org, or for operators of all."""
+    """The queue as request code holds it: counts of one org, or for operators of all orgs."""
 
     def __init__(self, queue: Queue) -> None:
         self.__queue = queue
 
     def within_org(self, scope: OrgScope) -> OrgQueue:
-        """The queue's side of an org's books.
+        """The queue's part of an org's ledger.
 
         Raises:
             TypeError: for anything but such a scope.
@@ -286,7 +286,7 @@ def _must_be(scope: object, kind: type) -> None:
 
 
 async def connect_scoped_queue(url: str, variable: str) -> ScopedQueue:
-    """The queue at ``url``, which is the value of ``variable``.
+    """Connect to the queue at ``url``, the value of ``variable``.
 
     Raises:
         ConfigurationError: when nothing answers there, or it refuses the credentials or the database.
@@ -295,7 +295,7 @@ async def connect_scoped_queue(url: str, variable: str) -> ScopedQueue:
 
 
 async def connect(url: str, variable: str = clickhouse.VARIABLE) -> ScopedEngine:
-    """The engine at ``url``, which is the value of ``variable`` and should name a user that may only read.
+    """Connect to ClickHouse at ``url``, the value of ``variable``. The URL should name a user that may only read.
 
     Raises:
         ConfigurationError: when nothing answers there, or it refuses the user, password or database.
@@ -304,8 +304,8 @@ async def connect(url: str, variable: str = clickhouse.VARIABLE) -> ScopedEngine
 
 
 def _ran_out_of_its_memory(unavailable: StoreUnavailable) -> bool:
-    """Whether the query alone took all the memory a query may: it will again. Out of the engine's whole memory is
-    another thing; that passes with what else runs.
+    """Whether the query exceeded the memory of one query, which it will again. When ClickHouse's total memory is
+    exhausted, the cause is other queries, and a retry helps.
     """
     code = getattr(unavailable.__cause__, "code", None)
     return code == _MEMORY_LIMIT_EXCEEDED and _MEMORY_OF_ALL not in unavailable.detail
@@ -313,13 +313,13 @@ def _ran_out_of_its_memory(unavailable: StoreUnavailable) -> bool:
 
 def _too_large() -> AnswerTooLarge:
     return AnswerTooLarge(
-        "What is stored under this address is larger than one answer may be.",
-        hint="Ask for less: a smaller limit, or a smaller run. Trying again changes nothing.",
+        "The result is larger than one answer may be.",
+        hint="Ask for less: a smaller limit, or a smaller run. Retrying does not help.",
     )
 
 
 _MEMORY_LIMIT_EXCEEDED = 241
-_MEMORY_OF_ALL = "(total)"  # how the engine's message begins when it is not this query that is too large
+_MEMORY_OF_ALL = "(total)"  # in the message when the total memory is exhausted
 _RESULT_TOO_LARGE = 396  # TOO_MANY_ROWS_OR_BYTES
 _NOT_MIGRATED = frozenset(
     {

@@ -42,11 +42,12 @@ def add(batch: Batch, envelope: Envelope) -> int:
     was. What is in an OTLP span is read when it is mapped: an envelope that fails there is in ``batch.refused``.
     """
     header = envelope.header
-    if header.source not in SOURCES:
-        raise MalformedEnvelope(f"envelope of source {header.source!r}, this program reads {', '.join(SOURCES)}")
+    mapper = MAPPERS.get(header.source)
+    if mapper is None:
+        raise MalformedEnvelope(f"envelope of source {header.source!r}, this program reads {', '.join(MAPPERS)}")
     with batch.whole():
         body = decompress(envelope.body, header.content_encoding, INFLATED_BYTES)
-        added = SOURCES[header.source](batch, header, body)
+        added = mapper(batch, header, body)
         if added != header.items:
             raise MalformedEnvelope(
                 f"the body holds {added} items besides the rejected, the edge accepted {header.items}"
@@ -57,7 +58,7 @@ def add(batch: Batch, envelope: Envelope) -> int:
     return added
 
 
-def add_spans(batch: Batch, header: Header, body: bytes) -> int:
+def _add_spans(batch: Batch, header: Header, body: bytes) -> int:
     """Have the spans of ``body`` that the edge accepted mapped with those of other envelopes; how many there are."""
     if header.content_type == otlp.JSON:
         body = otlp.decode(body, header.content_type).SerializeToString()
@@ -91,7 +92,8 @@ def add_spans(batch: Batch, header: Header, body: bytes) -> int:
     return len(places)
 
 
-SOURCES: Mapping[str, Callable[[Batch, Header, bytes], int]] = {"otlp": add_spans, "native": add_runs}
+# How to add a body, by the ``source`` of its protocol: every record of `tracebility.wire.protocols` has a line here.
+MAPPERS: Mapping[str, Callable[[Batch, Header, bytes], int]] = {"otlp": _add_spans, "native": add_runs}
 
 
 def map_pending(batch: Batch) -> None:

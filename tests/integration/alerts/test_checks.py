@@ -1,9 +1,11 @@
 """What an operator is told: once when it begins, once when it is over, signed, and again until it was taken."""
 
+import asyncio
 import hmac
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from hashlib import sha256
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,14 +13,22 @@ from uuid import UUID, uuid4
 import pytest
 from aiohttp import web
 from tests.harness import streams as raw_streams
+from tests.harness.installation import until
+from tests.harness.proxy import Proxy, Road
 
-from tracebility.alerts.checks import Alert, Alerts
+from tracebility.alerts import checks, without_postgres
+from tracebility.alerts import webhook as webhook_module
+from tracebility.alerts.checks import Alerts, clock_offset_ms
+from tracebility.alerts.ledger_check import LedgerCheck
 from tracebility.alerts.metrics import AlertMetrics
+from tracebility.alerts.standing import Alert, StandingAlerts
 from tracebility.alerts.webhook import Notifier
 from tracebility.audit.events import AuditWriter, Event
 from tracebility.audit.verify import Problem
-from tracebility.errors import StoreUnavailable, TrailTampered
+from tracebility.config import Settings
+from tracebility.errors import TrailTampered
 from tracebility.ids import OrgId
+from tracebility.operator import service
 from tracebility.stores import postgres, redis_control
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.queue import Queue
@@ -46,29 +56,52 @@ def tampered() -> list[Problem]:
 
 
 @pytest.fixture
+async def standing_alerts(control: postgres.Postgres) -> StandingAlerts:
+    """Nothing stands, whatever other tests left."""
+    await control.execute("DELETE FROM standing_alert")
+    return StandingAlerts(control, AlertMetrics(Metrics()))
+
+
+@pytest.fixture
 def alerts(
-    control: postgres.Postgres, engine: Engine, queue: Queue, store: redis_control.Hot, due: set[UUID],
-    tampered: list[Problem],
+    standing_alerts: StandingAlerts, control: postgres.Postgres, engine: Engine, queue: Queue,
+    store: redis_control.Hot, tampered: list[Problem],
 ) -> Alerts:  # fmt: skip
-    return Alerts(control, engine, queue, store, AlertMetrics(Metrics()), due, lambda: tampered)
+    return Alerts(standing_alerts, control, engine, queue, store, nothing_missing, lambda: tampered)
+
+
+@pytest.fixture
+def ledgers(standing_alerts: StandingAlerts, engine: Engine, queue: Queue, due: set[UUID]) -> LedgerCheck:
+    return LedgerCheck(standing_alerts, engine, queue, AlertMetrics(Metrics()), due)
+
+
+async def nothing_missing() -> dict[str, str]:
+    return {}
 
 
 async def standing(alerts: Alerts) -> dict[str, Alert]:
-    """What stands, but for gaps of the trail, which other tests make."""
+    """What stands, but for gaps of the audit log, which other tests make."""
     return {alert.kind: alert for alert in await alerts.tick() if alert.kind != "audit_gaps"}
+
+
+async def notified(control: postgres.Postgres, kind: str) -> list[str]:
+    """The states that were told of ``kind``, the oldest first."""
+    rows = await control.fetch("SELECT body FROM notification WHERE kind = $1 ORDER BY created_at", kind)
+    return [row["body"]["state"] for row in rows]
 
 
 async def test_nothing_is_told_where_nothing_is_wrong(alerts: Alerts) -> None:
     assert await standing(alerts) == {}
 
 
-async def test_an_envelope_that_its_stream_lost_is_named(alerts: Alerts, queue: Queue) -> None:
-    book = Book(stream_of(4), uuid4(), uuid4(), 500_000, 7)
-    await queue.append_groups([], [book])
-    found = (await standing(alerts))["books"]
-    assert found.details == {"missing": 1, "envelopes": [f"{book.org_id}/{book.envelope_id}"]}
-    await queue.withdraw([book])
-    assert await standing(alerts) == {}
+async def test_an_envelope_that_its_stream_lost_is_named(ledgers: LedgerCheck, queue: Queue) -> None:
+    entry = Book(stream_of(4), uuid4(), uuid4(), 500_000, 7)
+    await queue.append_groups([], [entry])
+    found = await ledgers.tick()
+    assert found is not None
+    assert found.details == {"missing": 1, "envelopes": [f"{entry.org_id}/{entry.envelope_id}"]}
+    await queue.withdraw([entry])
+    assert await ledgers.tick() is None
 
 
 async def test_what_waits_for_long_and_a_shard_that_grows_alone_are_told(
@@ -91,22 +124,24 @@ async def test_what_waits_beside_a_shard_is_of_it(alerts: Alerts, queue: Queue) 
     assert (found.details["stream"], found.details["entries"]) == (stream_of(2), 1_100)
 
 
-async def test_books_that_do_not_balance_are_told_until_they_do(
-    alerts: Alerts, store: redis_control.Hot, due: set[UUID]
+async def test_a_ledger_that_does_not_balance_is_told_until_it_does(
+    ledgers: LedgerCheck, store: redis_control.Hot, due: set[UUID]
 ) -> None:
     org_id = uuid4()
     due.add(org_id)
-    assert await standing(alerts) == {}
+    assert await ledgers.tick() is None
     assert due == set()
     at = accepted_key(stream_of(4), org_id)
     await store.command("HINCRBY", at, 500_000, 7)
-    assert await standing(alerts) == {}, "nothing of it was settled"
+    assert await ledgers.tick() is None, "it was not due"
     due.add(org_id)
-    assert await standing(alerts) == {}, "it may be half-done"
+    assert await ledgers.tick() is None, "a write may be half done"
     for _ in range(2):
-        assert (await standing(alerts))["books"].details == {"orgs": [str(org_id)]}
+        found = await ledgers.tick()
+        assert found is not None
+        assert found.details == {"orgs": [str(org_id)]}
     await store.command("HINCRBY", at, 500_000, -7)
-    assert await standing(alerts) == {}
+    assert await ledgers.tick() is None
 
 
 async def test_a_trail_that_is_not_as_it_was_written_is_told(alerts: Alerts, tampered: list[Problem]) -> None:
@@ -117,28 +152,34 @@ async def test_a_trail_that_is_not_as_it_was_written_is_told(alerts: Alerts, tam
     assert await standing(alerts) == {}
 
 
-async def test_with_one_store_away_the_others_are_looked_at(
-    alerts: Alerts, engine: Engine, store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def away(*_: Any) -> Any:
-        raise StoreUnavailable("redis", "away")
-
-    monkeypatch.setattr(alerts._queue, "depths", away)
-    await store.command("CONFIG", "SET", "appendfsync", "everysec")
-    try:
-        with pytest.raises(StoreUnavailable):
-            await alerts.tick()
-        assert "queue_durability" in alerts._standing
-    finally:
-        await store.command("CONFIG", "SET", "appendfsync", "always")
-
-
-async def test_only_new_dead_letters_are_told(alerts: Alerts, queue: Queue) -> None:
-    await raw_streams.append(queue, [(DEAD_LETTER_STREAM, {"h": b""})])
-    assert await standing(alerts) == {}
-    await raw_streams.append(queue, [(DEAD_LETTER_STREAM, {"h": b""})])
+async def test_dead_letters_stand_until_the_last_is_gone_and_a_new_leader_knows_of_them(
+    alerts: Alerts, queue: Queue, store: redis_control.Hot, control: postgres.Postgres, engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    await control.execute("DELETE FROM notification WHERE kind = 'dead_letters'")
+    letters = [(await raw_streams.append(queue, [(DEAD_LETTER_STREAM, {"h": b""})]))[0] for _ in range(2)]
+    assert (await standing(alerts))["dead_letters"].details == {"dead_letters": 2}, "they came before the first check"
     assert (await standing(alerts))["dead_letters"].details == {"dead_letters": 2}
-    assert await standing(alerts) == {}
+    board = StandingAlerts(control, AlertMetrics(Metrics()))
+    next_leader = Alerts(board, control, engine, queue, store, nothing_missing)
+    assert "dead_letters" in await standing(next_leader)
+    assert await notified(control, "dead_letters") == ["firing"]
+
+    await raw_streams.append(queue, [(DEAD_LETTER_STREAM, {"h": b""})])
+    assert (await standing(next_leader))["dead_letters"].details == {"dead_letters": 3}
+    assert await notified(control, "dead_letters") == ["firing"] * 2, "there are more"
+    await raw_streams.append(queue, [(DEAD_LETTER_STREAM, {"h": b""})])
+    await standing(next_leader)
+    assert await notified(control, "dead_letters") == ["firing"] * 2, "it was told a moment ago"
+    monkeypatch.setattr("tracebility.alerts.standing.TELL_AGAIN_S", 0.0)
+    await standing(next_leader)
+    assert await notified(control, "dead_letters") == ["firing"] * 3, "but not forgotten"
+
+    await store.command("XDEL", DEAD_LETTER_STREAM, *letters)
+    assert "dead_letters" in await standing(next_leader), "two are left"
+    await store.command("DEL", DEAD_LETTER_STREAM)
+    assert await standing(next_leader) == {}
+    assert await notified(control, "dead_letters") == [*["firing"] * 3, "over"]
 
 
 async def test_an_org_that_has_more_dead_letters_than_its_share_is_told_and_stays_refused(
@@ -174,22 +215,28 @@ async def test_a_disk_buffer_that_holds_something_is_told_and_whether_anyone_wil
     assert (await standing(alerts))["disk_buffer"].details == {"bytes": 15, "gone": ["gone"]}
 
 
-async def test_an_alert_is_told_when_it_begins_and_when_it_is_over(
-    alerts: Alerts, queue: Queue, control: postgres.Postgres
-) -> None:
-    book = Book(stream_of(4), uuid4(), uuid4(), 500_000, 7)
-    name = f"{book.org_id}/{book.envelope_id}"
-    await queue.append_groups([], [book])
-    for _ in range(3):
-        await alerts.tick()
-    rows = await control.fetch("SELECT body FROM notification WHERE kind = 'books' AND body::text LIKE $1", f"%{name}%")
-    assert [row["body"]["state"] for row in rows] == ["firing"]
-    await queue.withdraw([book])
-    await alerts.tick()
-    newest = await control.fetchval(
-        "SELECT body FROM notification WHERE kind = 'books' ORDER BY created_at DESC LIMIT 1"
-    )
-    assert newest == {"text": "books is over", "state": "over"}
+async def test_a_slow_answer_is_no_clock_that_is_apart() -> None:
+    async def slow() -> int:
+        at = int(time.time() * 1000)
+        await asyncio.sleep(0.2)
+        return at
+
+    async def ahead() -> int:
+        return int(time.time() * 1000) + 5_000
+
+    async def behind() -> int:
+        return int(time.time() * 1000) - 5_000
+
+    assert abs(await clock_offset_ms(slow)) < 20
+    assert 4_900 < await clock_offset_ms(ahead) <= 5_000
+    assert -5_100 < await clock_offset_ms(behind) <= -4_900
+
+
+def test_an_alert_is_told_within_30_s() -> None:
+    for period_s in (checks.PERIOD_S, without_postgres.PERIOD_S):
+        absence_s = checks.MISSED_CHECKS * (period_s + checks.CHECK_WAIT_S)
+        assert absence_s + webhook_module.PERIOD_S + webhook_module.DEADLINE_S <= 30
+    assert checks.LAG_S + checks.PERIOD_S + webhook_module.PERIOD_S <= 30
 
 
 class Webhook:
@@ -277,3 +324,72 @@ async def test_a_webhook_that_is_away_keeps_nothing_else_from_being_done(control
     await control.execute("insert_notification", uuid4(), "test", None, {})
     assert await Notifier(control, "http://127.0.0.1:9/", "secret").tick() == 0
     assert await Notifier(control, "", "").tick() == 0
+
+
+@pytest.fixture
+async def roads(stores: Any, empty_redis_url: str) -> AsyncIterator[dict[str, Proxy]]:
+    """A proxy before each store of an operator, by the name of the store."""
+    dsns = {"postgres": stores.pg_dsn, "redis": empty_redis_url, "clickhouse": stores.clickhouse_url}
+    async with AsyncExitStack() as stack:
+        yield {store: await stack.enter_async_context(Proxy.before(dsn)) for store, dsn in dsns.items()}
+
+
+@pytest.fixture
+async def leading_operator(
+    stores: Any, empty_redis_url: str, roads: dict[str, Proxy], webhook: Webhook,
+    control: postgres.Postgres, monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Webhook]:  # fmt: skip
+    """An operator that leads and checks many times a second; where it sends its notifications."""
+    await control.execute("UPDATE notification SET sent_at = now()")
+    await control.execute("DELETE FROM standing_alert")
+    for module in (checks, without_postgres, webhook_module):
+        monkeypatch.setattr(module, "PERIOD_S", 0.2)
+    monkeypatch.setattr("tracebility.health.READY_WAIT_S", 0.5)
+    monkeypatch.setattr(checks, "CHECK_WAIT_S", 1.0)
+    settings = Settings(
+        pg_dsn=roads["postgres"].through(stores.pg_dsn),
+        redis_url=roads["redis"].through(empty_redis_url),
+        clickhouse_url=roads["clickhouse"].through(stores.clickhouse_url),
+        alert_webhook_url=webhook.url,
+    )
+    stop = asyncio.Event()
+    leading = asyncio.create_task(service.run(settings, stop))
+    yield webhook
+    for road in roads.values():
+        road.clear()
+    stop.set()
+    await leading
+
+
+async def told(webhook: Webhook, kind: str, state: str) -> dict[str, Any]:
+    """The newest notification of ``kind``, once it says ``state``."""
+    newest: dict[str, Any] = {}
+
+    def has_come() -> bool:
+        nonlocal newest
+        documents = [json.loads(body) for _, body in webhook.requests]
+        newest = next((one for one in reversed(documents) if one["kind"] == kind), {})
+        return newest.get("state") == state
+
+    await until(f"{kind} {state}", has_come, 30.0)
+    return newest
+
+
+@pytest.mark.parametrize("store_name", ["clickhouse", "redis", "postgres"])
+async def test_a_store_that_hangs_is_told_and_holds_up_no_other_check(
+    leading_operator: Webhook, roads: dict[str, Proxy], empty_queue: Queue, store: redis_control.Hot,
+    store_name: str,
+) -> None:  # fmt: skip
+    await raw_streams.append(empty_queue, [(DEAD_LETTER_STREAM, {"h": b""})])
+    await told(leading_operator, "dead_letters", "firing")
+    roads[store_name].road = Road.BLACKHOLE
+    firing = await told(leading_operator, "store_away", "firing")
+    assert set(firing["stores"]) == {store_name}
+    if store_name == "clickhouse":
+        await store.command("XADD", stream_of(2), f"{int(time.time() * 1000) - 90_000}-1", "h", "")
+        await told(leading_operator, "queue_lag", "firing")
+    roads[store_name].clear()
+    await told(leading_operator, "store_away", "over")
+    assert "clock_skew" not in {json.loads(body)["kind"] for _, body in leading_operator.requests}
+    await store.command("DEL", DEAD_LETTER_STREAM, stream_of(2))
+    await told(leading_operator, "dead_letters", "over")

@@ -44,14 +44,14 @@ async def test_without_a_valid_key_every_route_says_the_same(api: httpx.AsyncCli
     assert "www-authenticate" in bare.headers
 
 
-async def test_a_header_sent_twice_is_no_key_whatever_it_holds(api: httpx.AsyncClient, tenants: Any) -> None:
+async def test_a_header_sent_twice_with_two_keys_is_no_key(api: httpx.AsyncClient, tenants: Any) -> None:
     """As where spans are sent: two readers of one request must not see two tenants."""
     mine, other = (writer.tenant for writer in tenants)
     for name, prefix in (("authorization", "Bearer "), ("x-api-key", "")):
-        for keys in ((mine.key, mine.key), (mine.key, other.key), (mine.key, "")):
-            headers = [(name, prefix + key) for key in keys]
-            assert (await api.get("/v1/projects", headers=headers)).status_code == 401
-            assert "Forget the key" not in (await api.get("/", headers=headers)).text
+        headers = [(name, prefix + mine.key), (name, prefix + other.key)]
+        assert (await api.get("/v1/projects", headers=headers)).status_code == 401
+        assert "Forget the key" not in (await api.get("/", headers=headers)).text
+        assert (await api.get("/v1/projects", headers=headers[:1] * 2)).status_code == 200
 
 
 async def test_a_key_without_the_scope_is_forbidden_whatever_it_asks_for(

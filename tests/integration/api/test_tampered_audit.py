@@ -59,7 +59,7 @@ async def test_nothing_is_changed_and_the_answer_says_why(
     assert 1 <= int(answer.headers["retry-after"]) <= 5
     said = answer.json()
     assert said["type"] == "urn:tracebility:error:trail-tampered"
-    assert "is not as it was written" in said["detail"]
+    assert "was changed outside of tracebility" in said["detail"]
     assert "tracebility audit verify" in said["hint"]
     assert not {"audit_log_seq", "duplicate", "constraint"} & set(answer.text.replace('"', " ").split())
     assert await trail.length() == before

@@ -29,7 +29,10 @@ class Commands:
 
     def run(self, *arguments: str, text: str | None = None) -> Any:
         """What came of it. ``text`` is its standard input."""
-        return CliRunner().invoke(app, [*arguments, "--data-dir", str(self.data_dir)], input=text)
+        try:
+            return CliRunner().invoke(app, [*arguments, "--data-dir", str(self.data_dir)], input=text)
+        finally:  # a command sends logs to a stream that the runner closes behind it
+            structlog.reset_defaults()
 
     def answer(self, *arguments: str, text: str | None = None) -> Any:
         """The document that it prints for programs."""

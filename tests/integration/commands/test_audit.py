@@ -68,7 +68,7 @@ async def test_events_of_both_stores_are_listed_once_newest_first(
     text = (await audit(stores, "list", str(org_id))).stdout
     assert text.count("\n") == 4
     assert "access.denied" in text
-    assert "no such events" in (await audit(stores, "list", str(uuid7()))).stdout
+    assert "no such events" in (await audit(stores, "list", str(org_id), "--type", "plan.changed")).stdout
 
 
 async def test_what_concerns_no_org_is_listed_without_one(stores: Any, control: Postgres, engine: Engine) -> None:
@@ -146,10 +146,7 @@ async def test_where_an_event_was_forged_behind_the_last_nothing_is_changed_and_
         refused = await command(stores, *arguments)
         assert (refused.exit_code, refused.stdout) == (1, "")
         assert isinstance(refused.exception, TracebilityError)
-        assert str(refused.exception) == (
-            "The audit trail of this organisation is not as it was written, so nothing is changed until that is "
-            "mended. Run 'tracebility audit verify': it says what was done to it, and where."
-        )
+        assert "Run 'tracebility audit verify'" in str(refused.exception)
     async with control.transaction() as transaction:  # other tests verify everything
         await transaction.execute("ALTER TABLE audit_log DISABLE TRIGGER ALL")
         await transaction.execute("DELETE FROM audit_log WHERE event_id = $1", forged)

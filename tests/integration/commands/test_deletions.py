@@ -30,7 +30,6 @@ def test_a_deleted_org_is_not_let_in_again(commands: Any) -> None:
 def test_what_is_not_there_is_said(commands: Any) -> None:
     assert commands.refusal("deletions", "show", str(uuid.uuid4()))
     assert commands.refusal("orgs", "delete", str(uuid.uuid4()), "--yes")
-    assert commands.answer("deletions", "list", str(uuid.uuid4())) == {"items": []}
 
 
 def test_a_project_keeps_its_data_as_long_as_is_said(commands: Any) -> None:
@@ -39,6 +38,36 @@ def test_a_project_keeps_its_data_as_long_as_is_said(commands: Any) -> None:
     assert (changed["project_id"], changed["retention_days"]) == (project, 9)
     assert commands.answer("retention", "set", project, "org")["retention_days"] is None
     assert "9 days" in commands.run("retention", "set", project, "9").stdout
+
+
+def test_a_retention_longer_than_its_orgs_is_not_confirmed(commands: Any) -> None:
+    made = commands.answer("orgs", "create", "Acme")
+    commands.answer("orgs", "set", made["org_id"], "--retention-days", "90")
+    assert "for 90 days. 100 days are noted" in commands.run("retention", "set", made["project_id"], "100").stdout
+    changed = commands.answer("retention", "set", made["project_id"], "100")
+    assert (changed["retention_days"], changed["kept_days"]) == (100, 90)
+    assert "for 90 days. That is its org's" in commands.run("retention", "set", made["project_id"], "org").stdout
+
+
+def test_a_run_a_user_and_a_project_are_deleted_by_commands(commands: Any) -> None:
+    made = commands.answer("orgs", "create", "Acme")
+    org, project = made["org_id"], made["project_id"]
+    [listed] = commands.answer("projects", "list", org)["items"]
+    assert (listed["project_id"], listed["name"]) == (project, "default")
+    run = commands.answer("projects", "delete-run", project, "AB" * 16, "--yes")
+    user = commands.answer("orgs", "delete-user", org, "user 42", "--yes")
+    assert commands.run("projects", "delete", project, text="n\n").exit_code == 1
+    assert "not the id of a run" in commands.refusal("projects", "delete-run", project, "no id", "--yes")
+    whole = commands.answer("projects", "delete", project, "--yes")
+    jobs = [(job["kind"], job["target"]) for job in (run, user, whole)]
+    assert jobs == [("run", "ab" * 16), ("user", "user 42"), ("project", project)]
+    assert {job["id"] for job in commands.answer("deletions", "list", org)["items"]} == {
+        run["id"],
+        user["id"],
+        whole["id"],
+    }
+    assert commands.answer("projects", "list", org)["items"] == []
+    assert "no project" in commands.refusal("projects", "delete", project, "--yes")
 
 
 @pytest.mark.parametrize(

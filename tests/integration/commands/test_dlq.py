@@ -51,7 +51,10 @@ async def test_what_is_replayed_or_dropped_is_in_the_trail(
     (first, org_id), (second, _), (unknown, _), (unreadable, _) = letters
     assert org_id is not None
     assert await asyncio.to_thread(commands.answer, "dlq", "drop", first) == {"dropped": [{"id": first}]}
-    await asyncio.to_thread(commands.answer, "dlq", "drop", "--all")
+    refused = await asyncio.to_thread(commands.run, "dlq", "drop", "--all", text="n\n")
+    assert (refused.exit_code, await queue.length(DEAD_LETTER_STREAM)) == (1, 3)
+    assert "Delete 3 dead letters with 6 items" in refused.output
+    await asyncio.to_thread(commands.answer, "dlq", "drop", "--all", "--yes")
     rows = await events(control, org_id)
     assert [(row["event_type"], row["actor_type"]) for row in rows] == [("dead_letters.dropped", "operator")] * 2
     assert [row["details"] for row in reversed(rows)] == [

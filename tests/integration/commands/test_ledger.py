@@ -121,9 +121,10 @@ async def test_usage_is_what_the_api_answers_and_an_export_is_in_the_trail(
         (("--from", "yesterday", "--to", "2026-03-01T12:00:00Z"), "--from takes"),
         (("--from", "2026-03-02T00:00:00Z", "--to", "2026-03-01T12:00:00Z"), "to:"),
         ((*BETWEEN, "--csv", "--json"), "not both"),
-        (BETWEEN, "Nothing is stored"),
+        (BETWEEN, "no organisation"),
     ],
     ids=["no time", "backwards", "two formats", "nobody"],
 )
 def test_what_usage_cannot_be_shown_of_is_said(commands: Any, arguments: tuple[str, ...], words: str) -> None:
-    assert words in commands.refusal("quota", "usage", str(uuid4()), *arguments)
+    org = str(uuid4()) if words == "no organisation" else commands.answer("orgs", "create", "Acme")["org_id"]
+    assert words in commands.refusal("quota", "usage", org, *arguments)

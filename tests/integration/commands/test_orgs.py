@@ -63,18 +63,29 @@ async def test_a_running_process_knows_what_a_command_changed(
     [
         (("orgs", "create", ""), "name:"),
         (("orgs", "create", "x", "--plan", "no-such-plan"), "plan:"),
-        (("orgs", "set", str(uuid4()), "--suspend"), "Nothing is stored"),
-        (("orgs", "show", str(uuid4())), "Nothing is stored"),
+        (("orgs", "set", str(uuid4()), "--suspend"), "no organisation"),
+        (("orgs", "show", str(uuid4())), "no organisation"),
+        (("orgs", "delete-user", str(uuid4()), "user", "--yes"), "no organisation"),
+        (("projects", "list", str(uuid4())), "no organisation"),
+        (("projects", "delete", str(uuid4()), "--yes"), "no project"),
+        (("projects", "delete-run", str(uuid4()), "run", "--yes"), "no project"),
+        (("ledger", str(uuid4())), "no organisation"),
+        (("deletions", "list", str(uuid4())), "no organisation"),
+        (("deletions", "show", str(uuid4())), "no deletion"),
+        (("dlq", "list", "--org", str(uuid4())), "no organisation"),
+        (("audit", "list", str(uuid4())), "no organisation"),
+        (("audit", "gaps", str(uuid4())), "no organisation"),
         (("orgs", "show", "x"), "not an id"),
         (("orgs", "set", str(uuid4())), "--plan"),
         (("orgs", "set", str(uuid4()), "--retention-days", "ten"), "--retention-days"),
         (("orgs", "set", str(uuid4()), "--retention-days", "9" * 5_000), "--retention-days"),
-        (("orgs", "set", str(uuid4()), "--retention-days", "0"), "retention_days:"),
-        (("quota", "show", str(uuid4())), "Nothing is stored"),
+        (("orgs", "set", "ORG", "--retention-days", "0"), "retention_days:"),
+        (("quota", "show", str(uuid4())), "no organisation"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(commands: Any, arguments: tuple[str, ...], words: str) -> None:
-    assert words in commands.refusal(*arguments)
+    org = commands.answer("orgs", "create", "Acme")["org_id"] if "ORG" in arguments else ""
+    assert words in commands.refusal(*(org if text == "ORG" else text for text in arguments))
 
 
 def test_usage_is_shown_with_its_limits(commands: Any) -> None:

@@ -79,7 +79,7 @@ def test_a_second_move_is_refused_for_a_while(commands: Any, org: str) -> None:
         (("move", str(uuid4()), "3"), "tracebility orgs list"),
         (("split", str(uuid4()), "3"), "tracebility orgs list"),
         (("undo", "--org", str(uuid4())), "tracebility orgs list"),
-        (("undo", "--org", "x"), "--org takes an id"),
+        (("undo", "--org", "x"), "not an id"),
         (("move", "x", "3"), "not an id"),
         (("move", str(uuid4()), "16"), "shard:"),
         (("split", str(uuid4()), "1"), "n:"),

@@ -1,13 +1,23 @@
 """Status shows what is there, for people and for programs."""
 
 import json
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 from typer.testing import CliRunner
 
 from tracebility.cli import app
+from tracebility.commands.doctor import Verdict, examine
+from tracebility.commands.status import look, render
+from tracebility.commands.stores import ASK_WAIT_S, REACH_WAIT_S, reaching
+from tracebility.embedded.installation import Located, locate
+from tracebility.errors import ConfigurationError
+from tracebility.stores.postgres import Postgres
 from tracebility.tenant.shard_router import stream_of
 
 
@@ -36,10 +46,6 @@ def test_stores_queue_rows_and_disk_are_shown(stores: Any) -> None:
 
 
 async def test_a_shard_that_waits_is_shown_with_its_age(stores: Any) -> None:
-    from tracebility.commands.reach import reaching
-    from tracebility.commands.status import look, render
-    from tracebility.embedded.installation import locate
-
     server = Redis.from_url(stores.redis_url)
     before = await server.xlen(stream_of(3))  # of what other tests left
     try:
@@ -55,7 +61,7 @@ async def test_a_shard_that_waits_is_shown_with_its_age(stores: Any) -> None:
     assert "shard 3" in render(seen)
 
 
-def test_a_store_that_is_away_is_shown_and_fails(stores: Any, tmp_path: Path) -> None:
+def test_a_store_that_is_away_is_shown_and_fails(stores: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ready = stores.ready | {"clickhouse_url": "http://u:secret-word@127.0.0.1:1/x"}
     (tmp_path / "ready.json").write_text(json.dumps(ready))
     result = status(tmp_path)
@@ -63,3 +69,64 @@ def test_a_store_that_is_away_is_shown_and_fails(stores: Any, tmp_path: Path) ->
     assert "NOT OK" in result.stdout
     assert "TRACEBILITY_CLICKHOUSE_URL" in result.stdout
     assert "secret-word" not in result.output
+    assert caplog.records == [], "the client's tracebacks"
+    assert result.output.count("127.0.0.1:1 ") == 1, "one line a fault"
+
+
+@pytest.fixture
+def hung() -> Iterator[list[str]]:
+    """Addresses of three servers that take connections and say nothing."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        yield [f"127.0.0.1:{server.getsockname()[1]}" for server in servers]
+
+
+async def test_stores_that_hang_are_named_in_time(hung: list[str]) -> None:
+    postgres, redis, clickhouse = hung
+    found = Located(f"postgresql://u:p@{postgres}/d", f"redis://{redis}/0", f"http://u:p@{clickhouse}/d")
+    async with reaching(found) as reached:
+        seen = await look(found, reached)
+    assert sorted(fault.split(":")[0] for fault in seen.faults) == ["clickhouse", "postgres", "redis"]
+    wrong = {finding.check for finding in await examine(found) if finding.verdict is Verdict.WRONG}
+    assert wrong == {"postgres answers", "redis answers", "clickhouse answers"}
+    assert REACH_WAIT_S + ASK_WAIT_S < 4, "a second is left of the five for the start of Python"
+
+
+async def test_services_that_the_stores_never_heard_of_are_a_fault(stores: Any, empty_redis_url: str) -> None:
+    """By DSN there is no ready file that says what should run."""
+    found = Located(stores.pg_dsn, empty_redis_url, stores.clickhouse_url)
+    async with reaching(found) as reached:
+        seen = await look(found, reached)
+    assert not seen.ok
+    said = render(seen)
+    for name in ("ingest-api", "ingest-worker"):
+        assert f"FAULT  {name} has never been heard of. Start it: tracebility serve --target {name}" in said
+    wrong = [finding for finding in await examine(found) if finding.check == "services"]
+    assert "ingest-api has never been heard of" in [finding.seen for finding in wrong]
+
+
+async def test_alerts_that_stand_are_shown(stores: Any, control: Postgres) -> None:
+    await control.execute("raise_alert", "test_alert", "Something is odd", {}, 0)
+    try:
+        found = locate(stores.data_dir, {})
+        async with reaching(found) as reached:
+            seen = await look(found, reached)
+        assert "ALERT  test_alert: Something is odd (since 20" in render(seen)
+        findings = {finding.check: finding for finding in await examine(found)}
+        assert findings["alert test_alert"].verdict is Verdict.NOTED
+    finally:
+        await control.execute("end_alert", "test_alert")
+
+
+def test_a_stopped_installation_says_how_to_start_it(tmp_path: Path) -> None:
+    (tmp_path / "installation.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match=r"is stopped; start it with 'tracebility up --data-dir "):
+        locate(tmp_path, {})
+
+
+def test_doctor_names_the_user_of_each_target(stores: Any) -> None:
+    result = CliRunner().invoke(app, ["doctor", "--json", "--data-dir", str(stores.data_dir)])
+    users = {one["check"]: one["seen"] for one in json.loads(result.stdout)["findings"] if "user of" in one["check"]}
+    assert users["user of api"].endswith("ClickHouse tracebility_reader")
+    assert users["user of ingest-worker"].endswith("ClickHouse tracebility")
+    assert set(users) == {f"user of {name}" for name in ("api", "ingest-api", "ingest-worker", "operator")}

@@ -7,8 +7,9 @@ from uuid import UUID
 import pytest
 from tests.harness.erasure import Filled, Work, drain, enter, envelope_of, work_now
 
-from tracebility.alerts.checks import Alerts
+from tracebility.alerts.ledger_check import LedgerCheck
 from tracebility.alerts.metrics import AlertMetrics
+from tracebility.alerts.standing import StandingAlerts
 from tracebility.deletion import jobs
 from tracebility.stores import clickhouse, postgres, redis_control
 from tracebility.stores.ledger import Ledger, OrgQueue, RawRows, ledger
@@ -41,17 +42,17 @@ def alerted(
     control: postgres.Postgres,
     engine: clickhouse.Engine,
     streams: Queue,
-    store: redis_control.Hot,
 ) -> Callable[[], Awaitable[bool]]:
     """Whether the operator is told of books: the org's are looked at as after a settlement of its usage."""
     due: set[UUID] = set()
-    alerts = Alerts(control, engine, streams, store, AlertMetrics(Metrics()), due)
+    metrics = AlertMetrics(Metrics())
+    ledgers = LedgerCheck(StandingAlerts(control, metrics), engine, streams, metrics, due)
 
     async def look() -> bool:
         for _ in range(2):  # once it may be half-done
             due.add(sender.org_id)
-            found = await alerts.tick()
-        return "books" in {alert.kind for alert in found}
+            found = await ledgers.tick()
+        return found is not None
 
     return look
 

@@ -40,6 +40,16 @@ async def test_the_first_tenant_is_made_once_however_many_start_together(control
     assert context.scopes == {Scope.INGEST_WRITE, Scope.READ, Scope.ADMIN}
     stored = await control.fetchval("SELECT password_hash FROM app_user WHERE email = $1", tenant.admin_email)
     assert PasswordHasher().verify(stored, tenant.admin_password)
+    logged = await control.fetch(
+        "SELECT event_type, details FROM audit_log WHERE org_id = $1 ORDER BY seq", tenant.org_id
+    )
+    assert [row["event_type"] for row in logged] == [
+        "org.created",
+        "workspace.created",
+        "project.created",
+        "api_key.created",
+    ], "as of every other org"
+    assert logged[-1]["details"]["project_id"] == str(tenant.project_id)
 
 
 async def test_an_operator_key_is_of_no_org(control: Any) -> None:

@@ -1,4 +1,4 @@
-"""What `tracebility up` says never holds it up."""
+"""Output of `tracebility up` never blocks it."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ CHATTER = """
 from tracebility.embedded.console import Console
 console = Console(verbose=True)
 for number in range(20_000):
-    console.said("api", f"line {number} " + "x" * 200)
+    console.line("api", f"line {number} " + "x" * 200)
 """
 
 

@@ -16,7 +16,7 @@ from tracebility.wire.otlp_protocol import OTLP
 from tracebility.wire.protocol import Call, Route, Router
 from tracebility.wire.protocols import PROTOCOLS, ROUTER
 from tracebility.wire.rejection import ItemWarning, Rejection
-from tracebility.worker.mapping import SOURCES
+from tracebility.worker.mapping import MAPPERS
 
 MULTIPART = replace(
     NATIVE,
@@ -74,7 +74,7 @@ def test_a_content_type_keeps_the_parameters_that_its_parser_needs(header: str, 
 
 
 def test_the_worker_maps_every_protocol() -> None:
-    assert {protocol.source for protocol in PROTOCOLS} == set(SOURCES)
+    assert {protocol.source for protocol in PROTOCOLS} == set(MAPPERS)
 
 
 @pytest.mark.parametrize("encoding", ["json", "protobuf"])

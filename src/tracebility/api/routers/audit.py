@@ -1,4 +1,4 @@
-"""The audit trail of an org, and what its reconciliations found missing or changed."""
+"""The audit log of an org, and the gaps that reconciliation found in its ClickHouse copy."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class AuditEvent(msgspec.Struct, kw_only=True):
-    """What was done, by whom, to what."""
+    """An event: who did what to what."""
 
     event_id: str
     event_time: str
@@ -40,7 +40,7 @@ class AuditEvent(msgspec.Struct, kw_only=True):
 
 
 class AuditGap(msgspec.Struct, kw_only=True):
-    """What a reconciliation found: an event that was missing or not as it should be, and when it was put right."""
+    """An event that reconciliation found missing or changed in the copy, and when it was repaired."""
 
     detection_run_id: str
     detected_at: str
@@ -64,27 +64,29 @@ def _rows_of(rows: OrgRows) -> audit_log.EngineRows:
 
 @router.get(
     "/v1/admin/orgs/{org_id}/audit",
-    summary="What was done in an org",
+    summary="The audit log of an org",
     responses=answers(Page[AuditEvent], "A page of events, the newest first."),
 )
 async def list_events(
     rows: OrgRows,
     services: Services,
     asked: Asked,
-    actor: Annotated[str, Query(max_length=200, description="Only what this actor did.")] = "",
-    target: Annotated[str, Query(max_length=200, description="Only what was done to this.")] = "",
-    type_: Annotated[str, Query(alias="type", max_length=200, description="Only events of this name.")] = "",
-    since: Annotated[str | None, Query(alias="from", description="From this time on (RFC 3339).")] = None,
-    until: Annotated[str | None, Query(alias="to", description="Before this time (RFC 3339).")] = None,
+    actor: Annotated[str, Query(max_length=200, description="Only events of this actor.")] = "",
+    target: Annotated[str, Query(max_length=200, description="Only events with this target.")] = "",
+    type_: Annotated[str, Query(alias="type", max_length=200, description="Only events of this type.")] = "",
+    since: Annotated[str | None, Query(alias="from", description="Events at this time or later (RFC 3339).")] = None,
+    until: Annotated[str | None, Query(alias="to", description="Events before this time (RFC 3339).")] = None,
 ) -> Response:
-    """Both stores united, without doubles."""
+    """Events of both stores, each once, newest first."""
     for name, text in (("actor", actor), ("target", target), ("type", type_)):
-        if "\0" in text:  # which no text in the control plane has, so that it takes none to compare with either
-            raise Unprocessable(f"{name}: takes no null characters.", hint=f"Correct the query parameter {name}.")
+        if "\0" in text:  # PostgreSQL has no null characters in texts and refuses them in parameters
+            raise Unprocessable(
+                f"{name}: must not contain null characters.", hint=f"Correct the query parameter {name}."
+            )
     filters = audit_log.Filters(actor, target, type_, _moment("from", since), _moment("to", until))
     org_id = rows.scope.org_id
     before = _before(asked.cursor, b"audit", org_id)
-    if before is not None and not _is_id(before.id):  # sealed by someone who read how
+    if before is not None and not _is_id(before.id):  # a client sealed its own bytes
         raise cursor.unfit()
     page = await audit_log.events(services.control, _rows_of(rows), org_id, filters, before, asked.limit)
     return answer({"items": page.items, "next_cursor": _next(page, b"audit", org_id)})
@@ -92,11 +94,11 @@ async def list_events(
 
 @router.get(
     "/v1/admin/orgs/{org_id}/audit/gaps",
-    summary="What was missing from the trail of an org",
+    summary="The gaps in the audit log of an org",
     responses=answers(Page[AuditGap], "A page of gaps, the newest first."),
 )
 async def list_gaps(rows: OrgRows, asked: Asked) -> Response:
-    """Each with the reconciliation that found it, what it found instead, and when it was repaired."""
+    """Each with the reconciliation run that found it, the row found instead, and when it was repaired."""
     org_id = rows.scope.org_id
     page = await audit_log.gaps(_rows_of(rows), org_id, _before(asked.cursor, b"gaps", org_id), asked.limit)
     return answer({"items": page.items, "next_cursor": _next(page, b"gaps", org_id)})

@@ -1,4 +1,4 @@
-"""Deletions of runs, of users, of projects and of orgs: asked for here, followed here. The operator does them."""
+"""Deletions of runs, users, projects and orgs: requested and followed here. The operator target executes them."""
 
 from fastapi import Request
 from starlette.responses import Response
@@ -23,17 +23,17 @@ from tracebility.deletion.jobs import (
 
 router = routing.router("deletions")
 
-_ASKED = "The job. It is done when `state` is `done`, with a certificate."
+_REQUESTED = "The deletion job. When `state` is `done` it has a certificate."
 
 
 @router.delete(
     "/v1/admin/orgs/{org_id}",
-    summary="Delete an org with all it has",
+    summary="Delete an org and all its data",
     status_code=202,
-    responses=answers(Deletion, _ASKED, 202),
+    responses=answers(Deletion, _REQUESTED, 202),
 )
 async def end_org(holder: Administrator, org: OperatedOrg, services: Services) -> Response:
-    """Its keys are refused at once. Usage and the audit trail stay, and the org's row, which they name."""
+    """Its keys are refused at once. Usage, the audit log and the org's row are kept."""
     async with services.changing() as transaction:
         job = await delete_org(transaction, holder.actor, org, services.now())
     return answer(job, 202)
@@ -41,12 +41,12 @@ async def end_org(holder: Administrator, org: OperatedOrg, services: Services) -
 
 @router.delete(
     "/v1/projects/{project_id}",
-    summary="Delete a project with all it has",
+    summary="Delete a project and all its data",
     status_code=202,
-    responses=answers(Deletion, _ASKED, 202),
+    responses=answers(Deletion, _REQUESTED, 202),
 )
 async def end_project(holder: Administrator, place: NamedProjectOrDeleted, services: Services) -> Response:
-    """Its keys end at once, but for the one that asks: that is of no project from then on."""
+    """Its keys are revoked at once, except the key of this request, which has no project from then on."""
     async with services.changing() as transaction:
         job = await delete_project(transaction, holder.actor, place, services.now())
     return answer(job, 202)
@@ -56,10 +56,10 @@ async def end_project(holder: Administrator, place: NamedProjectOrDeleted, servi
     "/v1/projects/{project_id}/runs/{run_id}",
     summary="Delete a run",
     status_code=202,
-    responses=answers(Deletion, _ASKED, 202),
+    responses=answers(Deletion, _REQUESTED, 202),
 )
 async def end_run(holder: Administrator, place: NamedProject, run_id: str, services: Services) -> Response:
-    """With its spans, scores and captures, also what of it waits in the queue."""
+    """With its spans, scores and captures, also those still in the queue."""
     async with services.changing() as transaction:
         job = await delete_run(transaction, holder.actor, place, run_id)
     return answer(job, 202)
@@ -69,11 +69,11 @@ async def end_run(holder: Administrator, place: NamedProject, run_id: str, servi
     "/v1/orgs/{org_id}/deletions",
     summary="Delete a user's runs",
     status_code=202,
-    responses=answers(Deletion, _ASKED, 202),
+    responses=answers(Deletion, _REQUESTED, 202),
     openapi_extra=takes(UserDeletion),
 )
 async def end_user(request: Request, holder: Administrator, org: NamedOrg, services: Services) -> Response:
-    """Every run, in all projects of the org, of which a span names the user; whole, whoever else it names."""
+    """Deletes every run of the org that has a span with this user, in all projects, with all its spans."""
     asked = await body_of(request, UserDeletion)
     async with services.changing() as transaction:
         job = await delete_user(transaction, holder.actor, org, asked)
@@ -83,7 +83,7 @@ async def end_user(request: Request, holder: Administrator, org: NamedOrg, servi
 @router.get(
     "/v1/admin/deletions/{job_id}",
     summary="One deletion",
-    responses=answers(Deletion, "How far it is; its certificate when it is done."),
+    responses=answers(Deletion, "Its progress, and its certificate when it is done."),
 )
 async def get_deletion(holder: Administrator, job: NamedDeletion, services: Services) -> Response:
     """For operators, and admins of the org."""

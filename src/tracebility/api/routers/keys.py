@@ -1,4 +1,4 @@
-"""Keys of a project. A secret is shown once, when it is made."""
+"""Keys of a project. The secret is shown once, in the answer that makes the key."""
 
 from fastapi import Request
 from starlette.responses import Response
@@ -57,7 +57,7 @@ async def list_keys(holder: Administrator, place: NamedProject, services: Servic
     openapi_extra=takes(NewKey),
 )
 async def make_key(request: Request, holder: Administrator, place: NamedProject, services: Services) -> Response:
-    """With at most the scopes of the key that makes it, and a lower rate than the org's if need be."""
+    """It has at most the scopes of the key of this request, and optionally a lower rate than its org."""
     new = await body_of(request, NewKey)
     async with services.changing() as transaction:
         made = await create_key(transaction, holder.actor, place, new, services.now(), holder.givable())
@@ -66,7 +66,7 @@ async def make_key(request: Request, holder: Administrator, place: NamedProject,
 
 @router.delete("/v1/projects/{project_id}/keys/{public_id}", summary="Revoke a key", status_code=204)
 async def delete_key(holder: Administrator, public_id: NamedKey, services: Services) -> Response:
-    """It is refused within a second. Revoking it again changes nothing."""
+    """The key is refused within a second. Revoking it again changes nothing."""
     async with services.changing() as transaction:
         await revoke_key(transaction, holder.actor, public_id)
     return Response(status_code=204)
@@ -76,11 +76,11 @@ async def delete_key(holder: Administrator, public_id: NamedKey, services: Servi
     "/v1/projects/{project_id}/keys/{public_id}/rotate",
     summary="Replace a key",
     status_code=201,
-    responses=answers(RotatedKey, "The new key, shown once, and when the old one ends.", 201),
+    responses=answers(RotatedKey, "The new key, shown once, and when the old one expires.", 201),
     openapi_extra=takes(Rotation, required=False),
 )
 async def replace_key(request: Request, holder: Administrator, public_id: NamedKey, services: Services) -> Response:
-    """The new key takes over name, scopes, expiry and rate; both are good until the old one ends."""
+    """The new key has the name, scopes, expiry and rate of the old one. Both are valid until the old one expires."""
     rotation = await body_of(request, Rotation, if_none=Rotation())
     async with services.changing() as transaction:
         made = await rotate_key(transaction, holder.actor, public_id, rotation, holder.givable())

@@ -1,4 +1,4 @@
-"""The books of an org: what was accepted, and what became of it."""
+"""The ledger of an org: how many items were accepted, and what became of them."""
 
 from starlette.responses import Response
 
@@ -13,7 +13,7 @@ router = routing.router("admin")
 
 @router.get(
     "/v1/admin/orgs/{org_id}/ledger",
-    summary="The books of an org",
+    summary="The ledger of an org",
     responses=answers(Ledger, "Items, each envelope once."),
 )
 async def get_ledger(queue: OrgBooks, rows: OrgRows) -> Response:

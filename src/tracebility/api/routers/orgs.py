@@ -1,4 +1,4 @@
-"""Orgs: made and steered by operators, seen by their own admins too."""
+"""Orgs: operators make and change them; admins read their own."""
 
 from fastapi import Request
 from starlette.responses import Response
@@ -30,7 +30,7 @@ async def list_orgs(holder: Operator, services: Services, asked: Asked) -> Respo
     openapi_extra=takes(NewOrg),
 )
 async def make_org(request: Request, holder: Operator, services: Services) -> Response:
-    """A usable tenant in one call: a workspace and a project, and a key with every scope a tenant's can have."""
+    """Makes a usable tenant: an org with a workspace, a project, and a key with every scope of a tenant."""
     new = await body_of(request, NewOrg)
     async with services.changing() as transaction:
         made = await create_org(transaction, holder.actor, new, services.now())
@@ -45,12 +45,12 @@ async def get_org(holder: Administrator, org: NamedOrg, services: Services) -> R
 
 @router.patch(
     "/v1/admin/orgs/{org_id}",
-    summary="Change an org's plan or retention, suspend it, let it in again",
-    responses=answers(Org, "The org as it is now."),
+    summary="Change an org's plan or retention, suspend or resume it",
+    responses=answers(Org, "The changed org."),
     openapi_extra=takes(OrgChanges),
 )
 async def patch_org(request: Request, holder: Administrator, org: OperatedOrg, services: Services) -> Response:
-    """What is absent stays. A suspended org keeps its data, and its keys are refused everywhere."""
+    """Absent fields stay. A suspended org keeps its data; its keys are refused on every route."""
     changes = await body_of(request, OrgChanges)
     async with services.changing() as transaction:
         changed = await change_org(transaction, holder.actor, org, changes, services.now())
@@ -59,9 +59,9 @@ async def patch_org(request: Request, holder: Administrator, org: OperatedOrg, s
 
 @router.get(
     "/v1/admin/orgs/{org_id}/quotas",
-    summary="What an org has used this month",
+    summary="The usage of an org in this month",
     responses=answers(Quotas, "Every meter, with its limits."),
 )
 async def get_quotas(holder: Administrator, org: NamedOrg, services: Services) -> Response:
-    """As last summed from the data plane; `as_of` says up to when."""
+    """As last counted in the data plane; `as_of` is the time of that count."""
     return answer(await read_quotas(services.control, org, services.now()))

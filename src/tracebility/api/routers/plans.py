@@ -1,4 +1,4 @@
-"""Plans: what operators sell."""
+"""Plans: the rates, quotas and retention that orgs are given."""
 
 from fastapi import Request
 from starlette.responses import Response
@@ -16,7 +16,7 @@ router = routing.router("admin")
 
 @router.get("/v1/admin/plans", summary="Every plan", responses=answers(PlanPage, "Every plan, by name."))
 async def list_plans(holder: Operator, services: Services) -> Response:
-    """Each as it is put, and its name."""
+    """Each plan as it is put, and its name."""
     return answer(await every_plan(services.control))
 
 
@@ -27,7 +27,7 @@ async def list_plans(holder: Operator, services: Services) -> Response:
     openapi_extra=takes(Limits),
 )
 async def replace_plan(name: str, request: Request, holder: Operator, services: Services) -> Response:
-    """The whole plan: what is absent, or null, is unlimited; `hard: 0` refuses everything."""
+    """Replaces the whole plan. An absent or null limit is unlimited; `hard: 0` refuses everything."""
     limits = await body_of(request, Limits)
     async with services.changing() as transaction:
         plan = await put_plan(transaction, holder.actor, name, limits)

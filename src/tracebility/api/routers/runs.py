@@ -24,15 +24,15 @@ from tracebility.wire.jsontext import is_deeper
 
 router = routing.router("runs")
 
-# Text of a span that is a JSON object or array no deeper than this is answered as such; deeper, it would be more than
-# parsers of the answer can read inside of a deep tree.
+# Stored text that is a JSON object or array is answered as JSON up to this depth. Deeper values stay text: inside of a
+# deep tree of spans they would exceed the depth limit of JSON parsers.
 DEEPEST_JSON = 128
 
 _PLACE = struct.Struct(">qqq")
 
 
 class Run(msgspec.Struct, kw_only=True):
-    """A run, as it is known so far: it is summed up again whenever spans of it arrive."""
+    """A run as known so far. It is recomputed whenever spans of it arrive."""
 
     id: str
     trace_id: str
@@ -58,8 +58,8 @@ class Run(msgspec.Struct, kw_only=True):
     environment: str | None
 
 
-class Span(msgspec.Struct, eq=False, gc=False):  # a tree: without cycles, nothing for the collector to find
-    """A span with everything that is stored of it. Values that are JSON objects or arrays are given as such."""
+class Span(msgspec.Struct, eq=False, gc=False):  # a tree has no cycles for the garbage collector
+    """A span with all its stored fields. Values that are JSON objects or arrays are answered as JSON."""
 
     id: str
     trace_id: str
@@ -105,11 +105,11 @@ class Span(msgspec.Struct, eq=False, gc=False):  # a tree: without cycles, nothi
 
 
 class RunDetail(Run, kw_only=True):
-    """A run and its spans: the top-most ones, each with its children, siblings in the order of their start.
+    """A run and its root spans, each with its children, siblings in the order of their start.
 
-    A span whose parent is not stored is a top-most one. Spans more than 100 deep hang on their ancestor at that
-    depth; their `parent_id` and `depth` are the true ones. Of a run with more than 20,000 spans, or more than 256 MB
-    of them, the earliest are given; `spans_left_out` says how many are not.
+    A span whose parent is not stored is a root. Spans deeper than 100 levels are children of their ancestor at that
+    level; their `parent_id` and `depth` are the real ones. A run with more than 20,000 spans, or more than 256 MB of
+    them, is answered with the earliest; `spans_left_out` is the number of the others.
     """
 
     spans_left_out: int
@@ -151,19 +151,19 @@ async def list_runs(
     responses=answers(RunDetail, "The run."),
 )
 async def get_run(rows: TenantRows, run_id: str) -> Response:
-    """The run, and every span of it that is stored so far."""
+    """The run, and all its stored spans."""
     run, spans = await one_run(rows, run_id)
-    # Ten thousand spans take some 300 ms to shape: on a thread, so that other requests are answered meanwhile.
+    # Ten thousand spans take about 300 ms to encode: in a thread, so that other requests are answered meanwhile.
     return await asyncio.to_thread(lambda: answer(detail_from(run, spans)))
 
 
 def run_from(row: Row) -> Run:
-    """A row of ``read_runs_newest`` or ``read_run`` as clients see it."""
+    """The answer for a row of ``read_runs_newest`` or ``read_run``."""
     return Run(**_run_fields(row))
 
 
 def detail_from(run: Row, spans: Columns) -> RunDetail:
-    """A run and its columns of ``read_run_spans`` as clients see it."""
+    """The answer for a run and the columns of ``read_run_spans``."""
     shown = spans_from(spans)
     return RunDetail(
         **_run_fields(run),
@@ -173,7 +173,7 @@ def detail_from(run: Row, spans: Columns) -> RunDetail:
 
 
 def spans_from(stored: Columns) -> list[Span]:
-    """The rows of ``read_run_spans`` as clients see them. By columns: two thirds of the time by rows."""
+    """The spans in the columns of ``read_run_spans``. Working by column takes two thirds of the time by row."""
     if not stored:
         return []
     starts, ends = stored["start_ns"], stored["end_ns"]
@@ -217,13 +217,13 @@ _as_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 def value_of(text: str) -> str | msgspec.Raw:
-    """Stored text as JSON: itself when it is an object or array, else a string (the text ``42`` may be either)."""
+    """Stored text as JSON: an object or array as such, anything else as a string (``42`` may have been either)."""
     if text[:1] in _BRACKETS:
         try:
             if len(text) <= DEEPEST_JSON or not is_deeper(text.encode(), DEEPEST_JSON):
                 return _as_json(text)
         except (msgspec.DecodeError, RecursionError):
-            pass  # text that only begins as JSON does
+            pass  # it only begins like JSON
     return text
 
 
@@ -264,7 +264,7 @@ def _list_of(text: str) -> str | msgspec.Raw | list[Any]:
 
 
 def window_of(cursor_text: str | None, from_text: str | None, to_text: str | None, scope: TenantScope) -> Window:
-    """What the parameters ask for. A cursor brings the times of its first page; they may be repeated, not changed."""
+    """The window that the parameters ask for. A cursor contains the times of its first page; they must not change."""
     from_ns = EARLIEST_NS if from_text is None else instant("from", from_text)
     last_ns = LATEST_NS if to_text is None else instant("to", to_text) - 1
     if cursor_text is None:
@@ -274,12 +274,12 @@ def window_of(cursor_text: str | None, from_text: str | None, to_text: str | Non
     place = cursor.unseal(cursor_text, _owner(scope))
     try:
         window = Window._make((*_PLACE.unpack_from(place), place[_PLACE.size :].decode()))
-    except (struct.error, UnicodeDecodeError):  # sealed by someone who read how, around no place
+    except (struct.error, UnicodeDecodeError):  # a client sealed its own bytes
         raise cursor.unfit() from None
     if (from_text is not None and from_ns != window.from_ns) or (to_text is not None and last_ns != window.last_ns):
         raise BadRequest(
-            "cursor: made for another 'from' or 'to'.",
-            hint="Repeat the times of the first page, or leave them out: the cursor holds them.",
+            "cursor: belongs to another 'from' or 'to'.",
+            hint="Repeat the times of the first page, or omit them: the cursor contains them.",
         )
     return window
 

@@ -1,4 +1,4 @@
-"""Shards: how evenly orgs lie on them, and moves, for operators."""
+"""Shards: their load, plans that balance it, and moves of orgs. For operators."""
 
 from fastapi import Request
 from starlette.responses import Response
@@ -14,30 +14,32 @@ from tracebility.shards.shard_map import ShardMove, ShardMoved, ShardPlan, Shard
 router = routing.router("admin")
 
 
-@router.get("/v1/admin/shards", summary="Every shard", responses=answers(ShardStatus, "Shards and who is on them."))
+@router.get(
+    "/v1/admin/shards", summary="Every shard", responses=answers(ShardStatus, "The shards and their largest orgs.")
+)
 async def get_shards(shards: Shards, services: Services) -> Response:
-    """What is queued, what came in the last hours, of whom, and which orgs are not where their hash puts them."""
+    """Queue depth, recent load and largest orgs of each shard, and the orgs that are not on their hash's shard."""
     return answer(await look(services.control, shards, services.now()))
 
 
 @router.post(
     "/v1/admin/shards/plan",
-    summary="What would make the shards more even",
-    responses=answers(ShardPlan, "Moves, and the skew without and with them."),
+    summary="Plan moves that balance the shards",
+    responses=answers(ShardPlan, "The moves, and the skew before and after them."),
 )
 async def plan_shards(shards: Shards, services: Services) -> Response:
-    """Changes nothing. `held` are orgs that were moved in the last 15 minutes."""
+    """Changes nothing. `held` lists orgs that were moved less than 15 minutes ago and stay."""
     return answer(await plan(services.control, shards, services.now()))
 
 
 @router.post(
     "/v1/admin/shards/moves",
     summary="Move an org to other shards, or spread it over several",
-    responses=answers(ShardMoved, "Where it was and is now."),
+    responses=answers(ShardMoved, "The shards before and after."),
     openapi_extra=takes(ShardMove),
 )
 async def move_org(request: Request, holder: Operator, shards: Shards, services: Services) -> Response:
-    """One shard moves it, several split it. With `dry_run` nothing is changed, and the answer has the skew."""
+    """One shard moves the org, several split it. `dry_run` changes nothing and answers the expected skew."""
     wanted = await body_of(request, ShardMove)
     async with services.changing() as transaction:
         moved = await move(transaction, holder.actor, wanted, services.now())

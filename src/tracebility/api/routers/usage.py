@@ -1,4 +1,4 @@
-"""What an org has used, hour by hour, as JSON or CSV."""
+"""Usage of an org by hour, as JSON or CSV."""
 
 from typing import Annotated, Literal
 
@@ -18,19 +18,19 @@ router = routing.router("admin")
 
 @router.get(
     "/v1/admin/orgs/{org_id}/usage",
-    summary="What an org has used, by hour",
-    responses=answers(UsageByHour, "Hours, the oldest first; with format=csv, lines of the same."),
+    summary="The usage of an org by hour",
+    responses=answers(UsageByHour, "Hours, the oldest first; with format=csv the same as CSV."),
 )
 async def get_usage(
     request: Request,
     holder: Administrator,
     rows: OrgRows,
     services: Services,
-    since: Annotated[str, Query(alias="from", description="From the hour of this time on (RFC 3339).")],
-    until: Annotated[str, Query(alias="to", description="Up to this time (RFC 3339), its hour included.")],
+    since: Annotated[str, Query(alias="from", description="The first hour contains this time (RFC 3339).")],
+    until: Annotated[str, Query(alias="to", description="The last hour contains this time (RFC 3339).")],
     format_: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
 ) -> Response:
-    """By identity: what was sent twice is in the hour in which it came first."""
+    """Each item counts once, in the hour in which it first arrived."""
     org_id = rows.scope.org_id
     usage = await read_usage(services.control, rows, org_id, instant("from", since), instant("to", until))
     if format_ == "json":

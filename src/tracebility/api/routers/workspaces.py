@@ -1,4 +1,4 @@
-"""Workspaces of an org, and projects in them; how long a project keeps its data."""
+"""Workspaces of an org, projects in them, and the retention of a project."""
 
 from fastapi import Request
 from starlette.responses import Response
@@ -31,7 +31,7 @@ router = routing.router("workspaces")
     openapi_extra=takes(NewPlace),
 )
 async def make_workspace(request: Request, holder: Administrator, org: NamedOrg, services: Services) -> Response:
-    """Its name is there once in the org."""
+    """The name must be unique in the org."""
     new = await body_of(request, NewPlace)
     async with services.changing() as transaction:
         made = await create_workspace(transaction, holder.actor, org, new)
@@ -50,7 +50,7 @@ async def make_workspace(request: Request, holder: Administrator, org: NamedOrg,
 async def make_project(
     request: Request, holder: Administrator, workspace: NamedWorkspace, services: Services
 ) -> Response:
-    """Its name is there once in the workspace."""
+    """The name must be unique in the workspace."""
     new = await body_of(request, NewPlace)
     async with services.changing() as transaction:
         made = await create_project(transaction, holder.actor, workspace, new)
@@ -68,12 +68,12 @@ async def make_project(
 
 @router.patch(
     "/v1/projects/{project_id}",
-    summary="Change how long a project keeps its data",
-    responses=answers(ChangedProject, "The project as it is now."),
+    summary="Change the retention of a project",
+    responses=answers(ChangedProject, "The changed project."),
     openapi_extra=takes(ProjectChanges),
 )
 async def patch_project(request: Request, holder: Administrator, place: NamedProject, services: Services) -> Response:
-    """Never longer than its org does; null is as long as that."""
+    """The org's retention still applies when it is shorter; null means the org's retention."""
     changes = await body_of(request, ProjectChanges)
     async with services.changing() as transaction:
         changed = await change_project(transaction, holder.actor, place, changes)

@@ -5,16 +5,22 @@ import os
 import random
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import aiohttp
 import typer
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tracebility.commands.options import AsJson, DataDir, tell
+from tracebility.commands.demo.stories import Storyteller
+from tracebility.commands.options import AsJson, DataDir, new_app, tell
+from tracebility.embedded.installation import locate
 from tracebility.errors import ConfigurationError, TracebilityError
-
-if TYPE_CHECKING:
-    import aiohttp
-    from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 REQUEST_TIMEOUT_S = 15.0
 TRIES = 6  # of one request, when the answer is 503 or 429, or none: about 20 s
@@ -42,11 +48,10 @@ class NotSent(TracebilityError):
     """The installation refused or did not answer."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(demo)
+app = new_app()
 
 
+@app.command()
 def demo(
     rate: Annotated[float, typer.Option("--rate", min=0.1, max=10_000, help="Traces a second.")] = 20.0,
     duration: Annotated[float, typer.Option("--duration", min=0.1, help="For how many seconds.")] = 10.0,
@@ -97,11 +102,9 @@ def demo(
         raise typer.Exit(130)
 
 
-def _destination(url: str | None, api_key: str | None, data_dir: "DataDir") -> tuple[str, str]:
+def _destination(url: str | None, api_key: str | None, data_dir: DataDir) -> tuple[str, str]:
     api_key = api_key or os.environ.get("TRACEBILITY_API_KEY")
     if not url or not api_key:
-        from tracebility.embedded.installation import locate
-
         ready = locate(data_dir).ready
         url, api_key = url or ready.get("url"), api_key or ready.get("api_key")
     if not url or not api_key:
@@ -113,11 +116,6 @@ async def _send_all(
     url: str, key: str, rate: float, duration: float, spread_h: float, sent: Sent, *, quiet: bool
 ) -> None:
     """Send at ``rate`` for ``duration`` seconds; what a slow answer holds up is caught up on, not left out."""
-    import aiohttp
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from tracebility.commands.demo.stories import Storyteller
 
     teller = Storyteller(sent.seed)
     spread = random.Random(sent.seed)  # noqa: S311  (chooses times of demo data)
@@ -148,12 +146,7 @@ async def _send_all(
                 progress.update(task, completed=sent.traces)
 
 
-async def _send(session: "aiohttp.ClientSession", url: str, batch: "list[ResourceSpans]", sent: Sent) -> None:
-    import aiohttp
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-        ExportTraceServiceRequest,
-        ExportTraceServiceResponse,
-    )
+async def _send(session: aiohttp.ClientSession, url: str, batch: list[ResourceSpans], sent: Sent) -> None:
 
     body = ExportTraceServiceRequest(resource_spans=batch).SerializeToString()
     spans = sum(len(scope.spans) for trace in batch for scope in trace.scope_spans)

@@ -145,6 +145,15 @@ JOIN plan ON plan.name = org.plan
 WHERE least(project.retention_days, coalesce(org.retention_days, plan.retention_days)) IS NOT NULL
 ORDER BY days, project.id
 
+-- name: kept_days_of_project
+-- How long one project keeps its data now; null: without an end. By primary keys.
+SELECT least(project.retention_days, coalesce(org.retention_days, plan.retention_days))
+FROM project
+JOIN workspace ON workspace.id = project.workspace_id
+JOIN org ON org.id = workspace.org_id
+JOIN plan ON plan.name = org.plan
+WHERE project.id = $1
+
 -- name: lock_project
 SELECT id, name, workspace_id, retention_days FROM project WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE
 
