@@ -59,6 +59,11 @@ class Sustained:
     p50_ms: float
     p99_ms: float
 
+    @property
+    def worker_us(self) -> float:
+        """CPU microseconds a span of all workers together."""
+        return sum(us for name, us in self.cpu_us_per_span.items() if name.startswith("ingest-worker"))
+
     def by_cost(self) -> list[tuple[str, float]]:
         """CPU microseconds a span, the dearest process first."""
         return sorted(self.cpu_us_per_span.items(), key=lambda item: -item[1])

@@ -10,7 +10,6 @@ more than that stay larger. 2 % of the spans end in an error.
 import json
 import random
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -20,12 +19,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from tests.data.otlp_corpus import DIALECTS, bodies
 from tests.harness.payload import SPAN_BYTES, SPANS_A_REQUEST, Prose, Request, requests
-
-from . import ROOT
-
-sys.path.insert(0, str(ROOT / "tests" / "data"))
-from otlp_corpus import DIALECTS, bodies
 
 MIX, PLAIN = "mix", "plain"
 LOADS = (MIX, *DIALECTS, PLAIN)

@@ -25,8 +25,6 @@ from tracebility.stores.queue import Queue, connect_queue
 from tracebility.tenant import keys
 from tracebility.tenant.context import Scope, TenantContext, sealed_context
 
-sys.path.insert(0, str(Path(__file__).parent / "data"))  # the recorded OTLP bodies: `otlp_corpus`
-
 # `make test` tries the same examples each time, so that it says the same of the same code; `make check`
 # takes fewer, `make explore` looks for new ones, and many more. Neither is bounded by a clock: a machine may be busy.
 settings.register_profile("quick", deadline=None, max_examples=10, stateful_step_count=20, derandomize=True)

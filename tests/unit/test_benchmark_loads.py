@@ -3,11 +3,11 @@
 import time
 
 import numpy as np
-import otlp_corpus
 import pytest
 from benchmarks import loads
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from tests.data import otlp_corpus
 
 A_MINUTE_NS = 60 * 10**9
 

@@ -1,9 +1,9 @@
 """The recorded OTLP bodies are whole, and hold what golden tests and the benchmark are to meet."""
 
-import otlp_corpus
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
+from tests.data import otlp_corpus
 
 
 @pytest.mark.parametrize("dialect", otlp_corpus.DIALECTS)

@@ -1,7 +1,7 @@
-"""Spans of real instrumentations become the rows that were looked through and recorded in ``tests/data/otlp_rows``.
+"""Spans of real instrumentations become the rows recorded in ``tests/data/otlp_rows``.
 
-The recorded rows were made by the mapping of one span at a time that this version replaced. A change of the mapping that
-is meant changes them: ``RECORD=1 pytest`` on this file writes them anew, and the diff is part of the change.
+The rows were recorded with the mapping of one span at a time that the present one replaced. An intended change of the
+mapping changes them: ``RECORD=1 pytest`` on this file writes them anew.
 """
 
 import gzip
@@ -12,7 +12,7 @@ from types import SimpleNamespace as Wire
 from typing import Any
 
 import pytest
-from otlp_corpus import DIALECTS, bodies
+from tests.data.otlp_corpus import DIALECTS, bodies
 
 from tracebility.wire import otlp
 from tracebility.worker import mapping
