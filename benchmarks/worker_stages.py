@@ -85,7 +85,7 @@ async def main() -> None:
     options.add_argument("--orgs", type=int, default=4)
     chosen = options.parse_args()
     memory.keep_freed_pages()
-    memory.look_for_circles_only_when_asked()
+    memory.disable_automatic_collection()
     worker, feed = Mapping(), Feed(loads.requests_of(chosen.load, POOL), chosen.orgs)
     engine = process = None
     if chosen.data_dir:

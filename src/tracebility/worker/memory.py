@@ -1,6 +1,6 @@
-"""Keeps memory management out of the way of batches: freed pages are kept, and circles looked for between them.
+"""Keeps memory management out of the way of batches: freed pages are kept, and cycles are collected between batches.
 
-To take 40 MB anew costs a microsecond a span and copy; to look through a batch's rows, which hold no circles, a few.
+To allocate 40 MB from the system costs a microsecond a span; to scan a batch's objects, which have no cycles, a few.
 """
 
 import ctypes
@@ -11,14 +11,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES = 1 << 30
 
 
-def look_for_circles_only_when_asked() -> None:
-    """Turn the collector off, and spare it what was loaded so far. Who calls this calls `look_for_circles` at times."""
+def disable_automatic_collection() -> None:
+    """Turn the cycle collector off, and exempt what is loaded so far. The caller calls `collect_cycles` at times."""
     gc.disable()
     gc.freeze()
 
 
-def look_for_circles() -> None:
-    """Free what is only held by circles: failed requests and cancelled tasks leave some."""
+def collect_cycles() -> None:
+    """Free cycles of objects: failed requests and cancelled tasks leave some."""
     gc.collect()
 
 
@@ -30,8 +30,8 @@ def keep_freed_pages() -> None:
         library.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
 
 
-def give_back_freed_pages() -> None:
-    """Return what is free to the system: for when there is nothing to do."""
+def release_freed_pages() -> None:
+    """Return freed pages to the system, when there is nothing to do."""
     library = _library()
     if library is not None:
         library.malloc_trim(0)

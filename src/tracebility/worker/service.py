@@ -40,7 +40,7 @@ class WorkerServices:
 
     async def drain(self, stop: asyncio.Event) -> None:
         """Store what is in the queue until ``stop``."""
-        memory.look_for_circles_only_when_asked()
+        memory.disable_automatic_collection()
         memory.keep_freed_pages()
         watching = asyncio.create_task(self._watch(stop))
         try:
@@ -65,9 +65,9 @@ class WorkerServices:
                 self.metrics.queue_length.labels(str(shard)).set(depth.length)
             oldest = [depth.oldest_ms for depth in depths.values() if depth.oldest_ms is not None]
             self.metrics.queue_oldest_seconds.set(max(0.0, time.time() - min(oldest) / 1000) if oldest else 0)
-            memory.look_for_circles()
+            memory.collect_cycles()
             if depths and not oldest:
-                memory.give_back_freed_pages()
+                memory.release_freed_pages()
             await pause(stop, WATCH_S)
 
 
