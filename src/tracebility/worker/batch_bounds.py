@@ -1,13 +1,13 @@
 """When a batch is closed: by its rows, by its bytes, and by the work that it means."""
 
-# An insert costs the engine 13 ms whatever its size, a microsecond a span at this one. Three batches are in memory,
-# with the envelopes they came in.
-MOST_ROWS = 20_000
-MOST_BYTES = 40 << 20
+# An insert costs the engine 13 ms whatever its size, a microsecond a span at this one. Four batches are in memory, with
+# the envelopes they came in.
+MOST_ROWS = 12_000
+MOST_BYTES = 24 << 20
 # Spans of one org wait until the batches before theirs are mapped and inserted. Neither may take longer than this.
 MOST_WORK_S = 0.3
-# The runs of a batch cost the engine some 140 ms of CPU whatever their number: 35 us a row at so many.
-LEAST_ROWS = 4_000
+# What an insert costs whatever its size stays small beside so many rows.
+LEAST_ROWS = 2_000
 # Of the last insert in the engine's rate.
 _WEIGHT = 0.3
 

@@ -1,7 +1,7 @@
 """From the queue to the writer and back: reads every shard in turn, maps what comes, acknowledges what is stored.
 
-While two batches are being written a third is mapped; no fourth is begun. An entry is acknowledged and deleted when its
-rows are in the engine, or moved to the dead letters when it never can be stored; else it stays in the queue.
+While three batches are being written a fourth is mapped; no fifth is begun. An entry is acknowledged and deleted when
+its rows are in the engine, or moved to the dead letters when it never can be stored; else it stays in the queue.
 """
 
 import asyncio
@@ -44,13 +44,13 @@ from tracebility.worker.reclaim import (
 from tracebility.worker.write import Held, Work, Writer
 
 LINGER_S = 0.5  # a batch is closed after this, if it is not full before; see `batch_bounds`
-# One whose spans are inserted, and one whose runs are computed meanwhile.
-BATCHES_BEING_WRITTEN = 2
+# One whose spans are inserted; one or two whose runs are computed together meanwhile, and those that wait for that.
+BATCHES_BEING_WRITTEN = 3
 
 # Of what is read of a shard's stream, that of its overflow may be the so many-th part while others wait.
 OVERFLOW_SHARE = 8
 IDLE_S = 0.05  # between looks at empty streams: small beside the linger, 1 % of a core
-READ_BYTES = 8 << 20  # to aim at in one round trip over all streams
+READ_BYTES = 2 << 20  # to aim at in one round trip over all streams
 MOST_ENTRIES_A_STREAM = 64  # COUNT is per stream; READ_BYTES lowers it where entries are large
 CLAIM_EVERY_S = 1.0
 SUSPECTS_S = 1.0  # for entries that may end the process, before what is new has its turn
