@@ -63,8 +63,6 @@ class Problem(TracebilityError):
             document["hint"] = self.hint
         if instance:
             document["instance"] = instance
-        if request_id.current():
-            document["request_id"] = request_id.current()
         return document | self.members
 
     def headers(self) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""What a connection may cost before there is a request, and refusals of HTTP itself in the words of every other one.
+"""Bound what a connection costs before there is a request, and answer malformed HTTP with problem JSON.
 
-The server bounds neither the head of a request nor the time it takes, and anyone may open a connection.
+uvicorn bounds neither the size of a request's head nor the time it takes, and anyone may open a connection.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
     _timer: asyncio.TimerHandle | None = None
-    _fed = 0  # bytes since the parser last had something to tell
+    _fed = 0  # bytes since the parser last reported an event
     _told = _in_head = _in_body = _refused = False
     _problem: Problem | None = None
 
@@ -63,11 +63,11 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Where the server has found that this is no HTTP; ``msg`` says nothing more."""
+        """Called by uvicorn for malformed HTTP; ``msg`` has no details."""
         self._refuse(
             self._problem
             or BadRequest(
-                "This is no HTTP/1.1 request: its first line, a header, its length or a chunk is not what HTTP has.",
+                "This is not an HTTP/1.1 request: its first line, a header, its length or a chunk is malformed.",
                 hint="Send one content-length or chunks, and a path of ASCII characters, others percent-encoded.",
             )
         )
@@ -79,7 +79,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._answering():
             self._timer = self.loop.call_later(limits.HEAD_SECONDS, self._too_slow)
         elif self._in_head or self._fed:
-            detail = f"The headers were not whole within {limits.HEAD_SECONDS:.0f} s."
+            detail = f"The headers were not complete within {limits.HEAD_SECONDS:.0f} s."
             self._refuse(RequestTimeout(detail, hint="Send the request at once."))
         else:
             self._refused = True
@@ -89,7 +89,7 @@ class HttpProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer ``problem`` and close, after what was asked before has its own answer."""
+        """Answer ``problem`` and close, after the answer to an earlier request of the connection."""
         self._refused = True
         self._stop_timer()
         if self._answering():

@@ -132,7 +132,7 @@ def test_too_many_end_the_process_and_the_next_one_has_everything(hasty_front: F
     assert watch.insert("kept", [[7]], ["id"]).written_rows == 1
     leave_behind(hasty_front, watch, MAX_STUCK, rows=1000)
     assert ended(hasty_front) == EXIT_STUCK
-    assert "queries that were told to end do not" in log(hasty_front)
+    assert "killed queries do not end" in log(hasty_front)
     hasty_front.start()
     assert hasty_front.client().query("SELECT id FROM kept").result_rows == [(7,)]
 

@@ -27,6 +27,8 @@ from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.service import WorkerServices
 
 ASKER = Actor("operator", "cli:test")
+# Ids that a run can have.
+R1, R2, R3 = "1" * 32, "2" * 32, "3" * 32
 WHEN = "2026-10-05 10:00:00"
 KEPT = ("billing_meter", "envelope_outcome")
 DRAINED_S = 60.0
@@ -46,7 +48,7 @@ class Filled:
         for project in (self.place.project_id, self.second):
             whose = {"org_id": self.org_id, "project_id": project, "version": 1}
             at = {"start_time": WHEN, "accepted_at": WHEN}
-            for run, who in (("r1", "ann"), ("r2", "bob"), ("r3", "")):
+            for run, who in ((R1, "ann"), (R2, "bob"), (R3, "")):
                 for span, user in (("a", who), ("b", "")):
                     row = whose | at | {"trace_id": run, "span_id": span, "user_id": user, "inputs": "x"}
                     rows.setdefault("span", []).append(row)
@@ -65,7 +67,7 @@ class Filled:
                 ("billing_meter", {"period": "2026-10", "meter": "spans", "event_id": uuid4(), "accepted_at": WHEN}),
             ):
                 rows.setdefault(table, []).append(whose | extra)
-        old = {"org_id": SENTINEL, "project_id": self.place.project_id, "trace_id": "r1", "span_id": "old"}
+        old = {"org_id": SENTINEL, "project_id": self.place.project_id, "trace_id": R1, "span_id": "old"}
         rows["span_v1"] = [old | {"start_time": WHEN, "accepted_at": WHEN, "version": 1}]
         for table, some in rows.items():
             await self.engine.insert_rows(table, list(some[0]), [list(row.values()) for row in some])

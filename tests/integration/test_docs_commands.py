@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from tests.conftest import running
+from tests.harness import command_server
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -59,7 +60,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[
     curl = home / "bin" / "curl"
     curl.write_text('#!/bin/sh\nexec "$REAL_CURL" --fail-with-body --show-error "$@"\n')
     curl.chmod(0o755)
-    with running("--port", "0", data_dir=home / ".tracebility") as ready:
+    with command_server.install(home / "bin"), running("--port", "0", data_dir=home / ".tracebility") as ready:
         yield home, ready
 
 

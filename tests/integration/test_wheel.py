@@ -25,7 +25,7 @@ def run(*command: str | Path, cwd: Path) -> None:
 
 def pins(folder: Path) -> Path:
     """The versions of the lock for a user's `pip install -c`, with the two packages that our environment omits."""
-    lock = (ROOT / "requirements.lock").read_text().replace(" ; sys_platform == 'never'", "")
+    lock = re.sub(r" ; [^\\\n]*'never'[^\\\n]*", "", (ROOT / "requirements.lock").read_text())
     file = folder / "constraints.txt"
     file.write_text("\n".join(re.findall(r"^[\w.\[\]-]+==[^\\\n]+", lock, re.MULTILINE)))
     return file

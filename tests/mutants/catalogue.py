@@ -347,6 +347,13 @@ MUTANTS = (
         "tests/integration/ingest/test_gates.py",
     ),
     Mutant(
+        "a body whose data was removed is still the same body",
+        "src/tracebility/tenant/lua/admit.lua",
+        "is_same = tonumber(admitted_at) >",
+        "is_same = true or tonumber(admitted_at) >",
+        "tests/integration/ingest/test_gates.py",
+    ),
+    Mutant(
         "orgs share their keys in Redis",
         "src/tracebility/tenant/redis_keys.py",
         'return f"{PREFIX}:{{{org_id}}}:{kind}{_spelled(parts)}"',
@@ -419,5 +426,33 @@ MUTANTS = (
         'if is_taken and row["org_id"] is not None:',
         "if False:",
         "tests/integration/alerts/test_checks.py",
+    ),
+    Mutant(
+        "browsers send no origin with the pages' forms",
+        "src/tracebility/api/html.py",
+        '"referrer-policy": "same-origin"',
+        '"referrer-policy": "no-referrer"',
+        "tests/browser/test_pages.py",
+    ),
+    Mutant(
+        "an unknown query parameter is ignored",
+        "src/tracebility/api/routing.py",
+        "if name not in known:",
+        "if False:",
+        "tests/integration/api/test_door.py",
+    ),
+    Mutant(
+        "the api starts as a ClickHouse user whom no row policy binds",
+        "src/tracebility/api/service.py",
+        "if not settings.api_as_owner:",
+        "if False:",
+        "tests/integration/api/test_health.py",
+    ),
+    Mutant(
+        "the keys of a deleted org are not refused as revoked",
+        "src/tracebility/stores/sql/keys.sql",
+        "coalesce(api_key.revoked_at, org.deleted_at) AS revoked_at",
+        "api_key.revoked_at AS revoked_at",
+        "tests/integration/api/test_deletions.py",
     ),
 )

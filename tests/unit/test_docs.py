@@ -94,6 +94,19 @@ def test_every_metric_is_documented() -> None:
     assert [name for name in sorted(names) if f"`{name}`" not in page("metrics.md")] == []
 
 
+def test_every_loop_and_alert_is_documented() -> None:
+    source = ROOT / "src" / "tracebility"
+    loops = set(re.findall(r'Loop\("([\w-]+)"', (source / "operator" / "service.py").read_text()))
+    alerts = {
+        kind
+        for file in (source / "alerts").glob("*.py")
+        for kind in re.findall(r'(?:Alert|tell)\(\s*"(\w+)"', file.read_text())
+    }
+    assert {"alerts", "ledger-check"} <= loops
+    assert {"store_away", "books", "dead_letters"} <= alerts
+    assert [name for name in sorted(loops | alerts) if f"| `{name}` |" not in page("operations.md")] == []
+
+
 def test_every_command_is_documented() -> None:
     from tracebility.cli import app
 

@@ -1,7 +1,7 @@
-"""Notifications to the webhook: signed, in order, again until it answers 2xx; without one they stay where they are.
+"""Notifications to the webhook: signed, in order, repeated until it answers 2xx. Without a webhook they stay unsent.
 
-The signature is ``t=<unix seconds>,v1=<HMAC-SHA256 of "t.body", hex>`` in ``X-Tracebility-Signature``: whoever has the
-secret can tell ours from others', and an old one from a new one. Without a secret there is none.
+The signature is ``t=<unix seconds>,v1=<HMAC-SHA256 of "t.body", hex>`` in ``X-Tracebility-Signature``: a receiver
+with the secret can tell ours from others', and an old one from a new one. Without a secret nothing is signed.
 """
 
 import hmac
@@ -27,13 +27,13 @@ log = structlog.get_logger()
 
 
 def signature(secret: str, at_s: int, body: bytes) -> str:
-    """What ``X-Tracebility-Signature`` says."""
+    """The value of ``X-Tracebility-Signature``."""
     digest = hmac.new(secret.encode(), b"%d." % at_s + body, sha256).hexdigest()
     return f"t={at_s},v1={digest}"
 
 
 class Notifier:
-    """Sends what is unsent."""
+    """Sends unsent notifications."""
 
     def __init__(self, control: Postgres, url: str, secret: str) -> None:
         self._control = control
@@ -51,7 +51,7 @@ class Notifier:
             return await self._send(session, json.dumps(document).encode())
 
     async def tick(self) -> int:
-        """Send; how many were taken.
+        """Send what is unsent; the number that the webhook took.
 
         Raises:
             StoreUnavailable: when the control plane is away.

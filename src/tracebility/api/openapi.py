@@ -52,7 +52,6 @@ _PROBLEM: dict[str, Any] = {
                     "detail": {"type": "string"},
                     "hint": {"type": "string"},
                     "instance": {"type": "string"},
-                    "request_id": {"type": "string", "description": "The same as in the header X-Request-Id."},
                 },
             }
         }

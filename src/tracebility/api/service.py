@@ -12,11 +12,13 @@ import structlog
 from tracebility.audit.access_log import AccessTrail
 from tracebility.audit.events import AuditWriter, Event
 from tracebility.config import Settings
-from tracebility.errors import ConfigurationError
+from tracebility.errors import ConfigurationError, StoreUnavailable
 from tracebility.health import Ping, unanswered
+from tracebility.ids import OrgId
 from tracebility.stores import postgres, redis_control, scoped
 from tracebility.stores.changes import announcer, resolving
 from tracebility.telemetry import Metrics
+from tracebility.tenant.resends import invalidate_marks
 from tracebility.tenant.resolver import Resolver
 
 _log = structlog.get_logger()
@@ -31,6 +33,7 @@ class ApiServices:
     queue: scoped.ScopedQueue
     pings_of_redis: Sequence[Ping]  # of the queue and of the control role
     announce: Callable[[], Awaitable[None]]  # tells other processes about a change
+    forget_bodies: Callable[[OrgId], Awaitable[None]]  # makes every body that the org sent until now count as new
     resolver: Resolver
     access: AccessTrail
     metrics: Metrics = field(default_factory=Metrics)
@@ -42,11 +45,17 @@ class ApiServices:
         return datetime.fromtimestamp(self.now_ns() / 1e9, UTC)
 
     @asynccontextmanager
-    async def changing(self) -> AsyncIterator[postgres.Transaction]:
-        """A transaction whose changes other processes have cached. They are told after the commit."""
+    async def changing(self, *, deletes_of: OrgId | None = None) -> AsyncIterator[postgres.Transaction]:
+        """A transaction whose changes other processes have cached. They are told after the commit.
+
+        With ``deletes_of`` it requests a deletion of data of that org, which may send the same data again afterwards.
+        """
         async with self.control.transaction() as transaction:
             yield transaction
         await self.announce()
+        if deletes_of is not None:
+            with suppress(StoreUnavailable):  # the operator does it again when it begins, and when it is done
+                await self.forget_bodies(deletes_of)
 
     async def missing_stores(self) -> dict[str, str]:
         """The stores that do not answer, each with the reason."""
@@ -77,7 +86,12 @@ async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
         stack.push_async_callback(queue.close)
         access = await stack.enter_async_context(_writing_access(control))
         pings = (queue.ping, control_role.ping)
-        yield ApiServices(control, engine, queue, pings, announcer(control_role), resolver, access, web=settings.web)
+        announce = announcer(control_role)
+
+        async def forget_bodies(org_id: OrgId) -> None:
+            await invalidate_marks(control_role, [org_id])
+
+        yield ApiServices(control, engine, queue, pings, announce, forget_bodies, resolver, access, web=settings.web)
 
 
 async def _refuse_owner(engine: scoped.ScopedEngine, settings: Settings) -> None:

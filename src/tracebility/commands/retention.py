@@ -39,20 +39,19 @@ def set_retention(
     """
     wanted = days_of("DAYS", days, AS_THE_ORG)
 
-    async def change(transaction: Transaction, actor: Actor) -> tuple[ChangedProject, int | None]:
+    async def change(transaction: Transaction, actor: Actor) -> ChangedProject:
         changes = checked(projects.ProjectChanges, {"retention_days": wanted})
         place = await project_of(transaction, project_id)
-        changed = await projects.change_project(transaction, actor, place, changes)
-        return changed, await transaction.fetchval("kept_days_of_project", project_id)
+        return await projects.change_project(transaction, actor, place, changes)
 
-    changed, kept_days = changing(data_dir, change)
-    kept = "without an end" if kept_days is None else f"for {kept_days} days"
+    changed = changing(data_dir, change)
+    kept = "without an end" if changed.kept_days is None else f"for {changed.kept_days} days"
     text = f"{changed.name} keeps its data {kept}."
     if changed.retention_days is None:
         text += " That is its org's retention."
-    elif changed.retention_days != kept_days:
+    elif changed.retention_days != changed.kept_days:
         text += f" {changed.retention_days} days are noted, but its org or its org's plan allows no more."
-    tell(text, document(changed) | {"kept_days": kept_days}, as_json=as_json)
+    tell(text, document(changed), as_json=as_json)
 
 
 @app.command("apply")

@@ -11,7 +11,7 @@ from tracebility.audit.events import Actor
 from tracebility.commands.changes import OrgArgument, changing, document, id_of, now
 from tracebility.commands.options import AsJson, DataDir, new_app, tell
 from tracebility.commands.stores import Stores, with_stores
-from tracebility.errors import NotFound, TracebilityError
+from tracebility.errors import MovedLately, NotFound, TracebilityError
 from tracebility.ids import OrgId
 from tracebility.shards.shard_map import (
     ShardMove,
@@ -167,6 +167,8 @@ def _moved(
 def _known(org_id: UUID | None, change: Callable[[], ShardMoved]) -> ShardMoved:
     try:
         return change()
+    except MovedLately as refused:
+        raise TracebilityError(f"{refused.detail} --force changes them now.") from None
     except NotFound:
         raise TracebilityError(
             f"There is no organisation {org_id}. 'tracebility orgs list' shows those there are."

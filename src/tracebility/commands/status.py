@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tracebility.commands.options import AsJson, DataDir, new_app, tell
-from tracebility.commands.stores import Reached, quiet_libraries, reaching, tried
+from tracebility.commands.stores import LOOK_WAIT_S, Reached, quiet_libraries, reaching
 from tracebility.embedded.installation import Located, locate
 from tracebility.errors import TracebilityError
 from tracebility.stores.queries import query
@@ -140,14 +140,12 @@ async def look(found: Located, reached: Reached) -> Status:
     """The status now, without the rate."""
     seen = Status(str(found.ready.get("url", "")))
     seen.services = [look_at_service(name, pid) for name, pid in dict(found.ready.get("pids", {})).items()]
-    seen.stores = {
-        store: reached.away.get(store, "ok") for store in ("postgres", "redis", reached.queue_store, "clickhouse")
-    }
+    seen.stores = {store: reached.away.get(store, "ok") for store in reached.names}
     await asyncio.gather(
-        _ask(reached.queue_store, _look_at_queue(reached, seen), seen),
-        _ask("redis", _look_at_edges(reached, seen), seen),
-        _ask("clickhouse", _look_at_rows(reached, seen), seen),
-        _ask("postgres", _look_at_operator(reached, seen), seen),
+        _ask(reached, reached.queue_store, _look_at_queue(reached, seen), seen),
+        _ask(reached, "redis", _look_at_edges(reached, seen), seen),
+        _ask(reached, "clickhouse", _look_at_rows(reached, seen), seen),
+        _ask(reached, "postgres", _look_at_operator(reached, seen), seen),
         _look_at_metrics(seen),
     )
     seen.faults = [*_faults(found, seen)]
@@ -179,8 +177,8 @@ def silent_services(found: Located, seen: Status) -> Iterator[str]:
         yield f"{name} {said}. Start it: tracebility serve --target {name}"
 
 
-async def _ask(store: str, asking: Awaitable[None], seen: Status) -> None:
-    _, reason = await tried(asking)
+async def _ask(reached: Reached, store: str, asking: Awaitable[None], seen: Status) -> None:
+    _, reason = await reached.tried(asking)
     if reason and seen.stores.get(store) == "ok":
         seen.stores[store] = reason
 
@@ -192,6 +190,7 @@ async def _look_twice(found: Located) -> Status:
         if before.faults or before.accepted_spans is None:
             return before
         await asyncio.sleep(RATE_WINDOW_S)
+        reached.deadline = asyncio.get_running_loop().time() + LOOK_WAIT_S
         seen = await look(found, reached)
         seen.spans_per_s = _rate(before, seen, time.monotonic() - began)
         return seen

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 # A store that hangs takes a connection and never answers it. A diagnosis is to come within 5 s.
 OPEN_WAIT_S = 5.0
-REACH_WAIT_S = 2.0
-ASK_WAIT_S = 1.5
+REACH_WAIT_S = 3.0
+LOOK_WAIT_S = 4.0  # reaching the stores and all that is asked of them
 T = TypeVar("T")
 
 
@@ -140,6 +140,22 @@ class Reached:
     redis_server: Queue | None = None  # the server of the control role, if the queue has its own
     engine: Engine | None = None
     away: dict[str, str] = field(default_factory=dict)
+    deadline: float = field(default_factory=lambda: asyncio.get_running_loop().time() + LOOK_WAIT_S)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The stores, as faults name them."""
+        return ("postgres", "redis", self.queue_store, "clickhouse")
+
+    async def tried(self, asking: Awaitable[T]) -> tuple[T | None, str]:
+        """The answer, or None and the reason why there is none before the deadline."""
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                return await asking, ""
+        except TimeoutError:
+            return None, "no answer in time"
+        except TracebilityError as error:
+            return None, str(error)
 
 
 @asynccontextmanager
@@ -173,14 +189,3 @@ async def reaching(found: Located) -> AsyncIterator[Reached]:
             reach("redis", stores.redis_server()) if found.redis_stream_url else no_other_server(),
         )
         yield reached
-
-
-async def tried(asking: Awaitable[T]) -> tuple[T | None, str]:
-    """The answer, or None and the reason why there is none within `ASK_WAIT_S`."""
-    try:
-        async with asyncio.timeout(ASK_WAIT_S):
-            return await asking, ""
-    except TimeoutError:
-        return None, f"no answer within {ASK_WAIT_S} s"
-    except TracebilityError as error:
-        return None, str(error)

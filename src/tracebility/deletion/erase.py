@@ -31,7 +31,7 @@ RUNS_A_STATEMENT = 5_000
 _BEGIN = {"mutations_sync": "0"}
 
 Counts: TypeAlias = dict[str, int]
-Rows: TypeAlias = Literal["org", "project", "runs", "runs_until", "aged"]
+Rows: TypeAlias = Literal["org", "project", "runs", "aged"]
 
 log = structlog.get_logger()
 
@@ -76,7 +76,7 @@ class Which:
 
     def of(self, table: Table) -> dict[str, Any] | None:
         """The parameters for ``table``; None when it has no such rows."""
-        if (self.rows in ("runs", "runs_until") and table.run is None) or (self.rows == "aged" and table.began is None):
+        if (self.rows == "runs" and table.run is None) or (self.rows == "aged" and table.began is None):
             return None
         columns = {"run": table.run, "began": table.began, "arrived": table.arrived}
         return {"nobody": str(SENTINEL), "table": table.name} | columns | dict(self.parameters)
@@ -92,10 +92,10 @@ def of_project(org_id: OrgId, project_id: ProjectId) -> Which:
     return Which("project", {"org": str(org_id), "project": str(project_id)})
 
 
-def of_runs(org_id: OrgId, project_id: ProjectId, runs: Sequence[str], until_us: int | None = None) -> Which:
-    """Everything that names these runs of a project; with ``until_us``, what of it came before that moment."""
+def of_runs(org_id: OrgId, project_id: ProjectId, runs: Sequence[str], until_us: int) -> Which:
+    """Everything that names these runs of a project and was accepted up to ``until_us``."""
     named = {"org": str(org_id), "project": str(project_id), "runs": list(runs)}
-    return Which("runs", named) if until_us is None else Which("runs_until", named | {"until_us": until_us})
+    return Which("runs", named | {"until_us": until_us})
 
 
 def aged(orgs: Sequence[OrgId], projects: Sequence[ProjectId], before_s: int) -> Which:
@@ -149,9 +149,9 @@ class Eraser:
 
     async def known_of_run(self, org_id: OrgId, project_id: ProjectId, run_id: str, until_us: int) -> Counts:
         """Rows of a run that came before ``until_us``, by table."""
-        which = of_runs(org_id, project_id, [run_id])
+        which = of_runs(org_id, project_id, [run_id], until_us)
         return {
-            table.name: await self._found("known_of_run", {**parameters, "until_us": until_us})
+            table.name: await self._found("known_of_run", parameters)
             async for table in self._tables()
             if (parameters := which.of(table)) is not None
         }

@@ -37,6 +37,7 @@ from tracebility.tenant.quota import METERED, SLOT_US, metered_member
 from tracebility.tenant.redis_keys import patterns_of_org
 from tracebility.tenant.resends import invalidate_marks
 from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS
+from tracebility.times import LATEST_NS
 from tracebility.validation import stamp
 from tracebility.wire.envelope import MalformedEnvelope, from_fields
 
@@ -53,6 +54,7 @@ AWAY_S = 60.0
 USERS_A_LOOK = 100  # of up to 1,024 characters each
 LETTERS_A_PAGE = 20  # envelopes are up to 1 MiB
 ERROR_CHARS = 500
+LATEST_US = LATEST_NS // 1000
 # What a certificate lists beside what went: tables, and what the books have in Redis.
 KEPT = {
     ORG: (
@@ -212,7 +214,7 @@ class Deleter:
             return await self._eraser.erase(which)
         gone: Counts = {}
         while (batch := await self._next_batch(job)) is not None:
-            some = await self._eraser.erase(_of_batch(job, batch, job.until_us))
+            some = await self._eraser.erase(_of_batch(job, batch))
             gone = {table: gone.get(table, 0) + some.get(table, 0) for table in {*gone, *some}}
         return gone
 
@@ -291,10 +293,20 @@ class Deleter:
             failpoint("deletion_after_batch")
             return True
         self._count("deletion", await self._eraser.erase(_of_batch(job, batch)))
+        await self._recompute(job, batch)
         await invalidate_marks(self._hot, [job.org_id])
         failpoint("deletion_after_erase")
         await self._note(job, "erase", {"batch": None})
         return True
+
+    async def _recompute(self, job: Job, batch: Mapping[str, Any]) -> None:
+        """Write anew the rows of runs that were sent again meanwhile: theirs may sum up spans that are gone."""
+        project = ProjectId(UUID(batch["project"]))
+        left = await self._eraser.count(erase.of_runs(job.org_id, project, batch["runs"], LATEST_US))
+        if left.get("span"):
+            version = int((await self._engine.query(query("engine_clock"))).rows[0][0])
+            asked = {"traces": batch["runs"], "orgs": [str(job.org_id)], "apart": [], "version": version}
+            await self._engine.execute(query("recompute_runs"), asked)
 
     async def _next_batch(self, job: Job) -> dict[str, Any] | None:
         if job.kind == USER:
@@ -492,8 +504,9 @@ def _job(row: Row) -> Job:
     )
 
 
-def _of_batch(job: Job, batch: Mapping[str, Any], until_us: int | None = None) -> Which:
-    return erase.of_runs(job.org_id, ProjectId(UUID(batch["project"])), batch["runs"], until_us)
+def _of_batch(job: Job, batch: Mapping[str, Any]) -> Which:
+    """What the runs of a batch have from before the deletion was asked for; what came later was not asked for."""
+    return erase.of_runs(job.org_id, ProjectId(UUID(batch["project"])), batch["runs"], job.until_us)
 
 
 def _rows(tag: str) -> int:

@@ -110,8 +110,19 @@ def locate(data_dir: Path | None = None, environment: Mapping[str, str] = os.env
 
 
 def _stopped(folder: Path) -> ConfigurationError:
+    if pid := _holder(folder):
+        return ConfigurationError(f"The installation in {folder} is starting or stopping (pid {pid}); try again.")
     where = "" if folder == default_data_dir().expanduser().absolute() else f" --data-dir {shlex.quote(str(folder))}"
     return ConfigurationError(f"The installation in {folder} is stopped; start it with 'tracebility up{where}'.")
+
+
+def _holder(folder: Path) -> str:
+    """The pid of the ``tracebility up`` that has ``folder``; empty if there is none. It empties its file at its end."""
+    try:
+        pid = (folder / "lock").read_text().strip()
+    except OSError:
+        return ""
+    return pid if pid.isdigit() and _is_alive(int(pid)) else ""
 
 
 def _is_alive(pid: int | None) -> bool:

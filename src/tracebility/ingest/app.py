@@ -76,7 +76,7 @@ class _Edge:
         if found is None:
             raise MethodNotAllowed(scope["path"], match.routes)
         tenant = await self._admitted(headers)
-        call = _call(*found, match, headers.get(b"content-type", ""))
+        call = _call(*found, match, headers.get(b"content-type", ""), scope.get("query_string", b"").decode("latin-1"))
         content_encoding = encoding.encoding_of(headers.get(b"content-encoding", ""), found[1].encodings)
         with self._services.budget.lease(tenant.org_id) as lease:
             data = await body.read(receive, headers.get(b"content-length", ""), lease)
@@ -103,13 +103,13 @@ _NOT_FOR_OTHERS = tuple((name.encode(), value.encode()) for name, value in NOT_F
 _WANTED = frozenset({b"authorization", b"x-api-key", b"content-type", b"content-encoding", b"content-length"})
 
 
-def _call(route: Route, protocol: Protocol, match: Match, sent_type: str) -> Call:
+def _call(route: Route, protocol: Protocol, match: Match, sent_type: str, query: str) -> Call:
     content_type = protocol.content_type(sent_type)
     if content_type is None:
         raise UnsupportedMedia(
             f"The content type {sent_type[:64]!r} is not understood.", hint=f"Send {' or '.join(protocol.media_types)}."
         )
-    return Call(route, content_type, match.parameters)
+    return Call(route, content_type, match.parameters, query)
 
 
 async def respond(send: Send, answer: Answer) -> None:

@@ -1,7 +1,7 @@
-"""The operator's loops: what is done again and again by whoever leads. A tick that fails ends no loop.
+"""The operator's loops: jobs that the leader repeats. A tick that fails ends no loop.
 
-How each loop does is kept in the control plane, by the current leader only. From there a loop knows when it is due, so
-that what is done once a day is done once a day however often the operator is started.
+The last success and error of each loop are kept in the control plane, by the current leader only. A loop reads there
+when it is due, so a daily job runs once a day however often the operator is started.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ from tracebility.operator.metrics import OperatorMetrics
 from tracebility.stores.leader import Lease
 from tracebility.stores.postgres import Postgres
 
-# What has failed is tried again after its period, but not as late as a day.
+# A tick that failed is tried again after its period, or after this where the period is longer.
 RETRY_AT_MOST_S = 300.0
-# A loop that ticks every second is noted less often: what is noted is written to disk.
+# A loop that ticks every second is noted less often, because each note is written to disk.
 NOTE_EVERY_S = 5.0
 ERROR_CHARS = 500
 CANCEL_AGAIN_S = 0.5
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """Something to do every ``period_s`` seconds. ``tick`` is given the leader's fencing number."""
+    """A job of every ``period_s`` seconds. ``tick`` is given the leader's fencing number."""
 
     name: str
     period_s: float
@@ -50,7 +50,7 @@ async def run(loops: Sequence[Loop], lease: Lease, control: Postgres, metrics: O
 
 
 async def run_once(loop: Loop, control: Postgres) -> object:
-    """One tick now, as a command does it, and what it gives. When it succeeds, the loop is due a period later."""
+    """Run one tick now, for a command; its result. After a success the loop is due a period later."""
     began = time.monotonic()
     fence: int = await control.fetchval("fence_now")
     given = await loop.tick(fence)
@@ -83,7 +83,7 @@ async def _keep(loop: Loop, lease: Lease, control: Postgres, metrics: OperatorMe
 
 
 async def _tick(loop: Loop, lease: Lease, metrics: OperatorMetrics) -> str:
-    """Why it failed; nothing when it did not."""
+    """Run one tick; why it failed, empty when it succeeded."""
     try:
         await loop.tick(lease.fence)
     except StoreUnavailable as away:
@@ -100,7 +100,7 @@ async def _tick(loop: Loop, lease: Lease, metrics: OperatorMetrics) -> str:
 async def _note(loop: Loop, lease: Lease, control: Postgres, duration_s: float, error: str) -> None:
     try:
         tag = await control.execute("note_loop", loop.name, duration_s, error, lease.fence)
-    except Exception as failure:  # noqa: BLE001 - what is only noted must not end what is noted
+    except Exception as failure:  # noqa: BLE001 - a note that fails must not end the loop
         log.warning("loop cannot be noted", loop=loop.name, reason=redact(str(failure)))
         return
     if tag.endswith(" 0"):
@@ -109,7 +109,7 @@ async def _note(loop: Loop, lease: Lease, control: Postgres, duration_s: float, 
 
 
 async def _first_wait(loop: Loop, control: Postgres) -> float:
-    """Seconds until it is due; none when nobody knows when it last succeeded."""
+    """Seconds until the loop is due; 0 when its last success is unknown."""
     try:
         age_s: float | None = await control.fetchval("age_of_loop", loop.name)
     except Exception as failure:  # noqa: BLE001 - then it is due now

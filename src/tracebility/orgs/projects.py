@@ -73,6 +73,7 @@ class ChangedProject(msgspec.Struct, kw_only=True):
     org_id: UUID
     name: str
     retention_days: int | None  # null: as its org has it
+    kept_days: int | None  # how long it keeps its data: its own or its org's retention, the shorter; null: for ever
 
 
 async def create_workspace(transaction: Transaction, actor: Actor, org_id: OrgId, new: NewPlace) -> WorkspacePlace:
@@ -141,6 +142,7 @@ async def change_project(
         org_id=place.org_id,
         name=before["name"],
         retention_days=days,
+        kept_days=await transaction.fetchval("kept_days_of_project", place.project_id),
     )
 
 

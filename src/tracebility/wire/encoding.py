@@ -1,4 +1,4 @@
-"""Content encodings: bodies inflated within a bound, so that a bomb is stopped while it inflates."""
+"""Content encodings: inflate bodies within a bound, so that a decompression bomb is stopped while it inflates."""
 
 import sys
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ ENCODINGS = ("identity", "gzip", "deflate", "zstd")
 
 _ALIASES = {"": "identity", "x-gzip": "gzip"}
 _STEP_BYTES = 1 << 20
-# What follows a member is copied when the next begins: a window and a count keep a body of empty members linear.
+# Each new member copies the bytes behind it: a window and a bound keep the cost of many empty members linear.
 _WINDOW_BYTES = 128 << 10
 _MEMBERS = 10_000
 _GZIP, _ZLIB, _RAW_DEFLATE = 31, 15, -15

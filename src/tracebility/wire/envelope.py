@@ -1,7 +1,7 @@
-"""The envelope: what one accepted request is on its way from the edge to the worker.
+"""The envelope: one accepted request, or a part of it, between the edge and the worker.
 
-It carries the tenant tuple, what was stamped at accept, and the body exactly as the client sent it. Its id is the unit
-of idempotency everywhere: queue, rows, metering, dead letters. On a stream it is two fields: ``h``, the header as
+It carries the tenant tuple, the time of acceptance, and the body as the client sent it. Its id is the unit of
+idempotency everywhere: queue, rows, metering, dead letters. A stream entry has two fields: ``h``, the header as
 msgpack, and ``b``, the body.
 """
 
@@ -21,7 +21,7 @@ class MalformedEnvelope(ValueError):
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about an envelope but its body.
+    """Everything of an envelope except its body.
 
     ``accepted_at_us`` (Unix microseconds, UTC) and ``period`` (``YYYY-MM``) are stamped once, at accept: a date derived
     again later could put a redelivered row into another partition.
@@ -37,26 +37,26 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     source: str  # "otlp" | "native"
     content_type: str  # "protobuf" | "json"
     content_encoding: str  # "identity" | "gzip" | "deflate" | "zstd"
-    items: int  # accepted items in the body, those in `rejected` not counted
+    items: int  # accepted items in the body, without those in `rejected`
     bytes: int  # size of the body after decompression
-    rejected: tuple[int, ...] = ()  # positions in the body of items the edge refused; the worker passes over them
-    degraded: bool = False  # let in while its org's usage was unknown
-    epoch: int = 0  # of the shard map that it was routed by; for people who ask why it is where it is
+    rejected: tuple[int, ...] = ()  # positions in the body of items that the edge rejected and the worker skips
+    degraded: bool = False  # admitted while the usage of its org was unknown
+    epoch: int = 0  # of the shard map that routed it; for diagnosis
     v: int = VERSION
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """A header and the body it speaks of."""
+    """A header and its body."""
 
     header: Header
     body: bytes
 
     def routed(self, epoch: int) -> "Envelope":
-        """The same, routed by this epoch of the shard map."""
+        """The same envelope, routed by this epoch of the shard map."""
         return self if epoch == self.header.epoch else Envelope(structs.replace(self.header, epoch=epoch), self.body)
 
     def fields(self) -> dict[str, bytes]:
-        """As stream fields."""
+        """The fields of its stream entry."""
         return {"h": _encode(self.header), "b": self.body}
 
 
@@ -65,10 +65,10 @@ _decode = msgspec.msgpack.Decoder(Header).decode
 
 
 def from_fields(fields: Mapping[bytes, bytes]) -> Envelope:
-    """The envelope that ``fields`` of a stream entry hold.
+    """The envelope in the ``fields`` of a stream entry.
 
     Raises:
-        MalformedEnvelope: when they hold none, or one of a later version.
+        MalformedEnvelope: when there is none, or one of another version.
     """
     try:
         header = header_of(fields[b"h"])
@@ -83,10 +83,10 @@ def from_fields(fields: Mapping[bytes, bytes]) -> Envelope:
 
 
 def header_of(said: bytes) -> Header:
-    """The header that a field holds.
+    """The header in the field ``h``.
 
     Raises:
-        MalformedEnvelope: when it holds none.
+        MalformedEnvelope: when it is unreadable.
     """
     try:
         return _decode(said)

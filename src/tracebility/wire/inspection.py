@@ -1,4 +1,4 @@
-"""What the edge finds in a body: how much can be kept, what cannot and why, and what to enqueue."""
+"""The result of reading a body: how many items are accepted, which are rejected and why, and what to enqueue."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from tracebility.wire.rejection import ItemWarning, Rejection
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Items that travel in one envelope. ``rejected`` are positions in ``body`` of items that are not to be kept."""
+    """The items of one envelope. ``rejected``: positions in ``body`` of items that the worker skips."""
 
     body: bytes
     items: int
@@ -18,8 +18,8 @@ class Part:
 class Inspection:
     """A body that was read.
 
-    ``parts`` is empty when the body may travel as it came, the items at the positions in ``passed_over`` being the
-    rejected ones; otherwise the parts travel in its place, without what could not be read.
+    Without ``parts`` the body is enqueued as it came, and the worker skips the items at ``passed_over``.
+    Otherwise the parts are enqueued in its place, without the rejected items.
     """
 
     items: int

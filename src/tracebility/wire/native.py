@@ -1,4 +1,4 @@
-"""Native runs: the JSON of ``POST /v1/runs``, checked one run at a time and brought into one form.
+"""Native runs: read the JSON of ``POST /v1/runs``, check each run, and bring it into one form.
 
 Fields that this version does not know are not stored, so that a newer client can talk to an older server. The edge
 names them in warnings, because most are mistakes.
@@ -69,7 +69,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode_runs(body: bytes) -> list[Run | Rejection]:
-    """Each run of ``body`` (one run, or ``{"runs": [...]}``) in its order, or why it is refused.
+    """Each run of ``body`` (one run, or ``{"runs": [...]}``) in its order, or why it is rejected.
 
     A child that names its parent and no trace is put into the trace of its topmost ancestor in this body.
 
@@ -105,7 +105,7 @@ def _raw_runs(body: bytes) -> tuple[list[Raw], list[str]]:
 
 
 def inspect(body: bytes) -> Inspection:
-    """What of ``body`` can be kept. A large one is cut along its runs and travels in parts.
+    """What of ``body`` can be accepted. A large body is cut along its runs into parts.
 
     Raises:
         BadRequest: when it is not JSON, or not an object.
@@ -126,9 +126,9 @@ def inspect(body: bytes) -> Inspection:
             continue
         text = bytes(raw)
         if isinstance(was, Run) and not was.trace_id:
-            # Apart from its parent, a child's trace could not be found again.
+            # In another part than its parent, the worker could not find the trace of a child.
             text = b'%b,"trace_id":"%b"}' % (text.rstrip()[:-1], run.trace_id.encode())
-            if len(text) > limits.ITEM_BYTES:  # the worker would refuse what the client was told is kept
+            if len(text) > limits.ITEM_BYTES:  # else the worker would reject what was accepted
                 refused.append(Rejection(index, _too_large(len(text))))
                 continue
         if members and size + len(text) > limits.ENVELOPE_BYTES:
@@ -142,7 +142,7 @@ def inspect(body: bytes) -> Inspection:
 
 
 def inspect_inline(body: bytes) -> Inspection | None:
-    """What `inspect` says of a body of one envelope; None as soon as that turns out to take long.
+    """As `inspect`, for a body of one envelope; None as soon as that turns out to take long.
 
     Raises:
         BadRequest, PayloadTooLarge: as `inspect` does.
@@ -408,7 +408,7 @@ def _cost(cost: Decimal | None) -> Decimal | None:
 
 
 def _plain(raw: Raw) -> str:
-    """A string's own text, and the JSON text of everything else; nothing for null."""
+    """The text of a string, the JSON text of everything else; empty for null."""
     text = bytes(raw)
     if not text or text == b"null":
         return ""
@@ -427,7 +427,7 @@ def _error(raw: Raw) -> tuple[str, str]:
 
 
 def _placed(runs: list[Run | Rejection]) -> list[Run | Rejection]:
-    """Runs without a trace put into one: a root into its own, a child into that of its topmost ancestor in ``runs``."""
+    """Give runs without a trace one: a root its own id, a child that of its topmost ancestor in ``runs``."""
     if all(isinstance(run, Rejection) or run.trace_id for run in runs):
         return runs
     by_id = {run.id: run for run in runs if isinstance(run, Run)}
@@ -441,14 +441,14 @@ def _placed(runs: list[Run | Rejection]) -> list[Run | Rejection]:
 
 
 def _trace_of(run_id: str, by_id: dict[str, Run], traces: dict[str, str]) -> str:
-    """The trace of ``run_id``. ``traces`` holds what is known, so that a long line of parents is walked once."""
+    """The trace of ``run_id``. ``traces`` remembers the known ones, so that a long line of parents is walked once."""
     climbed: dict[str, int] = {}
     while run_id not in traces:
         run = by_id.get(run_id)
         if run is None or run.trace_id or not run.parent_id:
             traces[run_id] = run_id if run is None else run.trace_id or run_id
         elif run_id in climbed:
-            traces[run_id] = min(list(climbed)[climbed[run_id] :])  # a circle: one trace, whoever is asked
+            traces[run_id] = min(list(climbed)[climbed[run_id] :])  # a circle of parents: one trace for all of them
         else:
             climbed[run_id] = len(climbed)
             run_id = run.parent_id

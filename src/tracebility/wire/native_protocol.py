@@ -1,6 +1,7 @@
 """The native JSON protocol, ``POST /v1/runs``: its answers and its description."""
 
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -9,7 +10,7 @@ from tracebility.wire import limits, native
 from tracebility.wire.inspection import Inspection
 from tracebility.wire.openapi import BOUNDS, ENCODING_HEADER, json_of, object_of, text_of
 from tracebility.wire.protocol import Answer, Call, Protocol, Route
-from tracebility.wire.rejection import Rejection
+from tracebility.wire.rejection import ItemWarning, Rejection
 
 
 def answer(call: Call, inspection: Inspection) -> Answer:
@@ -19,8 +20,9 @@ def answer(call: Call, inspection: Inspection) -> Answer:
     """
     rejected = [Rejection(one.index, one.error[: limits.REJECTION_CHARS]) for one in inspection.rejected]
     told: dict[str, Any] = {"accepted": inspection.items, "rejected": rejected}
-    if inspection.warnings:
-        told["warnings"] = inspection.warnings
+    warnings = (*_ignored(call.query), *inspection.warnings)
+    if warnings:
+        told["warnings"] = warnings
     if inspection.items or not rejected:
         return Answer(202, b"application/json", msgspec.json.encode(told))
     runs = "The run was" if len(rejected) == 1 else f"All {len(rejected)} runs were"
@@ -31,6 +33,15 @@ def answer(call: Call, inspection: Inspection) -> Answer:
         problem.status, b"application/problem+json", msgspec.json.encode(problem.body(call.route.path) | told)
     )
 
+
+def _ignored(query: str) -> list[ItemWarning]:
+    """A warning for each query parameter: the route has none, and its key alone names the project."""
+    names = dict.fromkeys(name for name, _ in parse_qsl(query[:_QUERY_READ], keep_blank_values=True))
+    return [ItemWarning(f"query parameter '{name[:_NAME_SHOWN]}' is ignored") for name in names]
+
+
+_QUERY_READ = 1_000
+_NAME_SHOWN = 60
 
 _ID = text_of(description="A UUID, kept as it is sent, or 16 or 32 hex digits.")
 _TIME = {
@@ -57,8 +68,8 @@ NATIVE = Protocol(
                 "summary": "Send runs as JSON",
                 "description": (
                     "One run, or a list of them. 202 means that the accepted ones are stored durably; rejected ones "
-                    "are named by their place in the list. Unknown fields are not stored, and are named in `warnings`. "
-                    "When every run is rejected the answer is 422. " + BOUNDS
+                    "are named by their place in the list. Unknown fields are not stored and query parameters are "
+                    "ignored; `warnings` name both. When every run is rejected the answer is 422. " + BOUNDS
                 ),
                 "parameters": [ENCODING_HEADER],
                 "requestBody": {

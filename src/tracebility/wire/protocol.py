@@ -30,6 +30,7 @@ class Call:
     route: Route
     content_type: str  # as envelopes have it, such as "json"
     parameters: Mapping[str, str] = field(default_factory=dict)
+    query: str = ""  # as it was sent, behind the question mark
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,12 +133,16 @@ async def test_only_admins_ask(api: httpx.AsyncClient, two_orgs: Any, key_with: 
         assert answer.status_code == 403
 
 
-async def test_a_project_is_told_how_long_it_keeps_its_data(api: httpx.AsyncClient, two_orgs: Any, trail: Any) -> None:
+async def test_a_project_is_told_how_long_it_keeps_its_data(
+    api: httpx.AsyncClient, operator: Any, two_orgs: Any, trail: Any
+) -> None:
     mine, _ = two_orgs
     path = f"/v1/projects/{mine.project_id}"
-    for days, shown in ((7, 7), (7, 7), (None, None)):
-        answer = await api.patch(path, json={"retention_days": days}, headers=mine.headers())
-        assert (answer.status_code, answer.json()["retention_days"]) == (200, shown)
+    org = f"/v1/admin/orgs/{mine.org_id}"
+    assert (await api.patch(org, json={"retention_days": 5}, headers=operator)).status_code == 200
+    for days, kept in ((7, 5), (7, 5), (None, 5)):
+        changed = (await api.patch(path, json={"retention_days": days}, headers=mine.headers())).json()
+        assert (changed["retention_days"], changed["kept_days"]) == (days, kept)
     assert (await api.patch(path, json={}, headers=mine.headers())).json()["retention_days"] is None
     refused = await api.patch(path, json={"retention_days": 0}, headers=mine.headers())
     assert (refused.status_code, refused.json()["detail"].partition(":")[0]) == (422, "retention_days")

@@ -18,7 +18,6 @@ def sameness(answer: httpx.Response) -> tuple[Any, ...]:
     """What may not differ between two refusals: everything but the date, `instance` and the request's id."""
     body = answer.json()
     body.pop("instance")
-    assert body.pop("request_id") == answer.headers["x-request-id"]
     may_differ = ("date", "content-length", "x-request-id")
     headers = {name: value for name, value in answer.headers.items() if name not in may_differ}
     return answer.status_code, headers, body
@@ -175,7 +174,7 @@ async def test_every_answer_has_a_request_id(api: httpx.AsyncClient, tenants: An
         given = await api.get(path, headers={"x-request-id": "ingress-7.A:b_c"})
         assert given.headers.get_list("x-request-id") == ["ingress-7.A:b_c"]
     refused = await api.get("/v1/projects", headers={"x-request-id": 'a"b<c>'})
-    assert refused.json()["request_id"] == refused.headers["x-request-id"] != 'a"b<c>'
+    assert refused.headers["x-request-id"] != 'a"b<c>'
 
 
 async def test_a_cursor_fits_no_other_project(api: httpx.AsyncClient, tenants: Any) -> None:

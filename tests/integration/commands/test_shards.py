@@ -69,7 +69,7 @@ def test_people_can_read_status_and_plan(commands: Any, org: str) -> None:
 def test_a_second_move_is_refused_for_a_while(commands: Any, org: str) -> None:
     first, second = str((home_of(org) + 1) % 16), str((home_of(org) + 2) % 16)
     commands.answer("shards", "move", org, first)
-    assert "by force" in commands.refusal("shards", "move", org, second)
+    assert "--force" in commands.refusal("shards", "move", org, second)
     assert commands.answer("shards", "move", org, second, "--force")["after"] == [int(second)]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from tests.harness import streams as raw_streams
-from tests.harness.erasure import WHEN, Work, envelope_of, late_row, later, work_now
+from tests.harness.erasure import R1, WHEN, Work, envelope_of, late_row, later, work_now
 
 from tracebility.deletion import jobs
 from tracebility.deletion.jobs import UserDeletion
@@ -58,17 +58,17 @@ async def test_what_was_accepted_before_its_deletion_is_swept_and_what_is_newer_
     if kind == "user":
         asked = (jobs.delete_user, mine.org_id, UserDeletion("ann"))
     else:
-        asked = (jobs.delete_run, mine.place, "r1")  # type: ignore[assignment]
+        asked = (jobs.delete_run, mine.place, R1)  # type: ignore[assignment]
     await work.done(await work.ask(*asked))
     assert await work.deleter.sweep() == 0
     left = await mine.rows()
     newer = {"accepted_at": f"{work_now() + timedelta(days=1):%F %T}"}
     for span, user, when in (("named", "ann", {}), ("beside it", "", {}), ("newer", "ann", newer)):
-        await mine.add("span", late_row(mine) | {"trace_id": "r1", "span_id": span, "user_id": user} | when)
-    run = {"org_id": mine.org_id, "project_id": mine.place.project_id, "run_id": "r1", "user_id": "ann", "version": 1}
+        await mine.add("span", late_row(mine) | {"trace_id": R1, "span_id": span, "user_id": user} | when)
+    run = {"org_id": mine.org_id, "project_id": mine.place.project_id, "run_id": R1, "user_id": "ann", "version": 1}
     await mine.add("run", run | {"start_time": WHEN, "accepted_at": WHEN})
     assert await work.deleter.sweep() == 3
-    assert [row[4] for row in (await mine.rows())["span"] if row[3] == "r1" and row not in left["span"]] == ["newer"]
+    assert [row[4] for row in (await mine.rows())["span"] if row[3] == R1 and row not in left["span"]] == ["newer"]
     assert (await mine.rows())["run"] == left["run"]
     assert await other.rows() == others
     assert await work.deleter.sweep() == 0
@@ -116,7 +116,7 @@ async def test_what_nobody_drains_is_not_waited_for(
 ) -> None:
     mine, _ = filled
     await raw_streams.append(streams, [(LEGACY_STREAM, {"d": b"{}"})])
-    job = await work.ask(jobs.delete_run, mine.place, "r1")
+    job = await work.ask(jobs.delete_run, mine.place, R1)
     await work.deleter.tick()
     assert (await work.job(job)).step == "drain"
     metrics = DeletionMetrics(Metrics())

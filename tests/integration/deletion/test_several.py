@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from tests.harness.erasure import Work, events, late_row, work_now
+from tests.harness.erasure import R1, R2, R3, Work, events, late_row, work_now
 
 from tracebility.deletion import jobs
 from tracebility.deletion.jobs import Deletion, UserDeletion
@@ -15,17 +15,17 @@ from tracebility.stores import postgres
 async def test_the_same_that_is_asked_for_again_is_the_same_job(filled: Any, work: Work) -> None:
     mine, other = filled
     for asking, *arguments in (
-        (jobs.delete_run, mine.place, "r2"),
+        (jobs.delete_run, mine.place, R2),
         (jobs.delete_user, mine.org_id, UserDeletion("bob")),
         (jobs.delete_project, mine.place, work_now()),
         (jobs.delete_org, mine.org_id, work_now()),
     ):
         first = await work.ask(asking, *arguments)
         assert (await work.ask(asking, *arguments)).id == first.id
-    ours = await work.ask(jobs.delete_run, other.place, "r2")
+    ours = await work.ask(jobs.delete_run, other.place, R2)
     assert ours.org_id == other.org_id
     await work.done(ours)
-    again = await work.ask(jobs.delete_run, other.place, "r2")
+    again = await work.ask(jobs.delete_run, other.place, R2)
     assert again.id != ours.id, "what came since is another matter"
 
 
@@ -52,7 +52,7 @@ async def test_what_came_before_the_same_was_asked_for_again_goes(
     asked = [row["details"]["job_id"] for row in await events(control, mine.org_id)]
     assert asked == [str(first.id)] * 2
     await work.done(first)
-    assert await stored() == {"r2", "r3"}
+    assert await stored() == {R2, R3}
 
     begun = await work.ask(jobs.delete_user, mine.org_id, UserDeletion("ann"))
     while (row := await control.fetchrow("read_deletion", begun.id))["step"] == "drain":  # type: ignore[index]
@@ -62,21 +62,21 @@ async def test_what_came_before_the_same_was_asked_for_again_goes(
     assert again.id != begun.id
     await work.done(again)
     assert (await work.job(begun)).state == "done"
-    assert await stored() == {"r2", "r3"}
+    assert await stored() == {R2, R3}
 
 
 async def test_who_asks_again_while_the_queue_is_looked_at_is_not_overlooked(
     filled: Any, work: Work, monkeypatch: Any
 ) -> None:
     mine, _ = filled
-    job = await work.ask(jobs.delete_run, mine.place, "r1")
+    job = await work.ask(jobs.delete_run, mine.place, R1)
     looking = work.deleter._queue.depths
     asked: list[Deletion] = []
 
     async def depths(streams: Any) -> Any:
         seen = await looking(streams)
         if not asked:
-            asked.append(await work.ask(jobs.delete_run, mine.place, "r1"))
+            asked.append(await work.ask(jobs.delete_run, mine.place, R1))
         return seen
 
     monkeypatch.setattr(work.deleter._queue, "depths", depths)
@@ -118,13 +118,13 @@ async def test_who_was_overtaken_changes_nothing(
     assert dict(await now()) == dict(new)
     done = await work.done(job)
     assert done.certificate["runs"] == 2  # type: ignore[index]
-    assert {row[3] for row in (await mine.rows())["span"]} == {"r2", "r3"}
+    assert {row[3] for row in (await mine.rows())["span"]} == {R2, R3}
 
 
 async def test_a_store_that_is_away_for_one_job_keeps_no_other_waiting(
     filled: Any, work: Work, monkeypatch: Any
 ) -> None:
-    jobs = [await work.ask(jobs.delete_run, one.place, "r1") for one in filled]
+    jobs = [await work.ask(jobs.delete_run, one.place, R1) for one in filled]
     stuck, whole = sorted(jobs, key=lambda job: job.org_id)  # in this order they are looked at
     counting = work.deleter._count_before
     tried = 0
@@ -147,8 +147,8 @@ async def test_a_job_that_stumbles_keeps_nobody_waiting_and_fails_in_the_end(
     filled: Any, work: Work, monkeypatch: Any, control: postgres.Postgres
 ) -> None:
     mine, other = filled
-    broken = await work.ask(jobs.delete_run, mine.place, "r1")
-    whole = await work.ask(jobs.delete_run, other.place, "r1")
+    broken = await work.ask(jobs.delete_run, mine.place, R1)
+    whole = await work.ask(jobs.delete_run, other.place, R1)
     counting = work.deleter._count_before
 
     async def count(job: Any) -> bool:

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import time
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from tests.harness import streams as raw_streams
-from tests.harness.erasure import ASKER, KEPT, Filled, Work, envelope_of, events, work_now
+from tests.harness.erasure import ASKER, KEPT, R1, R2, R3, WHEN, Filled, Work, envelope_of, events, late_row, work_now
 
 from tracebility.deletion import jobs
 from tracebility.deletion.jobs import UserDeletion
@@ -29,8 +30,8 @@ async def test_a_run_goes_with_all_that_names_it(filled: Any, work: Work, contro
     mine, other = filled
     others = await other.rows()
     before = await mine.rows()
-    job = await work.ask(jobs.delete_run, mine.place, "r1")
-    assert (job.kind, job.state, job.target) == ("run", "queued", "r1")
+    job = await work.ask(jobs.delete_run, mine.place, R1)
+    assert (job.kind, job.state, job.target) == ("run", "queued", R1)
     done = await work.done(job)
     after = await mine.rows()
     gone = {table: len(rows) - len(after[table]) for table, rows in before.items() if len(rows) != len(after[table])}
@@ -60,9 +61,33 @@ async def test_a_body_whose_run_was_deleted_is_new_when_it_is_sent_again(
         return gone
 
     monkeypatch.setattr(work.deleter._eraser, "erase", erase)
-    await work.done(await work.ask(jobs.delete_run, mine.place, "r1"))
+    await work.done(await work.ask(jobs.delete_run, mine.place, R1))
     assert int(await store.command("GET", removal_key(mine.org_id))) >= erased_us > 0
     assert not await store.command("EXISTS", removal_key(other.org_id))
+
+
+@pytest.mark.parametrize("kind", ["run", "user"])
+async def test_what_is_sent_after_a_deletion_was_asked_for_stays(filled: Any, work: Work, kind: str) -> None:
+    """Its run was summed up with spans that go; what is left of it is a run of its own."""
+    mine, other = filled
+    others = await other.rows()
+    asked = (jobs.delete_run, mine.place, R1) if kind == "run" else (jobs.delete_user, mine.org_id, UserDeletion("ann"))
+    job = await work.ask(*asked)
+    newer = {"accepted_at": f"{work_now() + timedelta(days=1):%F %T}", "version": 2}
+    await mine.add("span", late_row(mine) | {"trace_id": R1, "span_id": "a", "user_id": "ann", "name": "again"} | newer)
+    summed = {"run_id": R1, "name": "old", "span_count": 2, "start_time": WHEN, "accepted_at": WHEN, "version": 3}
+    await mine.add("run", {"org_id": mine.org_id, "project_id": mine.place.project_id} | summed)
+    done = await work.done(job)
+    left = await mine.engine.query(
+        "SELECT name, span_count FROM run "
+        "WHERE org_id = {org:UUID} AND project_id = {project:UUID} AND run_id = {run:String}",
+        {"org": str(mine.org_id), "project": str(mine.place.project_id), "run": R1},
+    )
+    assert [tuple(row) for row in left.rows] == [("again", 1)]
+    spans = [row for row in (await mine.rows())["span"] if row[3] == R1 and row[2] == mine.place.project_id]
+    assert len(spans) == 1
+    assert done.certificate["rows"]["run"]["after"] == 0  # type: ignore[index]
+    assert await other.rows() == others
 
 
 async def test_a_users_runs_go_whole_in_every_project(filled: Any, work: Work, monkeypatch: Any) -> None:
@@ -72,7 +97,7 @@ async def test_a_users_runs_go_whole_in_every_project(filled: Any, work: Work, m
     before = await mine.rows()
     done = await work.done(await work.ask(jobs.delete_user, mine.org_id, UserDeletion("ann")))
     after = await mine.rows()
-    assert {row[3] for row in after["span"]} == {"r2", "r3"}
+    assert {row[3] for row in after["span"]} == {R2, R3}
     gone = {table: len(rows) - len(after[table]) for table, rows in before.items() if len(rows) != len(after[table])}
     assert gone == {"span": 4, "span_v1": 1, "run": 2, "eval_score": 2, "replay_capture": 2, "replay_run": 2}
     assert {table: rows["before"] for table, rows in done.certificate["rows"].items() if rows["before"]} == gone  # type: ignore[index]

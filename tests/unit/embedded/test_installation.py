@@ -240,3 +240,15 @@ def test_a_stopped_installation_says_how_to_start_it(tmp_path: Path) -> None:
         locate(tmp_path, {})
     write_private(tmp_path / "ready.json", DSNS | {"supervisor_pid": os.getpid()})
     assert locate(tmp_path, {}).pg_dsn == DSNS["pg_dsn"]
+
+
+def test_an_installation_that_is_starting_is_not_called_stopped(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path)
+    try:
+        data.secrets().password("postgres")
+        with pytest.raises(ConfigurationError, match=rf"is starting or stopping \(pid {os.getpid()}\)"):
+            locate(tmp_path, {})
+    finally:
+        data.close()
+    with pytest.raises(ConfigurationError, match="is stopped"):
+        locate(tmp_path, {})

@@ -134,3 +134,7 @@ def test_a_request_of_which_every_run_was_rejected_is_not_accepted() -> None:
         },
     )
     assert json.loads(NATIVE.answer(call, Inspection(0, [])).body) == {"accepted": 0, "rejected": []}
+    asked = NATIVE.answer(replace(call, query="project_id=x&project_id=y&z"), Inspection(1, []))
+    assert [one["warning"] for one in json.loads(asked.body)["warnings"]] == [
+        "query parameter 'project_id' is ignored", "query parameter 'z' is ignored"
+    ]  # fmt: skip

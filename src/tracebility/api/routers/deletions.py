@@ -60,7 +60,7 @@ async def end_project(holder: Administrator, place: NamedProjectOrDeleted, servi
 )
 async def end_run(holder: Administrator, place: NamedProject, run_id: str, services: Services) -> Response:
     """With its spans, scores and captures, also those still in the queue."""
-    async with services.changing() as transaction:
+    async with services.changing(deletes_of=place.org_id) as transaction:
         job = await delete_run(transaction, holder.actor, place, run_id)
     return answer(job, 202)
 
@@ -75,7 +75,7 @@ async def end_run(holder: Administrator, place: NamedProject, run_id: str, servi
 async def end_user(request: Request, holder: Administrator, org: NamedOrg, services: Services) -> Response:
     """Deletes every run of the org that has a span with this user, in all projects, with all its spans."""
     asked = await body_of(request, UserDeletion)
-    async with services.changing() as transaction:
+    async with services.changing(deletes_of=org) as transaction:
         job = await delete_user(transaction, holder.actor, org, asked)
     return answer(job, 202)
 

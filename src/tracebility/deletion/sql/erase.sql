@@ -32,20 +32,9 @@ ORDER BY partition
 ALTER TABLE {table:Identifier} DELETE IN PARTITION ID {partition:String}
 WHERE org_id IN ({org:UUID}, {nobody:UUID}) AND project_id = {project:UUID}
 
+-- Of runs, what was accepted up to a moment, in microseconds.
+
 -- name: rows_of_runs
-SELECT _partition_id AS partition, count() AS found
-FROM {table:Identifier}
-WHERE org_id IN ({org:UUID}, {nobody:UUID}) AND project_id = {project:UUID} AND {run:Identifier} IN {runs:Array(String)}
-GROUP BY partition
-ORDER BY partition
-
--- name: erase_of_runs
-ALTER TABLE {table:Identifier} DELETE IN PARTITION ID {partition:String}
-WHERE org_id IN ({org:UUID}, {nobody:UUID}) AND project_id = {project:UUID} AND {run:Identifier} IN {runs:Array(String)}
-
--- The same, as far as it came before a moment, in microseconds.
-
--- name: rows_of_runs_until
 SELECT _partition_id AS partition, count() AS found
 FROM {table:Identifier}
 WHERE org_id IN ({org:UUID}, {nobody:UUID}) AND project_id = {project:UUID} AND {run:Identifier} IN {runs:Array(String)}
@@ -53,7 +42,7 @@ WHERE org_id IN ({org:UUID}, {nobody:UUID}) AND project_id = {project:UUID} AND 
 GROUP BY partition
 ORDER BY partition
 
--- name: erase_of_runs_until
+-- name: erase_of_runs
 ALTER TABLE {table:Identifier} DELETE IN PARTITION ID {partition:String}
 WHERE org_id IN ({org:UUID}, {nobody:UUID}) AND project_id = {project:UUID} AND {run:Identifier} IN {runs:Array(String)}
     AND {arrived:Identifier} <= fromUnixTimestamp64Micro({until_us:Int64}, 'UTC')

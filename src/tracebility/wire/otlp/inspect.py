@@ -154,7 +154,7 @@ def _warned(found: Inspection | None, starts: Sequence[int | float | str | None]
     if not early:
         return found
     warning = (
-        f"{early} spans are stored with a start before 1973: startTimeUnixNano counts nanoseconds since 1970, "
+        f"spans stored with a start before 1973: {early}; startTimeUnixNano counts nanoseconds since 1970, "
         "not milliseconds or seconds"
     )
     return replace(found, warnings=(ItemWarning(warning),))
