@@ -91,7 +91,7 @@ class Drain:
         self._in_hand = InHand(queue, self._name, self._streams, metrics)
         self._work = writer.new_work()
         self._writing: deque[asyncio.Task[None]] = deque()
-        self._largest_entry = 1 << 16
+        self._largest_entry = 1 << 15
         self._suspects: set[bytes] = set()  # that are being tried
         self._turn = 0
         self._claim_at = self._forget_at = 0.0
