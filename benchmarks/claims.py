@@ -18,7 +18,7 @@ from tests.harness.installation import Installation
 from tracebility.stores.queue import Queue, connect_queue
 from tracebility.telemetry import Metrics
 from tracebility.worker.metrics import WorkerMetrics
-from tracebility.worker.reclaim import claim, left_behind
+from tracebility.worker.reclaim import claim, claimable_groups
 
 from . import report
 
@@ -46,7 +46,7 @@ async def taken_over(queue: Queue, count: int) -> tuple[float, int, int]:
     def is_held(_: str, entry_id: bytes) -> bool:
         return entry_id in held
 
-    async for group in left_behind(queue, [stream], 0, is_held):
+    async for group in claimable_groups(queue, [stream], 0, is_held):
         held.update(entry.id for entry, _ in await claim(queue, "alive", metrics, 0, group))
     seconds = time.perf_counter() - began
     await queue._pipeline([("UNLINK", stream)])

@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--loads", default=",".join(loads.LOADS), help="which, with commas between (default: all)")
     arguments = parser.parse_args()
     memory.keep_freed_pages()
-    memory.disable_automatic_collection()
+    memory.disable_automatic_gc()
     found = []
     for load in arguments.loads.split(","):
         found.append(measure(load, arguments.spans, arguments.rounds))

@@ -24,7 +24,7 @@ from tracebility.wire.envelope import Envelope
 from tracebility.worker import memory
 from tracebility.worker.batch import Batch
 from tracebility.worker.batch_bounds import MOST_ROWS
-from tracebility.worker.runs import TRACES_A_STATEMENT
+from tracebility.worker.runs import TRACES_PER_STATEMENT
 
 from . import loads
 from .mapping import Feed, Mapping
@@ -71,8 +71,8 @@ async def engine_stages(
 
     await measure("spans", engine.insert_native(*spans))
     version = (await engine.query(query("engine_clock"))).rows[0][0]
-    for start in range(0, len(traces), TRACES_A_STATEMENT):
-        part = {"traces": traces[start : start + TRACES_A_STATEMENT], "orgs": orgs, "apart": [], "version": version}
+    for start in range(0, len(traces), TRACES_PER_STATEMENT):
+        part = {"traces": traces[start : start + TRACES_PER_STATEMENT], "orgs": orgs, "apart": [], "version": version}
         await measure("runs", engine.execute(query("recompute_runs"), part))
     await measure("meter", engine.insert_native(*meter))
 
@@ -85,7 +85,7 @@ async def main() -> None:
     options.add_argument("--orgs", type=int, default=4)
     chosen = options.parse_args()
     memory.keep_freed_pages()
-    memory.disable_automatic_collection()
+    memory.disable_automatic_gc()
     worker, feed = Mapping(), Feed(loads.requests_of(chosen.load, POOL), chosen.orgs)
     engine = process = None
     if chosen.data_dir:

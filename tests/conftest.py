@@ -81,7 +81,7 @@ async def queue(stores: StoresUnderTest) -> AsyncIterator[Queue]:
 
 
 @pytest.fixture(scope="session")
-async def hot_store(stores: StoresUnderTest) -> AsyncIterator[redis_control.Hot]:
+async def hot_store(stores: StoresUnderTest) -> AsyncIterator[redis_control.RedisControl]:
     """The shared queue's server in its control role."""
     opened = await redis_control.connect(stores.redis_url)
     yield opened
@@ -169,7 +169,7 @@ async def empty_queue(empty_redis_url: str) -> AsyncIterator[Queue]:
 
 
 @pytest.fixture
-async def empty_hot_store(empty_redis_url: str) -> AsyncIterator[redis_control.Hot]:
+async def empty_hot_store(empty_redis_url: str) -> AsyncIterator[redis_control.RedisControl]:
     """The control role there."""
     opened = await redis_control.connect(empty_redis_url)
     yield opened

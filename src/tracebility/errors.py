@@ -259,7 +259,7 @@ class Overloaded(Problem):
         super().__init__(detail, hint=hint, retry_after_s=2)
 
 
-class TrailTampered(Problem):
+class AuditLogTampered(Problem):
     """The number of an org's next audit event is taken: somebody wrote to its audit log past this program.
 
     Changes that need an audit event are refused until an operator has repaired the log.

@@ -1,4 +1,4 @@
-"""Named places where a test may end this process as ``kill -9`` would.
+"""Named points in the code at which a test can kill this process with SIGKILL.
 
 ``TRACEBILITY_FAILPOINT=name`` ends the process the first time it comes by ``name``; ``name:3`` the third time. With the
 variable unset, a failpoint is one comparison. With ``TRACEBILITY_FAILPOINT_ONCE=FILE`` only the first process that gets

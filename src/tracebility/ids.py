@@ -1,4 +1,4 @@
-"""Identifiers as types of their own, so that swapping two of them does not compile."""
+"""Identifier types. Each is its own type, so that the type checker finds swapped ids."""
 
 import os
 import re
@@ -12,7 +12,7 @@ ProjectId = NewType("ProjectId", UUID)
 EnvelopeId = NewType("EnvelopeId", UUID)
 PublicKeyId = NewType("PublicKeyId", str)
 
-# The tenant of rows whose org is unknown. Never the nil UUID: that is what an unset tenant reads as in a row policy.
+# The tenant of rows whose org is unknown. Not the nil UUID, because row policies read an unset tenant as nil.
 SENTINEL = UUID("ffffffff-ffff-ffff-ffff-ffffffffffff")
 SENTINEL_ORG = OrgId(SENTINEL)
 SENTINEL_WORKSPACE = WorkspaceId(SENTINEL)

@@ -1,11 +1,11 @@
-"""How long to wait before something that failed is tried again: one place for every retry in the program."""
+"""Waits before retries: constants and exponential backoff for the whole program."""
 
 import asyncio
 from dataclasses import dataclass
 
-# A store that did not answer is asked again after this. Callers answer 503 or keep the data elsewhere meanwhile.
+# Pause before a failed store is called again. Callers answer 503 or buffer the data meanwhile.
 STORE_RETRY_S = 1.0
-# The queue is asked again sooner: envelopes wait in disk buffers until it answers.
+# Shorter for the queue, because envelopes wait in disk buffers until it answers.
 QUEUE_RETRY_S = 0.5
 
 
@@ -17,7 +17,7 @@ class Backoff:
     longest_s: float = 5.0
 
     def delay_s(self, tries: int) -> float:
-        """The wait after try number ``tries``, counted from 1."""
+        """Return the wait after attempt number ``tries``, counted from 1."""
         return min(self.first_s * 2.0 ** min(tries - 1, 30), self.longest_s)
 
 

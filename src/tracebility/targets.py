@@ -141,12 +141,12 @@ async def _ingest_worker(settings: "Settings", stop: asyncio.Event) -> None:
     from tracebility.worker.service import open_services
 
     async with open_services(settings) as services:
-        draining = asyncio.create_task(services.drain(stop))
-        draining.add_done_callback(lambda _: stop.set())
+        consuming = asyncio.create_task(services.consume(stop))
+        consuming.add_done_callback(lambda _: stop.set())
         await _serve_http(
             create_app(services.metrics.all, partial(needs_every_store, services.missing_stores)), settings, stop
         )
-        await draining
+        await consuming
 
 
 async def _operator(settings: "Settings", stop: asyncio.Event) -> None:

@@ -1,4 +1,4 @@
-"""Logs and metrics, the same for every target: one JSON line an event, one Prometheus registry a process."""
+"""Logs and metrics of all targets: one JSON line per log event, one Prometheus registry per process."""
 
 import logging
 import sys
@@ -15,12 +15,12 @@ from tracebility import request_id
 METRIC_PREFIX = "tracebility_"
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-# From a cached answer to the deadline of a store: finer where the promises lie (50, 80, 150 ms; 1 s, 3 s).
+# From a cached answer to the timeout of a store; finer around the promised latencies (50, 80, 150 ms; 1 s, 3 s).
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.08, 0.15, 0.3, 0.6, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0)
 
 
 def configure_logging(target: str, *, level: int = logging.INFO) -> None:
-    """Write structured logs to standard error, each line naming ``target``. Secrets never reach a log call."""
+    """Write JSON logs to standard error; each line names ``target``. Callers must not log secrets."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -79,7 +79,7 @@ class Metrics:
         return made
 
     def exposition(self) -> bytes:
-        """What ``/metrics`` answers, as ``METRICS_CONTENT_TYPE``."""
+        """Return the body of ``/metrics``, of type ``METRICS_CONTENT_TYPE``."""
         return generate_latest(self.registry)
 
     def _metric(self, kind: type[_Kind], name: str, description: str, labels: Sequence[str]) -> _Kind:

@@ -1,4 +1,4 @@
-"""What an operator or an admin writes, read strictly: a field that is unknown or holds something else is named."""
+"""Strict parsing of request bodies and command options. Errors name the unknown or invalid field."""
 
 import re
 import unicodedata
@@ -10,20 +10,20 @@ import msgspec
 
 from tracebility.errors import BadRequest, Unprocessable
 
-# A name is shown in lists and in mails.
+# Names are shown in lists and in mails.
 NAME_CHARS = 200
-# Of what a client wrote, repeated in an answer.
+# The most of a client's text that an answer repeats.
 _SHOWN_CHARS = 300
 
 Document = TypeVar("Document")
 
 
 def read(text: bytes, kind: type[Document]) -> Document:
-    """The ``kind`` that ``text`` is.
+    """Parse JSON ``text`` as ``kind``.
 
     Raises:
-        BadRequest: when it is not JSON.
-        Unprocessable: when a value in it is not acceptable, naming its field.
+        BadRequest: when the text is not JSON.
+        Unprocessable: when a value is invalid, naming its field.
     """
     try:
         return msgspec.json.decode(text, type=kind)
@@ -34,7 +34,7 @@ def read(text: bytes, kind: type[Document]) -> Document:
 
 
 def checked(kind: type[Document], options: Mapping[str, object]) -> Document:
-    """The ``kind`` that the options of a command make, in the bounds that `read` keeps.
+    """Build ``kind`` from the options of a command, with the same checks as `read`.
 
     Raises:
         Unprocessable: as `read`.
@@ -46,37 +46,37 @@ def checked(kind: type[Document], options: Mapping[str, object]) -> Document:
 
 
 def unacceptable(field: str, takes: str) -> Unprocessable:
-    """What a value of ``field`` is answered with that is not one it takes."""
+    """Return the error for an invalid value of ``field``. ``takes`` says which values are valid."""
     return Unprocessable(f"{field}: {takes}.", hint=f"Correct {field} in the body.")
 
 
 def must_be_name(text: str, field: str = "name") -> None:
-    """Refuse what people could not read or tell apart; for ``__post_init__``.
+    """Refuse names that people cannot read or tell apart; for ``__post_init__``.
 
     Raises:
-        ValueError: saying what a name may be.
+        ValueError: with the rules for names.
     """
     if not text.strip() or len(text) > NAME_CHARS or any(unicodedata.category(char) in _UNSEEN for char in text):
-        raise ValueError(f"{field}: takes 1 to {NAME_CHARS} characters, no control characters, not only spaces")
+        raise ValueError(f"{field}: must have 1 to {NAME_CHARS} characters, no control characters, and not only spaces")
 
 
 def stamp(moment: datetime | None) -> str | None:
-    """``moment`` as every answer has it: RFC 3339 in UTC, six digits."""
+    """Format a time as in all answers: RFC 3339 in UTC with six fractional digits."""
     return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 _UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
-# What msgspec says, and what is raised in ``__post_init__``, which it puts the place behind.
+# Parts of msgspec's messages, and of errors raised in ``__post_init__``, to which msgspec appends the path.
 _AT = re.compile(r"(?P<words>.*?)(?: - at `\$\.?(?P<place>.*)`)?", re.DOTALL)
 _OWN = re.compile(r"(?P<field>\w+): (?P<words>.*)", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
 
 
-def _unacceptable(said: str) -> Unprocessable:
-    found = _AT.fullmatch(said)
-    words, place = (found["words"], found["place"] or "") if found else (said, "")
+def _unacceptable(message: str) -> Unprocessable:
+    found = _AT.fullmatch(message)
+    words, place = (found["words"], found["place"] or "") if found else (message, "")
     if own := _OWN.fullmatch(words):
         place, words = _below(place, own["field"]), own["words"]
     elif unknown := _UNKNOWN.fullmatch(words):

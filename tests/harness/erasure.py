@@ -20,7 +20,7 @@ from tracebility.orgs.projects import ProjectPlace
 from tracebility.stores import clickhouse, postgres, redis_control
 from tracebility.stores.queue import Queue
 from tracebility.telemetry import Metrics
-from tracebility.tenant.ledger import book_of
+from tracebility.tenant.ledger import ledger_entry
 from tracebility.tenant.shard_router import shard_of, stream_of
 from tracebility.wire.envelope import Envelope, Header
 from tracebility.worker.metrics import WorkerMetrics
@@ -159,15 +159,15 @@ async def enter(queue: Queue, *envelopes: Envelope) -> None:
     """Put envelopes into the queue as an edge does."""
     for envelope in envelopes:
         stream = stream_of(shard_of(envelope.header.org_id))
-        await queue.append_groups([[(stream, envelope.fields())]], [book_of(stream, envelope.header)])
+        await queue.append_groups([[(stream, envelope.fields())]], [ledger_entry(stream, envelope.header)])
 
 
-async def drain(queue: Queue, engine: clickhouse.Engine, store: redis_control.Hot, org_id: OrgId) -> None:
+async def drain(queue: Queue, engine: clickhouse.Engine, store: redis_control.RedisControl, org_id: OrgId) -> None:
     """Have a worker settle what is in the queue of an org."""
     stop = asyncio.Event()
     services = WorkerServices(queue, engine, store, WorkerMetrics(Metrics()))
     async with asyncio.timeout(DRAINED_S), asyncio.TaskGroup() as both:
-        both.create_task(services.drain(stop))
+        both.create_task(services.consume(stop))
         while not stop.is_set():
             await asyncio.sleep(0.02)
             if await queue.length(stream_of(shard_of(org_id))) == 0:

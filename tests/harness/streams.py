@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from tracebility.errors import StoreUnavailable
 from tracebility.stores.queue import Queue
-from tracebility.stores.queue.entries import Entry, Leaving
+from tracebility.stores.queue.entries import Entry, Removal
 
 
 async def append(queue: Queue, entries: Sequence[tuple[str, Mapping[str, bytes]]]) -> list[bytes | StoreUnavailable]:
@@ -15,7 +15,7 @@ async def append(queue: Queue, entries: Sequence[tuple[str, Mapping[str, bytes]]
 
 async def acknowledge(queue: Queue, stream: str, ids: Sequence[bytes]) -> None:
     """Acknowledge and delete entries that no ledger knows of."""
-    await queue.leave([Leaving(stream, ids)])
+    await queue.remove([Removal(stream, ids)])
 
 
 async def read_pending(queue: Queue, stream: str, consumer: str, after: bytes, count: int) -> list[Entry]:

@@ -2,11 +2,11 @@
 
 import asyncio
 
-from tracebility.audit.access_log import AccessTrail
+from tracebility.audit.access_log import AccessLog
 
 
 async def refusals_written() -> None:
     """Return when the lines of all refusals until now are in the trail, or cannot be."""
-    denied = AccessTrail.denied.__code__
+    denied = AccessLog.denied.__code__
     tasks = [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "cr_code", None) is denied]
     await asyncio.gather(*tasks)

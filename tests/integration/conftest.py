@@ -14,7 +14,7 @@ from tracebility.stores.queue import Queue
 
 
 @pytest.fixture
-def store(empty_hot_store: redis_control.Hot) -> redis_control.Hot:
+def store(empty_hot_store: redis_control.RedisControl) -> redis_control.RedisControl:
     """The control role of a server in which nothing is."""
     return empty_hot_store
 

@@ -85,7 +85,7 @@ def test_nothing_that_routers_are_given_leads_to_a_raw_client(services: ApiServi
     seen: set[int] = set()
 
     def walk(held: object, path: str) -> None:
-        assert not isinstance(held, clickhouse.Engine | Queue | redis_control.Hot), path
+        assert not isinstance(held, clickhouse.Engine | Queue | redis_control.RedisControl), path
         if id(held) in seen or not type(held).__module__.startswith("tracebility.") or path.count(".") > 5:
             return
         seen.add(id(held))
@@ -162,7 +162,7 @@ def test_a_scope_cannot_be_made_without_the_seal(kind: Any, ids: tuple[str, ...]
 
 
 def test_a_context_is_made_by_the_resolver_alone() -> None:
-    with pytest.raises(TypeError, match="made by the resolver"):
+    with pytest.raises(TypeError, match="only the resolver may create"):
         TenantContext(None, None, None, "plan", frozenset(), "key")  # type: ignore[arg-type]
     makers = {
         file.relative_to(SOURCE).as_posix() for file in SOURCE.rglob("*.py") if "sealed_context" in file.read_text()

@@ -80,7 +80,7 @@ MUTANTS = (
     ),
     Mutant(
         "ingest streams are trimmed by their length",
-        "src/tracebility/stores/redis.py",
+        "src/tracebility/stores/queue/entries.py",
         'return ("XADD", stream, "*",',
         'return ("XADD", stream, "MAXLEN", "2", "*",',
         "tests/integration/stores/test_queue.py",
@@ -97,7 +97,7 @@ MUTANTS = (
         "entries are acknowledged before they are stored",
         "src/tracebility/worker/consumer.py",
         "        refusals = {(one.held.stream",
-        "        await self._queue.leave([Leaving(held.stream, [held.entry.id]) for held in work.held])\n"
+        "        await self._queue.remove([Removal(held.stream, [held.entry.id]) for held in work.held])\n"
         "        refusals = {(one.held.stream",
         "tests/integration/worker/test_crashes.py",
     ),
@@ -132,14 +132,14 @@ MUTANTS = (
     Mutant(
         "a key that was made while it was looked up stays unknown",
         "src/tracebility/tenant/resolver.py",
-        'if record is None and self._changes.get(("api_key", public_id)) == heard:',
+        'if record is None and self._changes.get(("api_key", public_id)) == last_change:',
         "if record is None:",
         "tests/unit/tenant/test_resolver.py",
     ),
     Mutant(
         "what a process keeps of a key outlives a change that it heard of",
         "src/tracebility/tenant/resolver.py",
-        "if self._is_outdated((entry or _NO_ENTRY).knows):",
+        "if self._is_outdated((entry or _NO_ENTRY).revisions):",
         "if False:",
         "tests/integration/tenant/test_revocation.py",
     ),
@@ -160,8 +160,8 @@ MUTANTS = (
     Mutant(
         "a process that starts looks keys up before it has heard of what changed",
         "src/tracebility/stores/changes.py",
-        "    with suppress(StoreUnavailable):\n        await changes.ask()\n    beside",
-        "    beside",
+        "    with suppress(StoreUnavailable):\n        await changes.poll()\n    tasks",
+        "    tasks",
         "tests/integration/stores/test_changes.py",
     ),
     Mutant(
@@ -173,58 +173,58 @@ MUTANTS = (
     ),
     Mutant(
         "an envelope that comes once more is accepted once more",
-        "src/tracebility/tenant/lua/enter.lua",
+        "src/tracebility/tenant/lua/record_accepted.lua",
         ".. now_ms) == 1 then",
         ".. now_ms) >= 0 then",
         "tests/integration/worker/test_ledger.py",
     ),
     Mutant(
-        "an envelope that left the books and came again stays accepted twice",
-        "src/tracebility/tenant/lua/leave.lua",
+        "an envelope that left the ledger and came again stays accepted twice",
+        "src/tracebility/tenant/lua/remove_entries.lua",
         "elseif was_in_flight and counts_elsewhere then",
         "elseif false then",
         "tests/integration/worker/test_ledger.py",
     ),
     Mutant(
         "a departure that is asked for again takes another entry of the envelope out of flight",
-        "src/tracebility/tenant/lua/leave.lua",
+        "src/tracebility/tenant/lua/remove_entries.lua",
         "if entry == '' or deleted[entry] then",
         "if true then",
         "tests/integration/worker/test_ledger.py",
     ),
     Mutant(
         "an envelope counts for whichever of its entries asked last",
-        "src/tracebility/tenant/lua/count.lua",
+        "src/tracebility/tenant/lua/counted_entry.lua",
         "if not place and ARGV",
         "if ARGV",
         "tests/integration/worker/test_ledger.py",
     ),
     Mutant(
         "an outcome of long ago is no outcome",
-        "src/tracebility/tenant/lua/count.lua",
+        "src/tracebility/tenant/lua/counted_entry.lua",
         "if not place and ARGV[nth * 2 + 1] == '0' then",
         "if not place then",
         "tests/integration/worker/test_ledger.py",
     ),
     Mutant(
         "which entry an envelope counts for is forgotten while that waits",
-        "src/tracebility/stores/redis.py",
-        "[COUNTS_IN_STREAM_MS, *said]",
-        "[COUNTS_LEFT_MS, *said]",
+        "src/tracebility/stores/queue/consumer.py",
+        "[COUNTS_IN_STREAM_MS, *arguments]",
+        "[COUNTS_LEFT_MS, *arguments]",
         "tests/integration/worker/test_ledger.py",
     ),
     Mutant(
         "the two streams of a shard decide apart which entry an envelope counts for",
         "src/tracebility/tenant/ledger.py",
-        "stream_key(beside(book.stream), ",
-        "stream_key(book.stream, ",
+        "stream_key(primary_stream(entry.stream), ",
+        "stream_key(entry.stream, ",
         "tests/integration/worker/test_ledger.py",
     ),
     Mutant(
         "a queue whose memory is full is not drained",
         "src/tracebility/tenant/scripts.py",
-        'COUNT, LEAVE = map(_load, ("count", "leave"))',
-        'COUNT, LEAVE = _load("count", "flags="), _load("leave")',
+        'COUNTED_ENTRY, REMOVE_ENTRIES = map(_load, ("counted_entry", "remove_entries"))',
+        'COUNTED_ENTRY, REMOVE_ENTRIES = _load("counted_entry", "flags="), _load("remove_entries")',
         "tests/integration/worker/test_faults.py",
     ),
     Mutant(
@@ -251,29 +251,30 @@ MUTANTS = (
     Mutant(
         "a settlement forgets what was reserved for what waits in disk buffers",
         "src/tracebility/quota/reconciler.py",
-        "(*spooled, *late)",
+        "(*buffered, *late)",
         "late",
         "tests/integration/quota/test_reconciler.py",
     ),
     Mutant(
         "a settlement forgets what was reserved for what came from a disk buffer late",
         "src/tracebility/quota/reconciler.py",
-        "(*spooled, *late)",
-        "spooled",
+        "(*buffered, *late)",
+        "buffered",
         "tests/integration/quota/test_reconciler.py",
     ),
     Mutant(
         "what goes from a disk buffer into the queue is between two answers",
         "src/tracebility/quota/reconciler.py",
         "        late = await self._queue.late_slots(oldest_ms)\n",
-        "        late = await self._queue.late_slots(oldest_ms)\n        spooled = await self._spooled(now_us)\n",
+        "        late = await self._queue.late_slots(oldest_ms)\n"
+        "        buffered = await self._buffered_slots(now_us)\n",
         "tests/integration/quota/test_reconciler.py",
     ),
     Mutant(
         "a full Redis is not told of what it sends to disk",
         "src/tracebility/tenant/scripts.py",
-        'ADMIT, REFUND, SETTLE, SAY = map(_load, ("admit", "refund", "settle", "say"))',
-        'ADMIT, REFUND, SETTLE = map(_load, ("admit", "refund", "settle"))\nSAY = _load("say", "flags=")',
+        'ADMIT, REFUND, SETTLE, SET_FIELD = map(_load, ("admit", "refund", "settle", "set_field"))',
+        'ADMIT, REFUND, SETTLE = map(_load, ("admit", "refund", "settle"))\nSET_FIELD = _load("set_field", "flags=")',
         "tests/integration/ingest/test_faults.py",
     ),
     Mutant(
@@ -300,8 +301,8 @@ MUTANTS = (
     Mutant(
         "a Redis that comes and goes lends each time that it goes",
         "src/tracebility/tenant/quota.py",
-        "if lent is not None and usage.watermark >= lent.slot:",
-        "if lent is not None:",
+        "if local is not None and usage.watermark >= local.slot:",
+        "if local is not None:",
         "tests/integration/tenant/test_quota.py",
     ),
     Mutant(
@@ -335,7 +336,7 @@ MUTANTS = (
     Mutant(
         "with the control plane away legacy envelopes become nobody's",
         "src/tracebility/worker/legacy.py",
-        "            self._away_until = now + ASK_AGAIN_S\n            raise\n",
+        "            self._down_until = now + LOOKUP_RETRY_S\n            raise\n",
         "            return None\n",
         "tests/integration/worker/test_legacy.py",
     ),
@@ -363,12 +364,12 @@ MUTANTS = (
     Mutant(
         "an event leaves the outbox before the data plane has it",
         "src/tracebility/audit/relay.py",
-        "            await links.insert(self._engine, events)\n"
+        "            await chain_store.insert(self._engine, events)\n"
         '            failpoint("audit_relay_after_insert")\n'
         '            await self._control.execute("relayed", ids)\n',
         '            await self._control.execute("relayed", ids)\n'
         '            failpoint("audit_relay_after_insert")\n'
-        "            await links.insert(self._engine, events)\n",
+        "            await chain_store.insert(self._engine, events)\n",
         "tests/integration/audit/test_relay.py",
     ),
     Mutant(
@@ -395,15 +396,15 @@ MUTANTS = (
     Mutant(
         "dead letters are not bounded",
         "src/tracebility/tenant/dead_letters.py",
-        "    if held_bytes <= MOST_BYTES:\n",
+        "    if held_bytes <= MAX_BYTES:\n",
         "    if held_bytes >= 0:\n",
         "tests/integration/worker/test_faults.py",
     ),
     Mutant(
         "a dead letter needs room that only its worker can make",
         "src/tracebility/tenant/scripts.py",
-        'BURY, UNBURY = map(_load, ("bury", "unbury"))',
-        'BURY, UNBURY = _load("bury", "flags="), _load("unbury")',
+        'ADD_DEAD_LETTER, REMOVE_DEAD_LETTERS = map(_load, ("add_dead_letter", "remove_dead_letters"))',
+        'ADD_DEAD_LETTER, REMOVE_DEAD_LETTERS = _load("add_dead_letter", "flags="), _load("remove_dead_letters")',
         "tests/integration/worker/test_faults.py",
     ),
     Mutant(
@@ -414,10 +415,10 @@ MUTANTS = (
         "tests/integration/audit/test_verify.py",
     ),
     Mutant(
-        "the first look at the trail does not compare the stores",
+        "the audit prefilter does not compare the stores",
         "src/tracebility/audit/prefilter.py",
-        "return self.is_sound and self.has_head and self.here == self.there",
-        "return self.is_sound and self.has_head",
+        "return self.is_linked and self.has_head and self.postgres_sum == self.clickhouse_sum",
+        "return self.is_linked and self.has_head",
         "tests/integration/audit/test_verify.py",
     ),
     Mutant(

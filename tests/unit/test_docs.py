@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import typer
 from tracebility.audit.events import EventType
 from tracebility.config import Settings
 from tracebility.errors import Problem
+from tracebility.wire.conventions import MESSAGE_EVENTS, SOURCES, Slot
 from tracebility_engine.settings import VARIABLES
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +22,12 @@ DOCS = ROOT / "docs"
 
 def page(name: str) -> str:
     return (DOCS / name).read_text()
+
+
+def anchors(file: Path) -> set[str]:
+    """The headings of a page, as links name them."""
+    headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9_ -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
 def problems(kind: type[Problem] = Problem) -> Iterator[type[Problem]]:
@@ -121,6 +129,48 @@ def test_every_route_is_documented() -> None:
     routes = [(verb.upper(), path) for path, verbs in openapi_document()["paths"].items() for verb in verbs]
     assert ("POST", "/v1/traces") in routes
     assert [route for route in routes if f"`{route[0]} {route[1]}`" not in page("api.md")] == []
+
+
+@pytest.mark.parametrize("slot", Slot)
+def test_every_attribute_that_fills_a_field_is_documented_in_its_order(slot: Slot) -> None:
+    names = [name.strip("()") for name in SOURCES[slot] if name != "(messages)"]
+    text = page("opentelemetry.md")
+    [row] = [line for line in text.splitlines() if line.startswith("| ") and f"`{names[0]}`" in line.split(" | ")[1]]
+    named = re.findall(r"`([^`]+)`", row.split(" | ")[1])
+    assert [name for name in named if name in names] == names
+
+
+@pytest.mark.parametrize("event", MESSAGE_EVENTS)
+def test_every_message_event_is_documented(event: str) -> None:
+    assert f"`{event}`" in page("opentelemetry.md")
+
+
+def test_every_page_is_in_the_navigation_and_on_the_overview() -> None:
+    names = sorted(file.name for file in DOCS.glob("*.md"))
+    nav = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]
+    assert sorted(name for entry in nav for name in entry.values()) == names
+    assert [name for name in names if name != "index.md" and f"({name})" not in page("index.md")] == []
+
+
+@pytest.mark.parametrize(
+    "file", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))], ids=lambda f: f.name
+)
+def test_every_link_leads_to_a_page_and_a_heading(file: Path) -> None:
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", file.read_text()) if "://" not in target]
+    broken = []
+    for target in targets:
+        name, _, anchor = target.partition("#")
+        linked = file.parent / name if name else file
+        if not linked.is_file() or (anchor and anchor not in anchors(linked)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_every_package_is_in_the_layout_and_in_its_picture() -> None:
+    names = [path.stem for path in (ROOT / "src" / "tracebility").iterdir() if path.suffix in ("", ".py")]
+    rooms = sorted(name for name in names if not name.startswith("_"))
+    layout, picture = page("architecture.md"), (DOCS / "floors.svg").read_text()
+    assert [name for name in rooms if not re.search(rf"\b{name}\b", layout) or f">{name}<" not in picture] == []
 
 
 def test_every_test_that_a_guarantee_names_is_there() -> None:

@@ -68,11 +68,15 @@ def test_no_depth_is_too_much(kind: type[msgspec.Struct], start: str, depth: int
         (
             '{"meters": {"spans": {"hard": 1, "soft": 2}}}',
             Limits,
-            "meters.spans.soft: takes at most hard, 1.",
+            "meters.spans.soft: must be at most hard, which is 1.",
         ),
         ('{"suspended": null}', OrgChanges, "suspended: expected `bool`, got `null`."),
         ("5", NewOrg, "the body: expected `object`, got `int`."),
-        ('{"name": "a", "scopes": ["operator"]}', NewKey, "scopes: takes at least one of ingest:write, read, admin."),
+        (
+            '{"name": "a", "scopes": ["operator"]}',
+            NewKey,
+            "scopes: must contain at least one of ingest:write, read, admin, and nothing else.",
+        ),
     ],
 )
 def test_a_refusal_says_where_and_what_is_taken(text: str, kind: type[msgspec.Struct], detail: str) -> None:

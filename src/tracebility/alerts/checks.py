@@ -1,7 +1,7 @@
-"""Checks that find what an operator should know of, every few seconds, side by side and each within a time of its own.
+"""The alert checks: they run concurrently every few seconds, each with its own timeout.
 
-A store that does not answer fails the checks that need it and holds up no other one. An alert whose check failed stays
-as it was; the store itself is the alert ``store_away``.
+A store that does not answer fails only the checks that need it. An alert whose check failed stays unchanged; the
+unavailable store has its own alert, ``store_away``.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
 from tracebility.stores.queue import Queue
 from tracebility.stores.queue.inspection import is_durable
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 from tracebility.tenant.dead_letters import refuse_if_over
 from tracebility.tenant.quota import DISK_BUFFERS, EDGES
 from tracebility.tenant.shard_router import (
@@ -32,12 +32,12 @@ from tracebility.tenant.shard_router import (
 
 PERIOD_S = 5.0
 CHECK_WAIT_S = 3.0
-# A store that is started again is back within 5 s (`embedded.service`); only a longer absence is an alert.
+# A restarted store is back within 5 s (`embedded.service`); only a longer outage is an alert.
 MISSED_CHECKS = 2
 
-# A span is queryable within 3 s. An entry that waits this long has no worker, or one that cannot keep up.
+# A span is queryable within 3 s. If an entry waits this long, no worker runs or the workers cannot keep up.
 LAG_S = 20.0
-# The longest shard beside the mean, from so many entries on: below, no order is to be expected.
+# Longest shard over the mean. Ignored below this number of entries, where skew is normal.
 SKEW, SKEW_FROM_ENTRIES = 4.0, 1_000
 CLOCKS_APART_MS = 2_000
 # The most that one alert names.
@@ -47,7 +47,7 @@ log = structlog.get_logger()
 
 
 class Alerts:
-    """One operator's checks of the installation."""
+    """Checks the installation."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Alerts:
         control: Postgres,
         engine: Engine,
         queue: Queue,
-        hot: Hot,
+        hot: RedisControl,
         missing_stores: Callable[[], Awaitable[Mapping[str, str]]],
         tampered: Callable[[], Sequence[Problem]] = tuple,
     ) -> None:
@@ -72,17 +72,17 @@ class Alerts:
         self._missed: dict[str, int] = {}
 
     async def tick(self) -> list[Alert]:
-        """Run every check; the alerts that stand now.
+        """Run all checks and return the current alerts.
 
         Raises:
-            StoreUnavailable: when a check failed because a store is away. The other checks have been made.
+            StoreUnavailable: when a check failed because a store is unavailable, after the other checks have run.
         """
         checks: Mapping[str, Callable[[], Awaitable[Alert | None]]] = {
             "store_away": self._stores,
             "queue_lag": self._lag,
             "shard_skew": self._skew,
             "dead_letters": self._dead,
-            "disk_buffer": self._spilled,
+            "disk_buffer": self._disk_buffers,
             "queue_durability": self._durability,
             "audit_gaps": self._gaps,
             "audit_tampered": self._tampering,
@@ -109,7 +109,7 @@ class Alerts:
         return None
 
     async def _stores(self) -> Alert | None:
-        """Stores that missed `MISSED_CHECKS` checks. Without PostgreSQL nobody leads: see `without_postgres`."""
+        """Stores that missed `MISSED_CHECKS` checks. Without PostgreSQL there is no leader: see `without_postgres`."""
         missing = await self._missing_stores()
         self._missed = {store: self._missed.get(store, 0) + 1 for store in missing}
         away = {store: missing[store] for store, times in self._missed.items() if times >= MISSED_CHECKS}
@@ -126,7 +126,7 @@ class Alerts:
         return Alert("queue_lag", f"Envelopes wait for {longest} s", {"seconds": longest, "streams": waits})
 
     async def _skew(self) -> Alert | None:
-        """Of the shards, with what waits beside them: an org that sends too much is there for most of it."""
+        """Compare the shards with their overflow streams, which hold most entries of an org that sends too much."""
         depths = await self._queue.depths((*SHARD_STREAMS, *OVERFLOW_STREAMS))
         lengths = {
             stream: depths[stream].length + depths[beside].length
@@ -136,11 +136,11 @@ class Alerts:
         mean = sum(lengths.values()) / SHARDS
         if lengths[hottest] < max(SKEW * mean, SKEW_FROM_ENTRIES):
             return None
-        text = f"{hottest} has {lengths[hottest]} entries, {mean:.0f} is the mean"
+        text = f"{hottest} has {lengths[hottest]} entries; the mean over all shards is {mean:.0f}"
         return Alert("shard_skew", text, {"stream": hottest, "entries": lengths[hottest], "mean": round(mean)})
 
     async def _dead(self) -> Alert | None:
-        """Stands while there are dead letters. An org with more than its share is refused as long as it has them."""
+        """Fires while there are dead letters. Also renews the refusal of orgs whose dead letters exceed their limit."""
         letters = await self._queue.length(DEAD_LETTER_STREAM)
         held = await self._queue.dead_bytes()
         refused = [org_id for org_id, size in held.items() if await refuse_if_over(self._hot, org_id, size)]
@@ -149,24 +149,28 @@ class Alerts:
         text = f"{letters} dead letters: tracebility dlq list"
         details: dict[str, Any] = {"dead_letters": letters}
         if refused:
-            text += f"; {len(refused)} orgs have too many and are refused: tracebility dlq list --org ORG"
+            text += f"; {len(refused)} orgs exceed their limit and are refused: tracebility dlq list --org ORG"
             details["refused"] = sorted(map(str, refused))[:NAMED]
         return Alert("dead_letters", text, details, size=letters)
 
-    async def _spilled(self) -> Alert | None:
+    async def _disk_buffers(self) -> Alert | None:
         names = {bytes(name).decode() for name in await self._hot.command("ZRANGE", EDGES, 0, -1)}
-        said = await self._hot.command("HGETALL", DISK_BUFFERS)
-        held = {bytes(name).decode(): int(size) for name, size in zip(said[::2], said[1::2], strict=True) if int(size)}
+        pairs = await self._hot.command("HGETALL", DISK_BUFFERS)
+        held = {
+            bytes(name).decode(): int(size) for name, size in zip(pairs[::2], pairs[1::2], strict=True) if int(size)
+        }
         if not held:
             return None
         gone = sorted(name for name in held if name not in names)
-        text = f"{sum(held.values()):,} bytes are in disk buffers"
+        text = f"{sum(held.values()):,} bytes wait in disk buffers"
         if gone:
-            text += f"; {len(gone)} of their processes are gone"
+            text += f"; {len(gone)} of the ingest processes that own them are not running"
         return Alert("disk_buffer", text, {"bytes": sum(held.values()), "gone": gone})
 
     async def _durability(self) -> Alert | None:
-        """A queue that answers before its disk has it: slow disks (``aof_delayed_fsync``) make the loss larger."""
+        """Servers that acknowledge writes before they are on disk. Slow disks (``aof_delayed_fsync``) increase the
+        loss.
+        """
         names = ("aof_enabled", "appendfsync", "aof_last_write_status", "aof_delayed_fsync")
         weak = {
             place: {name: server[name] for name in names if name in server}
@@ -175,20 +179,20 @@ class Alerts:
         }
         if not weak:
             return None
-        text = "What is acknowledged may not be on the queue's disk: tracebility doctor says what to set"
+        text = "The queue may lose acknowledged writes in a crash: tracebility doctor names the settings to change"
         return Alert("queue_durability", text, {"servers": weak})
 
     async def _gaps(self) -> Alert | None:
         [row] = (await self._engine.query(query("unrepaired_gaps"))).dicts()
         gaps = int(row["gaps"])
-        return Alert("audit_gaps", f"{gaps} gaps of the audit trail are not repaired", {"gaps": gaps}) if gaps else None
+        return Alert("audit_gaps", f"{gaps} gaps in the audit log are not repaired", {"gaps": gaps}) if gaps else None
 
     async def _tampering(self) -> Alert | None:
         found = self._tampered()
         if not found:
             return None
         details = {"problems": len(found), "named": [problem.document() for problem in found[:NAMED]]}
-        return Alert("audit_tampered", "The audit trail is not as it was written: tracebility audit verify", details)
+        return Alert("audit_tampered", "The audit log was tampered with: run tracebility audit verify", details)
 
     async def _clocks(self) -> Alert | None:
         async def of_redis() -> int:
@@ -206,7 +210,7 @@ class Alerts:
         apart = {
             store: round(offset) for store, offset in zip(clocks, offsets, strict=True) if abs(offset) > CLOCKS_APART_MS
         }
-        return Alert("clock_skew", "Clocks are apart", {"milliseconds": apart}) if apart else None
+        return Alert("clock_skew", "The clocks of the stores differ", {"milliseconds": apart}) if apart else None
 
 
 def store_away(missing: Mapping[str, str]) -> Alert:
@@ -216,7 +220,7 @@ def store_away(missing: Mapping[str, str]) -> Alert:
 
 
 async def clock_offset_ms(ask: Callable[[], Awaitable[int]]) -> float:
-    """How far a clock is ahead of this machine's, less what a slow answer can explain: half of its round trip."""
+    """Return how far a clock is ahead of this machine's, minus half of the round trip, which may explain it."""
     asked = time.time() * 1000
     said = await ask()
     answered = time.time() * 1000

@@ -1,4 +1,4 @@
-"""Checks ledgers, in a loop of its own: it asks ClickHouse about each org, which may take long or not answer at all."""
+"""Checks that ledgers balance, in a separate loop, because it queries ClickHouse for each org and may be slow."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,19 +13,19 @@ from tracebility.stores.queue import Queue
 from tracebility.tenant.shard_router import ALL_STREAMS
 
 PERIOD_S = 60.0
-# Orgs whose ledgers are checked in one tick, at some 40 ms each. The others are checked in the next tick.
-ORGS_A_TICK = 250
+# Orgs checked per tick, at about 40 ms each. The others are checked in the next tick.
+ORGS_PER_TICK = 250
 # The most envelopes, or orgs, that the alert names.
 NAMED = 20
 
 
 class LedgerCheck:
-    """Finds envelopes that are in flight and in no stream, and orgs whose ledgers do not balance in two ticks."""
+    """Finds in-flight envelopes that are in no stream, and orgs whose ledger did not balance in two ticks."""
 
     def __init__(
         self, standing: StandingAlerts, engine: Engine, queue: Queue, metrics: AlertMetrics, due: set[UUID]
     ) -> None:
-        """``due``: orgs whose ledgers are to be checked. An org is taken out of it once it was checked."""
+        """``due``: orgs to check; each is removed once it was checked."""
         self._standing = standing
         self._engine = engine
         self._queue = queue
@@ -34,10 +34,10 @@ class LedgerCheck:
         self._unbalanced: set[UUID] = set()
 
     async def tick(self) -> Alert | None:
-        """Check what is due; the alert that stands now.
+        """Check the orgs that are due, and return the current alert.
 
         Raises:
-            StoreUnavailable: when a store is away. The alert stays as it was.
+            StoreUnavailable: when a store is unavailable. The alert stays unchanged.
         """
         alert = await self._check()
         await self._standing.tell("books", alert)
@@ -46,7 +46,7 @@ class LedgerCheck:
     async def _check(self) -> Alert | None:
         missing = await self._queue.missing(ALL_STREAMS)
         self._metrics.missing.set(len(missing))
-        due = [*self._due][:ORGS_A_TICK]
+        due = [*self._due][:ORGS_PER_TICK]
         found = await self._out_of_balance({*due, *self._unbalanced})
         # A process that was killed between two writes leaves a difference until another one has repeated them.
         unbalanced, self._unbalanced = sorted(found & self._unbalanced), found

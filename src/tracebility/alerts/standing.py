@@ -1,6 +1,6 @@
-"""The alerts that stand: kept in PostgreSQL, so that a new leader neither repeats nor forgets what an earlier one told.
+"""The firing alerts, stored in PostgreSQL so that a new leader neither repeats nor forgets notifications.
 
-A notification is written when an alert begins, when there is more of it than was told, and when it is over.
+A notification is written when an alert begins, when it grows, and when it is over.
 """
 
 import asyncio
@@ -15,15 +15,15 @@ from tracebility.alerts.metrics import AlertMetrics
 from tracebility.ids import uuid7
 from tracebility.stores.postgres import Postgres
 
-# An alert that grows all the time is told again this often at most.
-TELL_AGAIN_S = 60.0
+# An alert that keeps growing is notified at most this often.
+RENOTIFY_S = 60.0
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something that is not as it should be. ``size``: how much there is of it, for alerts that are told again."""
+    """A problem found by a check. ``size``: its extent, for alerts that are notified again when they grow."""
 
     kind: str
     text: str
@@ -32,29 +32,29 @@ class Alert:
 
 
 class StandingAlerts:
-    """What one leader has told, read from the control plane at its first use."""
+    """The firing alerts, loaded from PostgreSQL on first use."""
 
     def __init__(self, control: Postgres, metrics: AlertMetrics) -> None:
         self._control = control
         self._metrics = metrics
         self._standing: dict[str, Alert] | None = None
-        self._told_at: dict[str, float] = {}
+        self._notified_at: dict[str, float] = {}
         self._turn = asyncio.Lock()
 
     async def all(self) -> list[Alert]:
-        """Every alert that stands.
+        """Return all firing alerts.
 
         Raises:
-            StoreUnavailable: when the control plane is away.
+            StoreUnavailable: when PostgreSQL is unavailable.
         """
         async with self._turn:
             return list((await self._loaded()).values())
 
     async def tell(self, kind: str, found: Alert | None) -> None:
-        """Note that the alert ``kind`` stands as ``found``, or does not stand, and notify if that is news.
+        """Record that the alert ``kind`` fires with ``found``, or does not fire, and write a notification on a change.
 
         Raises:
-            StoreUnavailable: when the control plane is away; the next call tells it.
+            StoreUnavailable: when PostgreSQL is unavailable; the next call repeats it.
         """
         async with self._turn:
             standing = await self._loaded()
@@ -67,9 +67,9 @@ class StandingAlerts:
                 return
             now = time.monotonic()
             grown = before is not None and found.size > before.size
-            if before is None or (grown and now - self._told_at.get(kind, float("-inf")) >= TELL_AGAIN_S):
+            if before is None or (grown and now - self._notified_at.get(kind, float("-inf")) >= RENOTIFY_S):
                 await self._firing(found)
-                self._told_at[kind] = now
+                self._notified_at[kind] = now
                 standing[kind] = found
             elif found != before:
                 told = Alert(kind, found.text, found.details, min(found.size, before.size))

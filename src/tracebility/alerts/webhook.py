@@ -1,7 +1,8 @@
-"""Notifications to the webhook: signed, in order, repeated until it answers 2xx. Without a webhook they stay unsent.
+"""Sends notifications to the webhook: signed, in order, and repeatedly until it answers 2xx.
 
-The signature is ``t=<unix seconds>,v1=<HMAC-SHA256 of "t.body", hex>`` in ``X-Tracebility-Signature``: a receiver
-with the secret can tell ours from others', and an old one from a new one. Without a secret nothing is signed.
+The header ``X-Tracebility-Signature`` is ``t=<unix seconds>,v1=<HMAC-SHA256 of "t.body", hex>``. The receiver uses it
+to verify the sender and to reject replays. Without a secret there is no signature. Without a webhook, notifications
+stay in PostgreSQL.
 """
 
 import hmac
@@ -15,19 +16,19 @@ import aiohttp
 import structlog
 
 from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
-from tracebility.errors import TrailTampered
+from tracebility.errors import AuditLogTampered
 from tracebility.ids import OrgId
 from tracebility.stores.postgres import Postgres, Row
 
 PERIOD_S = 5.0
-MOST_A_TICK = 100
+MAX_PER_TICK = 100
 DEADLINE_S = 5.0
 
 log = structlog.get_logger()
 
 
 def signature(secret: str, at_s: int, body: bytes) -> str:
-    """The value of ``X-Tracebility-Signature``."""
+    """Return the value of ``X-Tracebility-Signature``."""
     digest = hmac.new(secret.encode(), b"%d." % at_s + body, sha256).hexdigest()
     return f"t={at_s},v1={digest}"
 
@@ -42,23 +43,23 @@ class Notifier:
 
     @property
     def is_on(self) -> bool:
-        """Whether there is a webhook."""
+        """Whether a webhook is configured."""
         return bool(self._url)
 
     async def send(self, document: Mapping[str, Any]) -> bool:
-        """Send one notification that is in no table; whether the webhook took it."""
+        """Send one notification that is not stored in PostgreSQL; True when the webhook accepted it."""
         async with _session() as session:
             return await self._send(session, json.dumps(document).encode())
 
     async def tick(self) -> int:
-        """Send what is unsent; the number that the webhook took.
+        """Send unsent notifications and return how many were accepted.
 
         Raises:
-            StoreUnavailable: when the control plane is away.
+            StoreUnavailable: when PostgreSQL is unavailable.
         """
         if not self._url:
             return 0
-        rows = await self._control.fetch("unsent_notifications", MOST_A_TICK)
+        rows = await self._control.fetch("unsent_notifications", MAX_PER_TICK)
         taken = 0
         async with _session() as session:
             for row in rows:
@@ -70,21 +71,23 @@ class Notifier:
                     **row["body"],
                 }
                 is_taken = await self._send(session, json.dumps(document).encode())
-                await self._note(row, is_taken)
+                await self._record_attempt(row, is_taken)
                 taken += is_taken
         await self._control.execute("prune_notifications")
         return taken
 
-    async def _note(self, row: Row, is_taken: bool) -> None:
-        """Note the try, with what left of an org. One whose trail takes no more is told of once all the same: else it
-        would be told of again and again, and nobody behind it.
+    async def _record_attempt(self, row: Row, is_taken: bool) -> None:
+        """Record the attempt, and an egress event in the org's audit log.
+
+        If that audit log refuses new events, the attempt is recorded anyway. Otherwise the notification would be sent
+        again and again and block those behind it.
         """
         try:
             async with self._control.transaction() as transaction:
                 await transaction.execute("tried_notification", row["id"], is_taken)
                 if is_taken and row["org_id"] is not None:
-                    await AuditWriter().record(transaction, _left(row))
-        except TrailTampered as error:
+                    await AuditWriter().record(transaction, _egress_event(row))
+        except AuditLogTampered as error:
             log.error("trail_tampered", org_id=str(row["org_id"]), reason=error.reason)
             await self._control.execute("tried_notification", row["id"], is_taken)
 
@@ -96,7 +99,7 @@ class Notifier:
             async with session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
                 if answer.status < 300:
                     return True
-                log.warning("the webhook does not take a notification", status=answer.status)
+                log.warning("the webhook refused a notification", status=answer.status)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.warning("the webhook does not answer", reason=str(error) or type(error).__name__)
         return False
@@ -107,7 +110,7 @@ def _session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
 
 
-def _left(row: Row) -> Event:
-    """What the webhook was told of an org."""
+def _egress_event(row: Row) -> Event:
+    """Return the audit event for data of an org that was sent to the webhook."""
     details = {"route": "webhook", "kind": row["kind"]}
     return Event(EventType.EGRESS_EXPORTED, OrgId(row["org_id"]), SYSTEM, "notification", str(row["id"]), details)

@@ -1,6 +1,6 @@
-"""The alert ``store_away`` while PostgreSQL is away: nobody leads then, so every operator tells it by itself.
+"""The alert ``store_away`` while PostgreSQL is unavailable. There is no leader then, so every operator sends it.
 
-It goes straight to the webhook, in memory until the webhook has taken it, because there is no table to keep it in.
+It is sent directly to the webhook and kept in memory until accepted, because it cannot be stored in PostgreSQL.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class WithoutPostgres:
         self._metrics = metrics
         self._missed = 0
         self._told = False
-        self._unsent: list[dict[str, Any]] = []  # at most one "firing" and one "over" for each absence of PostgreSQL
+        self._unsent: list[dict[str, Any]] = []  # at most one "firing" and one "over" for each outage of PostgreSQL
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -43,20 +43,20 @@ class WithoutPostgres:
             await asyncio.sleep(PERIOD_S)
 
     async def tick(self) -> None:
-        """Ask every store once, and tell what is news."""
+        """Check every store once, and send a notification on a change."""
         missing = await self._missing_stores()
         self._missed = self._missed + 1 if "postgres" in missing else 0
         if self._missed >= MISSED_CHECKS and not self._told:
             alert = store_away(missing)
             log.error("alert", kind=alert.kind, text=alert.text, **alert.details)
-            self._tell({"text": alert.text, "state": "firing", **alert.details}, standing=True)
+            self._report({"text": alert.text, "state": "firing", **alert.details}, standing=True)
         elif self._missed == 0 and self._told:
             log.info("alert", kind="store_away", text="store_away is over")
-            self._tell({"text": "store_away is over", "state": "over"}, standing=False)
+            self._report({"text": "store_away is over", "state": "over"}, standing=False)
         while self._unsent and await self._notifier.send(self._unsent[0]):
             self._unsent.pop(0)
 
-    def _tell(self, body: dict[str, Any], *, standing: bool) -> None:
+    def _report(self, body: dict[str, Any], *, standing: bool) -> None:
         self._told = standing
         self._metrics.standing.labels("store_away").set(standing)
         if self._notifier.is_on:

@@ -10,12 +10,12 @@ from starlette.routing import Route
 
 from tracebility.api import html
 from tracebility.errors import (
+    AuditLogTampered,
     BadRequest,
     MethodNotAllowed,
     NotFound,
     Problem,
     StoreUnavailable,
-    TrailTampered,
     Unavailable,
     Unprocessable,
 )
@@ -33,7 +33,7 @@ _WHERE = {"query": "the query parameter", "path": "the path parameter", "body": 
 def install(app: FastAPI) -> None:
     """Register the handlers with ``app``."""
     app.add_exception_handler(Problem, _on_problem)
-    app.add_exception_handler(TrailTampered, _on_tampered)
+    app.add_exception_handler(AuditLogTampered, _on_tampered)
     app.add_exception_handler(StoreUnavailable, _on_store)
     app.add_exception_handler(HTTPException, _on_framework)
     app.add_exception_handler(RequestValidationError, _on_validation)
@@ -61,7 +61,7 @@ async def _on_problem(request: Request, error: Exception) -> Response:
 
 
 async def _on_tampered(request: Request, error: Exception) -> Response:
-    assert isinstance(error, TrailTampered)
+    assert isinstance(error, AuditLogTampered)
     _log.error("trail_tampered", path=request.url.path, reason=error.reason)
     return respond(error, request)
 

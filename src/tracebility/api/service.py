@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 
 import structlog
 
-from tracebility.audit.access_log import AccessTrail
+from tracebility.audit.access_log import AccessLog
 from tracebility.audit.events import AuditWriter, Event
 from tracebility.config import Settings
 from tracebility.errors import ConfigurationError, StoreUnavailable
 from tracebility.health import Ping, unanswered
 from tracebility.ids import OrgId
 from tracebility.stores import postgres, redis_control, scoped
-from tracebility.stores.changes import announcer, resolving
+from tracebility.stores.changes import notifier, resolving
 from tracebility.telemetry import Metrics
 from tracebility.tenant.resends import invalidate_marks
 from tracebility.tenant.resolver import Resolver
@@ -35,7 +35,7 @@ class ApiServices:
     announce: Callable[[], Awaitable[None]]  # tells other processes about a change
     forget_bodies: Callable[[OrgId], Awaitable[None]]  # makes every body that the org sent until now count as new
     resolver: Resolver
-    access: AccessTrail
+    access: AccessLog
     metrics: Metrics = field(default_factory=Metrics)
     web: bool = True  # whether pages are served beside the API
     now_ns: Callable[[], int] = time.time_ns
@@ -86,7 +86,7 @@ async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
         stack.push_async_callback(queue.close)
         access = await stack.enter_async_context(_writing_access(control))
         pings = (queue.ping, control_role.ping)
-        announce = announcer(control_role)
+        announce = notifier(control_role)
 
         async def forget_bodies(org_id: OrgId) -> None:
             await invalidate_marks(control_role, [org_id])
@@ -106,14 +106,14 @@ async def _refuse_owner(engine: scoped.ScopedEngine, settings: Settings) -> None
 
 
 @asynccontextmanager
-async def _writing_access(control: postgres.Postgres) -> AsyncIterator[AccessTrail]:
+async def _writing_access(control: postgres.Postgres) -> AsyncIterator[AccessLog]:
     """The trail of reads and refusals, all of it written at the end of the block."""
 
     async def write(event: Event) -> None:
         async with control.transaction() as transaction:
             await AuditWriter().record(transaction, event)
 
-    access = AccessTrail(write)
+    access = AccessLog(write)
     flushing = asyncio.create_task(access.run())
     try:
         yield access
@@ -121,4 +121,4 @@ async def _writing_access(control: postgres.Postgres) -> AsyncIterator[AccessTra
         flushing.cancel()
         with suppress(asyncio.CancelledError):
             await flushing
-        await access.flush(all_of_it=True)
+        await access.flush(everything=True)

@@ -1,8 +1,8 @@
-"""What was read and who was refused, in the trail: events that requests alone cause, bounded whatever requests come.
+"""Audit events for reads, exports and refused requests, with a bounded number of events per minute.
 
-Of a kind (who, what, of which target) so many get a line each in a minute; the rest are counted, and make one line with
-their count when the minute is over. A process that dies takes the counts of a minute with it, and a first line only
-while Postgres is away.
+Events with the same actor, action and target share one counter. The first few in each minute are written one by one;
+the rest are counted and written as one event with a `count` when the minute ends. A process that dies loses the counts
+of its last minute, and single events only while PostgreSQL is unavailable.
 """
 
 import asyncio
@@ -14,137 +14,143 @@ from datetime import UTC, datetime
 import structlog
 
 from tracebility.audit.events import Actor, Event, EventType
-from tracebility.errors import StoreUnavailable, TrailTampered
+from tracebility.errors import AuditLogTampered, StoreUnavailable
 from tracebility.ids import OrgId, uuid7
 
 WINDOW_S = 60.0
 FLUSH_S = 1.0
-# Exports and refusals: each has a line, until somebody makes them in a loop. Reads come in loops as it is.
-LINES_A_WINDOW = 20
-READ_LINES_A_WINDOW = 1
-# Some 1 kB each. Past this, what is of a new kind has a line each, as if there was no counting.
-MOST_KINDS = 10_000
-# Nobody waits longer for a line.
-WRITE_WAIT_S = 2.0
+# Exports and refusals are rare, so each is written singly until a client loops. Reads usually come in loops.
+EVENTS_PER_WINDOW = 20
+READ_EVENTS_PER_WINDOW = 1
+# About 1 kB each. Beyond this many counters, events with a new key are written one by one.
+MAX_COUNTERS = 10_000
+# A request waits at most this long for its event.
+WRITE_TIMEOUT_S = 2.0
 
 _log = structlog.get_logger()
 
-# Whoever asked went away meanwhile.
-_NOT_TRIED = RuntimeError("was not tried to the end")
+# Stands for the result of a write that was cancelled because the client disconnected.
+_CANCELLED = RuntimeError("the write was cancelled")
 
 
 @dataclass(slots=True)
-class _Count:
-    """What came of a kind since ``since`` (seconds since 1970): ``lines`` that are written, ``more`` that are not."""
+class _Counter:
+    """Events with one key since ``since`` (seconds since 1970): ``written`` singly, and ``unwritten`` so far."""
 
     last: Event
     since: float
-    lines: int = 0
-    more: int = 0
+    written: int = 0
+    unwritten: int = 0
 
 
-class AccessTrail:
-    """One process's reads and refusals. ``write`` puts an event into the trail, or raises."""
+class AccessLog:
+    """Records the reads, exports and refusals of one process.
+
+    Args:
+        write: writes one event to the audit log, or raises.
+        now: seconds since 1970.
+    """
 
     def __init__(self, write: Callable[[Event], Awaitable[None]], now: Callable[[], float] = time.time) -> None:
         self._write = write
         self._now = now
-        self._counts: dict[Hashable, _Count] = {}
+        self._counters: dict[Hashable, _Counter] = {}
         self._writing: set[asyncio.Task[None]] = set()
 
     async def read(self, org_id: OrgId, actor: Actor, target: tuple[str, str], route: str, *, must: bool) -> None:
-        """``actor`` is let in to what ``route`` shows of ``target`` (its type and id).
+        """Record that ``actor`` reads ``target`` (type and id) through ``route``.
 
         Raises:
-            StoreUnavailable: when it ``must`` be in the trail first, and cannot be written.
-            TrailTampered: when it must, and the trail takes no more.
+            StoreUnavailable: with ``must``, when the event cannot be written before the read.
+            AuditLogTampered: with ``must``, when the org's hash chain is broken and refuses new events.
         """
         event = Event(EventType.EGRESS_READ, org_id, actor, *target, {"route": route, "count": 1})
-        await self._record((event.type, org_id, actor, target, route), event, READ_LINES_A_WINDOW, must=must)
+        await self._record((event.type, org_id, actor, target, route), event, READ_EVENTS_PER_WINDOW, must=must)
 
     async def exported(self, org_id: OrgId, actor: Actor, target: tuple[str, str], route: str) -> None:
-        """``actor`` takes ``target`` away as a file.
+        """Record that ``actor`` exports ``target`` as a file.
 
         Raises:
-            StoreUnavailable: when it cannot be written.
+            StoreUnavailable: when the event cannot be written.
+            AuditLogTampered: when the org's hash chain is broken and refuses new events.
         """
         event = Event(EventType.EGRESS_EXPORTED, org_id, actor, *target, {"route": route, "count": 1})
-        await self._record((event.type, org_id, actor, target, route), event, LINES_A_WINDOW, must=True)
+        await self._record((event.type, org_id, actor, target, route), event, EVENTS_PER_WINDOW, must=True)
 
     async def denied(self, org_id: OrgId | None, actor: Actor, target: tuple[str, str]) -> None:
-        """``actor`` asked for another org's ``target``, and is told that there is none."""
+        """Record that ``actor`` asked for another org's ``target`` and was answered 404."""
         event = Event(EventType.ACCESS_DENIED, org_id, actor, *target, {"count": 1})
-        await self._record((event.type, org_id, actor, target[0]), event, LINES_A_WINDOW, must=False)
+        await self._record((event.type, org_id, actor, target[0]), event, EVENTS_PER_WINDOW, must=False)
 
     def denied_later(self, org_id: OrgId | None, actor: Actor, target: tuple[str, str]) -> None:
-        """As `denied`, once the answer is on its way: the time of a refusal must not tell that there is something."""
+        """Record a denial in the background, so that the response time does not reveal that the target exists."""
         writing = asyncio.get_running_loop().create_task(self.denied(org_id, actor, target))
         self._writing.add(writing)
         writing.add_done_callback(self._writing.discard)
 
-    async def flush(self, *, all_of_it: bool = False) -> None:
-        """Write the counts of windows that are over, or of every one. What cannot be written is kept."""
-        if all_of_it:
+    async def flush(self, *, everything: bool = False) -> None:
+        """Write the counts of windows that have ended, or of all. Counts that cannot be written are kept."""
+        if everything:
             await asyncio.gather(*self._writing)
         now = self._now()
-        over = [
-            (kind, count)
-            for kind, count in self._counts.items()
-            if all_of_it or not 0 <= now - count.since < WINDOW_S  # also when the clock was set back
+        ended = [
+            (key, counter)
+            for key, counter in self._counters.items()
+            if everything or not 0 <= now - counter.since < WINDOW_S  # also when the clock was set back
         ]
-        for kind, count in over:
-            del self._counts[kind]
-            if not count.more:
+        for key, counter in ended:
+            del self._counters[key]
+            if not counter.unwritten:
                 continue
-            since = datetime.fromtimestamp(count.since, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            details = {**count.last.details, "count": count.more, "since": since}
-            failure: Exception | None = _NOT_TRIED
+            since = datetime.fromtimestamp(counter.since, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            details = {**counter.last.details, "count": counter.unwritten, "since": since}
+            failure: Exception | None = _CANCELLED
             try:
-                failure = await self._failure(replace(count.last, details=details, id=uuid7()))
+                failure = await self._write_failure(replace(counter.last, details=details, id=uuid7()))
             finally:
                 if failure is not None:
-                    newer = self._counts.setdefault(kind, count)
-                    if newer is not count:
-                        newer.more, newer.since = newer.more + count.more, count.since
-            if failure is not None and not isinstance(failure, TrailTampered):
-                return  # the store is away; the next time. A trail that takes no more keeps no other waiting.
+                    newer = self._counters.setdefault(key, counter)
+                    if newer is not counter:
+                        newer.unwritten, newer.since = newer.unwritten + counter.unwritten, counter.since
+            if failure is not None and not isinstance(failure, AuditLogTampered):
+                return  # PostgreSQL is unavailable: retry at the next flush. A tampered chain stops only its own org.
 
     async def run(self) -> None:
-        """Flush for ever. Cancel it to end."""
+        """Flush every ``FLUSH_S`` until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_S)
             await self.flush()
 
-    async def _record(self, kind: Hashable, event: Event, at_once: int, *, must: bool) -> None:
-        count = self._counts.get(kind)
-        if count is None:
-            count = _Count(event, self._now())
-            if len(self._counts) < MOST_KINDS:
-                self._counts[kind] = count
-        count.last = event
-        if count.lines >= at_once:
-            count.more += 1
+    async def _record(self, key: Hashable, event: Event, max_single: int, *, must: bool) -> None:
+        counter = self._counters.get(key)
+        if counter is None:
+            counter = _Counter(event, self._now())
+            if len(self._counters) < MAX_COUNTERS:
+                self._counters[key] = counter
+        counter.last = event
+        if counter.written >= max_single:
+            counter.unwritten += 1
             return
-        count.lines += 1
-        failure: Exception | None = _NOT_TRIED
+        counter.written += 1
+        failure: Exception | None = _CANCELLED
         try:
-            failure = await self._failure(event)
-        finally:  # also when whoever asked has gone
+            failure = await self._write_failure(event)
+        finally:  # also when the client disconnected
             if failure is not None and must:
-                count.lines -= 1
+                counter.written -= 1
             elif failure is not None:
-                count.more += 1
-        if must and isinstance(failure, TrailTampered):
+                counter.unwritten += 1
+        if must and isinstance(failure, AuditLogTampered):
             raise failure
         if must and failure is not None:
-            raise StoreUnavailable("postgres", "what is read here has to be in the audit trail first")
+            raise StoreUnavailable("postgres", "this read must be recorded in the audit log first")
 
-    async def _failure(self, event: Event) -> Exception | None:
-        """Why ``event`` could not be written; None when it was."""
+    async def _write_failure(self, event: Event) -> Exception | None:
+        """Write ``event``. Returns the error if that failed, else None."""
         try:
-            async with asyncio.timeout(WRITE_WAIT_S):
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
                 await self._write(event)
-        except Exception as error:  # noqa: BLE001 - an answer must not tell why its line could not be written
+        except Exception as error:  # noqa: BLE001 - the client must not learn why its event could not be written
             _log.warning("access_not_recorded", kind=event.type, reason=str(error) or type(error).__name__)
             return error
         return None

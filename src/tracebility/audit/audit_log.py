@@ -1,7 +1,7 @@
-"""An org's audit trail for who may read it: both stores united, newest first, a page at a time.
+"""Pages of an org's audit log, newest first, merged from PostgreSQL and ClickHouse.
 
-The control plane has an event first; the data plane may hold more, once the control plane's old ones are removed. What
-both have, or the data plane has twice, is one item.
+PostgreSQL has each event first; ClickHouse may hold older events that PostgreSQL no longer has. Copies of one event are
+shown as one item.
 """
 
 import json
@@ -16,14 +16,14 @@ from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
 
-TrailQuery = Literal["read_trail", "read_trail_gaps"]
-# How the data plane is asked: a query of stores/sql by name, its parameters (``org`` among them), rows by column. The
-# request code of an org gives its scoped engine's; `raw` is for commands.
-EngineRows = Callable[[TrailQuery, Mapping[str, Any]], Awaitable[Sequence[Mapping[str, Any]]]]
+AuditQuery = Literal["read_audit_log", "read_audit_gaps"]
+# Runs a named ClickHouse query with its parameters (including ``org``) and returns rows by column name. Request code
+# passes its scoped engine's method; commands use `raw`.
+EngineRows = Callable[[AuditQuery, Mapping[str, Any]], Awaitable[Sequence[Mapping[str, Any]]]]
 
-MOST_ITEMS = 200
+MAX_ITEMS = 200
 
-# The ends of what the data plane's times can say.
+# The range of ClickHouse's DateTime64: 1900 to 2299.
 _FIRST_US = -2_208_988_800 * 10**6
 _LAST_US = 10_413_792_000 * 10**6 - 1
 _AFTER_ALL_IDS = "~"
@@ -31,7 +31,7 @@ _AFTER_ALL_IDS = "~"
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which events. Empty or None: all. ``since`` is included, ``until`` is not."""
+    """Which events to show; an empty or None field does not filter. ``since`` is inclusive, ``until`` exclusive."""
 
     actor: str = ""
     target: str = ""
@@ -42,7 +42,7 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a page ended: the item's time in microseconds since 1970, and what orders items of one time."""
+    """The last item of a page: its time in microseconds since 1970, and its id, which orders items of equal time."""
 
     at_us: int
     id: str
@@ -50,16 +50,16 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Items as JSON has them. ``next`` is None on the last page."""
+    """Items as JSON objects. ``next`` is None on the last page."""
 
     items: list[dict[str, Any]]
     next: Position | None
 
 
 def raw(engine: Engine) -> EngineRows:
-    """Rows of the raw client, for commands."""
+    """A query function without tenant scope, for commands."""
 
-    async def rows(name: TrailQuery, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    async def rows(name: AuditQuery, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         return (await engine.query(query(name), parameters)).dicts()
 
     return rows
@@ -71,15 +71,15 @@ async def events(
     org_id: OrgId,
     filters: Filters = Filters(),
     before: Position | None = None,
-    limit: int = MOST_ITEMS,
+    limit: int = MAX_ITEMS,
 ) -> Page:
-    """A page of the events of ``org_id`` behind ``before``; the sentinel's are those that concern no org.
+    """Return the page of events of ``org_id`` that follows ``before``. The sentinel org has the installation's events.
 
     Raises:
-        StoreUnavailable: when either store is away: half a trail would look like a whole one.
+        StoreUnavailable: when either store is unavailable, because a partial log would look complete.
     """
     rows = await control.fetch(
-        "trail_of_control_plane",
+        "read_control_plane_audit_log",
         org_id,
         filters.actor or None,
         filters.target or None,
@@ -91,7 +91,7 @@ async def events(
         limit + 1,
     )
     copies = await engine_rows(
-        "read_trail",
+        "read_audit_log",
         {
             "org": str(org_id),
             "actor": filters.actor,
@@ -111,14 +111,14 @@ async def events(
     return Page([_item(org_id, row) for _, row in shown], last)
 
 
-async def gaps(engine_rows: EngineRows, org_id: OrgId, before: Position | None = None, limit: int = MOST_ITEMS) -> Page:
-    """A page of what reconciliations found wrong with the trail of ``org_id``, newest first.
+async def gaps(engine_rows: EngineRows, org_id: OrgId, before: Position | None = None, limit: int = MAX_ITEMS) -> Page:
+    """Return a page of the gaps that reconciliations found in the audit log of ``org_id``, newest first.
 
     Raises:
-        StoreUnavailable: when the data plane is away.
+        StoreUnavailable: when ClickHouse is unavailable.
     """
     rows = await engine_rows(
-        "read_trail_gaps",
+        "read_audit_gaps",
         {
             "org": str(org_id),
             "before_us": _LAST_US if before is None else before.at_us,
@@ -166,7 +166,7 @@ def _gap(org_id: OrgId, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json(text: str) -> Any:
-    """What a text says; the text itself where somebody put something else there."""
+    """Parse ``text`` as JSON; return it unchanged if it is not JSON, which only a tampered row is."""
     try:
         return json.loads(text)
     except ValueError:

@@ -1,6 +1,7 @@
-"""An event of the trail with its place in its org's chain, and how its hash is made: as 0026_audit_chain.sql does it.
+"""An audit event with its position in its org's hash chain, and the hash function.
 
-The schema writes hashes, this recomputes them, so that a change of either shows.
+The schema (0026_audit_chain.sql) computes the hash on insert. This module computes the same hash independently, so that
+verification detects a change to the rows or to the schema.
 """
 
 from dataclasses import dataclass
@@ -10,13 +11,13 @@ from uuid import UUID
 
 from tracebility.ids import SENTINEL
 
-# Before the first event of a chain.
-NOTHING_BEFORE = ""
+# The previous hash of a chain's first event.
+GENESIS_HASH = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One event as a store has it. ``hash`` is hexadecimal; ``details`` is the exact text that was hashed."""
+    """One event as stored. ``hash`` is hexadecimal; ``details`` is the exact text that was hashed."""
 
     event_id: UUID
     event_time_us: int
@@ -32,11 +33,11 @@ class Link:
 
     @property
     def chain(self) -> UUID:
-        """Whose chain it is in; the sentinel tenant's for what concerns no org."""
+        """The org whose chain holds this event; the sentinel tenant for events without an org."""
         return self.org_id or SENTINEL
 
-    def hash_after(self, before: str) -> str:
-        """The hash it has to have behind an event whose hash is ``before``."""
+    def hash_after(self, previous: str) -> str:
+        """Compute this event's hash, given the hexadecimal hash of the event before it."""
         fields = (
             str(self.seq),
             str(self.event_id),
@@ -49,7 +50,7 @@ class Link:
             self.target_id,
             self.details,
         )
-        hashed = sha256(bytes.fromhex(before))
+        hashed = sha256(bytes.fromhex(previous))
         for field in fields:
             text = field.encode()
             hashed.update(b"%d:" % len(text))
@@ -57,11 +58,11 @@ class Link:
         return hashed.hexdigest()
 
     def follows(self, *hashes: str | None) -> bool:
-        """Whether its hash is right behind any of ``hashes``."""
-        return any(before is not None and self.hash_after(before) == self.hash for before in hashes)
+        """Whether this event's hash is correct after any of ``hashes``."""
+        return any(previous is not None and self.hash_after(previous) == self.hash for previous in hashes)
 
     def document(self) -> dict[str, Any]:
-        """As JSON, for what is kept of a row that was found where it should not be."""
+        """The event as a JSON object, in which a gap row keeps the wrong row that was found."""
         return {
             "event_id": str(self.event_id),
             "event_time_us": self.event_time_us,

@@ -1,6 +1,6 @@
-"""The audit trail as each store has it, a page at a time: for what relays it and what proves it.
+"""Paged reads and writes of the audit log in both stores, for the relay, the reconciler and verification.
 
-The control plane has it first, and holds the chain. The data plane's rows say what the chain said when they came.
+PostgreSQL has each event first and holds the hash chain. Each ClickHouse row is a copy made when the event was relayed.
 """
 
 import time
@@ -18,10 +18,10 @@ from tracebility.stores.queries import query
 
 PAGE = 1000
 NIL = UUID(int=0)
-_BEFORE_ALL = -(1 << 62)  # a number that no event of a chain has
-_LAST_NUMBER = (1 << 63) - 1  # the control plane has none that are larger; a row of the data plane may
-# The data plane keeps an event for 730 days. Nobody looks there for one that is about to go.
-ENGINE_HOLDS_US = 729 * 86_400 * 10**6
+_BEFORE_ALL = -(1 << 62)  # lower than any event's seq
+_MAX_SEQ = (1 << 63) - 1  # PostgreSQL's bigint limit; a forged ClickHouse row may exceed it
+# ClickHouse deletes events after 730 days. Older events are not compared, so that one about to expire is no gap.
+ENGINE_RETENTION_US = 729 * 86_400 * 10**6
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMNS = (
@@ -40,8 +40,8 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """An event of the control plane. ``waiting``: it is not relayed yet; ``settled``: it is older than that takes."""
+class ChainEvent:
+    """An event in PostgreSQL. ``waiting``: in the outbox, not relayed yet; ``settled``: older than relaying takes."""
 
     link: Link
     waiting: bool
@@ -50,19 +50,19 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A row of the data plane. ``fingerprint`` is of all that it says."""
+    """A row in ClickHouse. ``fingerprint`` is a hash over all its columns."""
 
     link: Link
     fingerprint: str
 
 
 def horizon_us() -> int:
-    """Events from before this are not looked for in the data plane."""
-    return time.time_ns() // 1000 - ENGINE_HOLDS_US
+    """The oldest event time, in microseconds since 1970, that is compared with ClickHouse."""
+    return time.time_ns() // 1000 - ENGINE_RETENTION_US
 
 
 async def heads(control: Statements) -> AsyncIterator[tuple[UUID, int, str]]:
-    """The number and the hash of the last event of every chain, as its head has them."""
+    """Yield (org, seq, hash) of every chain's head row."""
     after = NIL
     while rows := await control.fetch("chain_heads", after, PAGE):
         for row in rows:
@@ -70,43 +70,43 @@ async def heads(control: Statements) -> AsyncIterator[tuple[UUID, int, str]]:
             yield after, row["seq"], row["hash"]
 
 
-async def written(control: Statements, chain: UUID | None = None) -> AsyncIterator[list[Written]]:
-    """A chain, or one after the other, page by page, as its numbers say."""
+async def event_pages(control: Statements, chain: UUID | None = None) -> AsyncIterator[list[ChainEvent]]:
+    """Yield the PostgreSQL events of ``chain``, or of all chains, in pages ordered by chain and seq."""
     first, last = (NIL, SENTINEL) if chain is None else (chain, chain)
     seq, event_id = _BEFORE_ALL, NIL
     while True:
-        rows = await control.fetch("links_of_chains", first, seq, event_id, PAGE, last)
+        rows = await control.fetch("chain_events", first, seq, event_id, PAGE, last)
         if not rows:
             return
-        page = [Written(_of_control(row), row["waiting"], row["settled"]) for row in rows]
+        page = [ChainEvent(_link_from_postgres(row), row["waiting"], row["settled"]) for row in rows]
         first, seq, event_id = page[-1].link.chain, page[-1].link.seq, page[-1].link.event_id
         yield page
         if len(page) < PAGE:
             return
 
 
-async def written_of(control: Statements, events: Iterable[UUID]) -> dict[UUID, Link]:
-    """What the control plane has of these events."""
-    return {row["event_id"]: _of_control(row) for row in await control.fetch("links_of_events", list(events))}
+async def events_by_id(control: Statements, events: Iterable[UUID]) -> dict[UUID, Link]:
+    """Return the PostgreSQL events with these ids; missing ones are left out."""
+    return {row["event_id"]: _link_from_postgres(row) for row in await control.fetch("events_by_id", list(events))}
 
 
-async def hashes_of(control: Statements, chain: UUID, numbers: Iterable[int]) -> dict[int, str]:
-    """The hashes of the events that have these numbers of a chain in the control plane."""
-    rows = await control.fetch("hashes_of_numbers", chain, [number for number in numbers if number <= _LAST_NUMBER])
+async def hashes_by_seq(control: Statements, chain: UUID, seqs: Iterable[int]) -> dict[int, str]:
+    """Return the PostgreSQL hashes of these seqs of a chain; missing ones are left out."""
+    rows = await control.fetch("hashes_by_seq", chain, [seq for seq in seqs if seq <= _MAX_SEQ])
     return {row["seq"]: row["hash"] for row in rows}
 
 
-async def waiting(control: Statements, limit: int) -> tuple[list[UUID], list[Link]]:
-    """The oldest ids of the outbox, and the events of those that are in the trail."""
+async def outbox_batch(control: Statements, limit: int) -> tuple[list[UUID], list[Link]]:
+    """Return the oldest event ids in the outbox, and those of the events that still exist in the audit log."""
     rows = await control.fetch("relay_batch", limit)
     return (
         [row["waiting_id"] for row in rows],
-        [_of_control(row) for row in rows if row["event_id"] is not None],
+        [_link_from_postgres(row) for row in rows if row["event_id"] is not None],
     )
 
 
-async def there_of(engine: Engine, events: Sequence[Link]) -> set[UUID]:
-    """Which of ``events`` the data plane has, of the org that they are of."""
+async def ids_in_engine(engine: Engine, events: Sequence[Link]) -> set[UUID]:
+    """Return the ids of those ``events`` that ClickHouse has under the same org."""
     times = [link.event_time_us for link in events]
     parameters = {
         "orgs": [str(chain) for chain in {link.chain for link in events}],
@@ -114,77 +114,77 @@ async def there_of(engine: Engine, events: Sequence[Link]) -> set[UUID]:
         "to_us": max(times),
         "events": [str(link.event_id) for link in events],
     }
-    result = await engine.query(query("engine_events"), parameters)
-    there = {(UUID(str(org_id)), UUID(str(event_id))) for org_id, event_id in result.rows}
-    return {link.event_id for link in events if (link.chain, link.event_id) in there}
+    result = await engine.query(query("engine_event_ids"), parameters)
+    found = {(UUID(str(org_id)), UUID(str(event_id))) for org_id, event_id in result.rows}
+    return {link.event_id for link in events if (link.chain, link.event_id) in found}
 
 
-async def copies(engine: Engine, chain: UUID | None = None) -> AsyncIterator[list[Copy]]:
-    """The rows of an org in the data plane, or of one after the other, page by page as time goes, since the horizon."""
+async def copy_pages(engine: Engine, chain: UUID | None = None) -> AsyncIterator[list[Copy]]:
+    """Yield the ClickHouse rows of ``chain``, or of all chains, newer than the horizon, ordered by org and time."""
     first, last = (NIL, SENTINEL) if chain is None else (chain, chain)
     since_us = after_us = horizon_us()
-    after_print = ""
+    after_fingerprint = ""
     while True:
         parameters = {
             "org": str(first),
             "last": str(last),
             "since_us": since_us,
             "after_us": after_us,
-            "after_print": after_print,
+            "after_fingerprint": after_fingerprint,
             "limit": PAGE,
         }
-        rows = (await engine.query(query("engine_links"), parameters)).dicts()
-        page = [Copy(_of_engine(row), row["print"]) for row in rows]
+        rows = (await engine.query(query("engine_copies"), parameters)).dicts()
+        page = [Copy(_link_from_engine(row), row["fingerprint"]) for row in rows]
         if not page:
             return
-        first, after_us, after_print = page[-1].link.chain, page[-1].link.event_time_us, page[-1].fingerprint
+        first, after_us, after_fingerprint = page[-1].link.chain, page[-1].link.event_time_us, page[-1].fingerprint
         yield page
         if len(page) < PAGE:
             return
 
 
-async def copies_near(
-    engine: Engine, chain: UUID, stretch: range, events: Iterable[UUID] = (), seqs: Iterable[int] = ()
+async def copies_of(
+    engine: Engine, chain: UUID, seq_range: range, events: Iterable[UUID] = (), seqs: Iterable[int] = ()
 ) -> list[Link]:
-    """The rows of a stretch of a chain, of other numbers in it, and of events wherever they are in it."""
+    """Return the ClickHouse rows of a chain whose seq is in ``seq_range`` or ``seqs``, or whose id is in ``events``."""
     parameters = {
         "org": str(chain),
-        "from_seq": max(stretch.start, 0),
-        "to_seq": max(stretch.stop - 1, 0),
+        "from_seq": max(seq_range.start, 0),
+        "to_seq": max(seq_range.stop - 1, 0),
         "seqs": list(seqs),
         "events": list(map(str, events)),
     }
-    return [_of_engine(row) for row in (await engine.query(query("engine_links_near"), parameters)).dicts()]
+    return [_link_from_engine(row) for row in (await engine.query(query("engine_copies_of"), parameters)).dicts()]
 
 
-async def copies_anywhere(engine: Engine, events: Iterable[UUID]) -> list[Link]:
-    """What the data plane says of events, of whatever org. Reads its ids as a whole."""
-    result = await engine.query(query("engine_links_anywhere"), {"events": list(map(str, events))})
-    return [_of_engine(row) for row in result.dicts()]
+async def copies_in_any_org(engine: Engine, events: Iterable[UUID]) -> list[Link]:
+    """Return the ClickHouse rows of these events under any org. Cost: one scan of the event_id column."""
+    result = await engine.query(query("engine_copies_in_any_org"), {"events": list(map(str, events))})
+    return [_link_from_engine(row) for row in result.dicts()]
 
 
 async def insert(engine: Engine, links: Sequence[Link]) -> None:
-    """Write events to the data plane."""
+    """Write events to ClickHouse."""
     await engine.insert_rows("audit_log", _COLUMNS, [_row(link) for link in links])
 
 
 def moment(us: int) -> datetime:
-    """Microseconds since 1970 as a time."""
+    """Convert microseconds since 1970 to a datetime."""
     return _EPOCH + timedelta(microseconds=us)
 
 
 def microseconds(at: datetime) -> int:
-    """A time in microseconds since 1970."""
+    """Convert a datetime to microseconds since 1970."""
     return (at - _EPOCH) // timedelta(microseconds=1)
 
 
 def engine_moment(us: int) -> str:
-    """A time as the engine reads it."""
+    """Format microseconds since 1970 as a ClickHouse DateTime64."""
     return moment(us).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
 def engine_now() -> str:
-    """This moment, as the engine reads it."""
+    """The current time as a ClickHouse DateTime64."""
     return engine_moment(time.time_ns() // 1000)
 
 
@@ -204,11 +204,11 @@ def _row(link: Link) -> tuple[Any, ...]:
     )
 
 
-def _of_control(row: Row) -> Link:
+def _link_from_postgres(row: Row) -> Link:
     return _link(row, row["org_id"])
 
 
-def _of_engine(row: Any) -> Link:
+def _link_from_engine(row: Any) -> Link:
     org_id = UUID(str(row["org_id"]))
     return _link(row, None if org_id == SENTINEL else org_id)
 

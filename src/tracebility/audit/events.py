@@ -1,6 +1,6 @@
-"""What was done, by whom, to what: an event is written in the transaction of the change it tells of, or neither is.
+"""Audit events. Each event is written in the same transaction as the change it records.
 
-The schema gives each event its time, its number in its org's chain and its hash, and queues it for the data plane.
+The schema assigns the event's time, its seq in the org's chain and its hash, and puts it in the relay's outbox.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from tracebility.tenant.context import Scope
 
 
 class EventType(StrEnum):
-    """Every event there is; docs/audit.md says when each is written."""
+    """All event types; docs/audit.md says when each is written."""
 
     API_KEY_CREATED = "api_key.created"
     API_KEY_ROTATED = "api_key.rotated"
@@ -44,7 +44,7 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who does something."""
+    """The user, key or process that caused an event."""
 
     type: str  # "user" | "api_key" | "operator" | "system"
     id: str
@@ -55,7 +55,7 @@ SYSTEM = Actor("system", "operator")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of the trail. ``org_id`` is whose trail it is in; None is the installation's own."""
+    """One entry of the audit log. ``org_id`` None: the event belongs to the installation, not to an org."""
 
     type: EventType
     org_id: OrgId | None
@@ -67,22 +67,22 @@ class Event:
 
 
 class Statements(Protocol):
-    """A transaction of the control plane."""
+    """A PostgreSQL transaction."""
 
     async def execute(self, sql: str, *args: object) -> str:
-        """Run the statement of this name."""
+        """Run the SQL statement named ``sql``."""
 
 
 def actor_of(key_id: PublicKeyId, scopes: frozenset[Scope]) -> Actor:
-    """Whoever holds a key."""
+    """Return the actor for a request made with this key."""
     return Actor("operator" if Scope.OPERATOR in scopes else "api_key", key_id)
 
 
 class AuditWriter:
-    """The only way into the trail."""
+    """The only writer of audit events."""
 
     async def record(self, transaction: Statements, event: Event) -> None:
-        """Write ``event`` with whatever else ``transaction`` changes."""
+        """Write ``event`` in ``transaction``."""
         await transaction.execute(
             "insert_audit_event",
             event.id,

@@ -4,12 +4,12 @@ from tracebility.telemetry import Metrics
 
 
 class AuditMetrics:
-    """Registered once per process."""
+    """Counters of the audit relay and the audit reconciler."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self.relayed = metrics.counter("tracebility_audit_relayed_events", "Audit events written to the data plane.")
+        self.relayed = metrics.counter("tracebility_audit_relayed_events", "Audit events copied to ClickHouse.")
         self.gaps = metrics.counter(
             "tracebility_audit_gaps",
-            "Audit events that a reconciliation found wrong in the data plane, by kind.",
+            "Differences between PostgreSQL and ClickHouse that audit reconciliation found, by kind.",
             ("kind",),
         )

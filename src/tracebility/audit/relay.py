@@ -1,7 +1,7 @@
-"""The audit relay: events go from the control plane's outbox to the data plane, and only then out of the outbox.
+"""The audit relay copies events from PostgreSQL's outbox to ClickHouse, then deletes them from the outbox.
 
-A death between the two sends them again: the same rows twice, which every reader takes for one. With the data plane
-away, the outbox waits.
+A crash between the two steps writes the same rows again; every reader counts duplicates once. While ClickHouse is
+unavailable, events wait in the outbox.
 """
 
 import structlog
@@ -14,14 +14,14 @@ from tracebility.stores.postgres import Postgres
 
 PERIOD_S = 1.0
 BATCH = 1000
-# A long backlog is not one tick: between two, the operator looks whether it still leads.
-BATCHES_A_TICK = 50
+# Bounds one tick, because the operator checks between ticks that it still leads.
+BATCHES_PER_TICK = 50
 
 log = structlog.get_logger()
 
 
 class AuditRelay:
-    """One operator's relay; two at once write rows twice, and do no other harm."""
+    """The relay of one operator. Two running at once write duplicate rows, which is harmless."""
 
     def __init__(self, control: Postgres, engine: Engine, metrics: AuditMetrics) -> None:
         self._control = control
@@ -29,19 +29,19 @@ class AuditRelay:
         self._metrics = metrics
 
     async def tick(self) -> int:
-        """Send what waits; how many events.
+        """Relay waiting events and return their number.
 
         Raises:
-            StoreUnavailable: when a store is away; what is not sent stays in the outbox.
+            StoreUnavailable: when a store is unavailable; unsent events stay in the outbox.
         """
         sent = 0
-        for _ in range(BATCHES_A_TICK):
-            ids, events = await chain_store.waiting(self._control, BATCH)
+        for _ in range(BATCHES_PER_TICK):
+            ids, events = await chain_store.outbox_batch(self._control, BATCH)
             if not ids:
                 break
             if len(events) < len(ids):
-                gone = sorted(str(event_id) for event_id in set(ids) - {event.event_id for event in events})
-                log.error("events vanished from the audit trail before they were relayed", events=gone)
+                deleted = sorted(str(event_id) for event_id in set(ids) - {event.event_id for event in events})
+                log.error("audit events were deleted from PostgreSQL before they were relayed", events=deleted)
             await chain_store.insert(self._engine, events)
             failpoint("audit_relay_after_insert")
             await self._control.execute("relayed", ids)

@@ -9,7 +9,7 @@ from uuid import UUID
 import typer
 
 from tracebility.audit import audit_log
-from tracebility.audit.audit_log import MOST_ITEMS
+from tracebility.audit.audit_log import MAX_ITEMS
 from tracebility.audit.metrics import AuditMetrics
 from tracebility.audit.reconciler import Reconciliation
 from tracebility.audit.verify import Problem, problems
@@ -154,7 +154,7 @@ def verify(
         f"number {problem.get('seq', 'unknown')}  event {problem.get('event_id', 'unknown')}"
         for problem in found
     ]
-    text = "\n".join(lines) if lines else "The audit trail is as it was written."
+    text = "\n".join(lines) if lines else "The audit log is intact."
     tell(text, {"ok": not found, "problems": found}, as_json=as_json)
     if found:
         raise typer.Exit(1)
@@ -180,7 +180,7 @@ async def _pages(limit: int, page: Callable[[Any, int], Awaitable[Any]]) -> list
     items: list[dict[str, Any]] = []
     at = None
     while len(items) < limit:
-        got = await page(at, min(limit - len(items), MOST_ITEMS))
+        got = await page(at, min(limit - len(items), MAX_ITEMS))
         items += got.items
         at = got.next
         if at is None:

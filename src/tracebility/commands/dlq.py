@@ -20,7 +20,7 @@ from tracebility.stores.queue import Queue
 from tracebility.tenant.resends import invalidate_marks
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
 from tracebility.worker import dead_letters
-from tracebility.worker.dead_letters import DeadLetter, find, letters
+from tracebility.worker.dead_letters import DeadLetter, all_dead_letters, find
 
 # `dlq show` prints this much of a body: enough to see what it is.
 SHOWN_BYTES = 512
@@ -58,7 +58,7 @@ def list_letters(
             await org_of(await stores.control(), org)
 
         found: list[DeadLetter] = []
-        async for letter in letters(queue):
+        async for letter in all_dead_letters(queue):
             if org is None or (letter.header is not None and letter.header.org_id == org):
                 found.append(letter)
             if len(found) == limit:
@@ -164,7 +164,7 @@ def _each(
         if letter_id is not None:
             _mean(meant, await _found(queue, letter_id))
         else:
-            async for letter in letters(queue):
+            async for letter in all_dead_letters(queue):
                 _mean(meant, letter)
         await _write_down(await stores.control(), event_type, meant)
         if prepare is not None:
@@ -198,7 +198,7 @@ async def _write_down(control: Postgres, event_type: str, meant: _Meant) -> None
 
 async def _counted(stores: Stores) -> tuple[int, int]:
     """How many dead letters there are, and the items in those that can be read."""
-    found = [letter.header async for letter in letters(await stores.queue())]
+    found = [letter.header async for letter in all_dead_letters(await stores.queue())]
     return len(found), sum(header.items for header in found if header is not None)
 
 

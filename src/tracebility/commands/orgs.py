@@ -139,7 +139,7 @@ def delete_org(
 ) -> None:
     """Delete an organisation with all it has stored, for good. Its keys are refused at once.
 
-    Usage and the audit trail stay. 'tracebility deletions show' tells how far it is.
+    Usage and the audit log stay. 'tracebility deletions show' tells how far it is.
 
     Examples:
 

@@ -43,7 +43,7 @@ def show_usage(
     org_id: OrgArgument,
     since: Annotated[str, typer.Option("--from", help="From the hour of this time on (RFC 3339).")],
     until: Annotated[str, typer.Option("--to", help="Before the hour of this time (RFC 3339).")],
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print lines of CSV; the org's trail says so.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print lines of CSV; the org's audit log records it.")] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:

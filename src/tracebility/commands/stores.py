@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tracebility.stores.clickhouse import Engine
     from tracebility.stores.postgres import Postgres
     from tracebility.stores.queue import Queue
-    from tracebility.stores.redis_control import Hot
+    from tracebility.stores.redis_control import RedisControl
 
 # A store that hangs takes a connection and never answers it. A diagnosis is to come within 5 s.
 OPEN_WAIT_S = 5.0
@@ -64,7 +64,7 @@ class Stores:
             lambda: connect_queue(self.found.queue_url, variable=self.found.queue_variable, wait_s=0),
         )  # fmt: skip
 
-    async def redis_control(self) -> Hot:
+    async def redis_control(self) -> RedisControl:
         """Redis in its control role."""
         from tracebility.stores import redis_control
 
@@ -85,9 +85,9 @@ class Stores:
         Raises:
             ConfigurationError, StoreUnavailable: when Redis is away; processes then ask within seconds.
         """
-        from tracebility.stores.changes import nudge
+        from tracebility.stores.changes import notify
 
-        await nudge(await self.redis_control())
+        await notify(await self.redis_control())
 
     async def _open(self, client: str, named: str, dsn: str, connect: Callable[[], Awaitable[T]]) -> T:
         if client not in self._opened:
@@ -136,7 +136,7 @@ class Reached:
     control: Postgres | None = None
     queue: Queue | None = None
     queue_store: str = "redis"  # "redis stream" if the queue has a server of its own
-    redis_control: Hot | None = None
+    redis_control: RedisControl | None = None
     redis_server: Queue | None = None  # the server of the control role, if the queue has its own
     engine: Engine | None = None
     away: dict[str, str] = field(default_factory=dict)

@@ -1,8 +1,8 @@
-"""Deletions: asked for here, done by the operator, proven by a certificate.
+"""Requests for deletion. The operator executes them and issues a certificate.
 
-From the transaction in which it is asked for there is no such project or org for anyone; what is stored of it goes in
-the minutes after that. Whoever asks for the same again, while it is under way, is given the job that there is; of a run
-or a user, whose data goes on coming, only while that job still waits for the queue, and it is of now then.
+A project or org is inaccessible from the transaction of the request on; its data is removed within minutes. A repeated
+request returns the unfinished job. For a run or a user, which may still receive data, this is so only until the job has
+waited for the queue; its request time is then set to the repeated request.
 """
 
 from collections.abc import Mapping
@@ -22,29 +22,29 @@ from tracebility.stores.postgres import Row, Statements, Transaction
 from tracebility.validation import stamp
 
 RUN, PROJECT, USER, ORG = "run", "project", "user", "org"
-# As long as a span's may be.
+# The maximum length of a span's user id.
 USER_ID_CHARS = 1024
 
 
 class UserDeletion(msgspec.Struct, forbid_unknown_fields=True):
-    """Whose runs are to go, as spans name the user."""
+    """Request to delete the runs of a user, by the user id in the spans."""
 
     user_id: Annotated[str, Meta(min_length=1, max_length=USER_ID_CHARS)]
 
     def __post_init__(self) -> None:
         if "\0" in self.user_id:
-            raise ValueError("user_id: takes no NUL")
+            raise ValueError("user_id: must not contain a NUL character")
 
 
 class Requester(msgspec.Struct, kw_only=True):
-    """Who asked."""
+    """The actor that requested a deletion."""
 
     type: str
     id: str
 
 
 class Deletion(msgspec.Struct, kw_only=True):
-    """A deletion, how far it is, and when it is done its certificate."""
+    """A deletion job with its progress and, once finished, its certificate."""
 
     id: UUID
     job_id: UUID
@@ -53,7 +53,7 @@ class Deletion(msgspec.Struct, kw_only=True):
     project_id: UUID | None
     target: str
     state: str  # "queued" | "running" | "done" | "failed"
-    step: str  # what is to be done next
+    step: str  # the next step
     requested_by: Requester
     requested_at: str | None
     started_at: str | None
@@ -62,11 +62,11 @@ class Deletion(msgspec.Struct, kw_only=True):
     counts_after: dict[str, int] | None
     certificate: dict[str, Any] | None
     certificate_hash: str | None
-    error: str  # of the last try, when it did not succeed
+    error: str  # of the last attempt; empty if it succeeded
 
 
 async def delete_org(transaction: Transaction, actor: Actor, org_id: OrgId, now: datetime) -> Deletion:
-    """Suspend an org for good, and have all of it removed. Of one that is deleted already, the job that did it.
+    """Mark an org as deleted and queue the removal of its data. For a deleted org, return its job.
 
     Raises:
         NotFound: when there is no such org.
@@ -81,16 +81,16 @@ async def delete_org(transaction: Transaction, actor: Actor, org_id: OrgId, now:
     await transaction.execute("mark_org_deleted", org_id, now)
     if org["suspended_at"] is None:
         await AuditWriter().record(transaction, Event(EventType.ORG_SUSPENDED, org_id, actor, "org", str(org_id)))
-    return await _asked_for(transaction, actor, ORG, org_id, None, str(org_id), {})
+    return await _request(transaction, actor, ORG, org_id, None, str(org_id), {})
 
 
 async def delete_project(transaction: Transaction, actor: Actor, place: ProjectPlace, now: datetime) -> Deletion:
-    """End a project and its keys, and have all of it removed.
+    """Mark a project as deleted, revoke its keys, and queue the removal of its data.
 
-    The key that asks stays, of no project any more: its holder has to be able to see what becomes of it.
+    The key that made the request is only detached from the project, so that its holder can follow the job.
 
     Raises:
-        NotFound: when it is gone already.
+        NotFound: when the project's deletion is already complete.
     """
     await transaction.fetchrow("lock_org", place.org_id)
     ended: list[str] = []
@@ -98,44 +98,41 @@ async def delete_project(transaction: Transaction, actor: Actor, place: ProjectP
         for row in await transaction.fetch("lock_live_keys_of_project", place.project_id):
             public_id = PublicKeyId(row["public_id"])
             if actor.type == "api_key" and public_id == actor.id:
-                await transaction.execute("take_key_from_project", public_id)
+                await transaction.execute("detach_key_from_project", public_id)
             else:
                 await revoke_key(transaction, actor, public_id)
                 ended.append(public_id)
     elif not await transaction.fetchval("named_project_or_deleted", place.project_id, place.org_id):
         raise NotFound
     target = str(place.project_id)
-    return await _asked_for(
-        transaction, actor, PROJECT, place.org_id, place.project_id, target, {"revoked_keys": ended}
-    )
+    return await _request(transaction, actor, PROJECT, place.org_id, place.project_id, target, {"revoked_keys": ended})
 
 
 async def delete_run(transaction: Transaction, actor: Actor, place: ProjectPlace, run_id: str) -> Deletion:
-    """Have a run removed with all its spans, scores and captures.
+    """Queue the removal of a run with all its spans, scores and captures.
 
-    A run that is still in the queue is removed too, so an id that is not stored yet is accepted; the certificate says
-    whether anything was there.
+    The run may still be in the queue, so an unknown id is accepted; the certificate tells whether there were any rows.
 
     Raises:
-        NotFound: when no run can have this id.
+        NotFound: when ``run_id`` is not a valid run id.
     """
     if not is_run_id(run_id):
         raise NotFound
     await transaction.fetchrow("lock_org", place.org_id)
-    return await _asked_for(transaction, actor, RUN, place.org_id, place.project_id, run_id.lower(), {})
+    return await _request(transaction, actor, RUN, place.org_id, place.project_id, run_id.lower(), {})
 
 
 async def delete_user(transaction: Transaction, actor: Actor, org_id: OrgId, asked: UserDeletion) -> Deletion:
-    """Have every run of an org removed of which a span, or the run itself, names this user."""
+    """Queue the removal of every run of an org that names this user, in the run or in one of its spans."""
     await transaction.fetchrow("lock_org", org_id)
-    return await _asked_for(transaction, actor, USER, org_id, None, asked.user_id, {})
+    return await _request(transaction, actor, USER, org_id, None, asked.user_id, {})
 
 
 async def read_deletion(control: Statements, job_id: UUID) -> Deletion:
-    """The job as it is.
+    """Read a job.
 
     Raises:
-        NotFound: when there is none of this id.
+        NotFound: when there is no such job.
     """
     row = await control.fetchrow("read_deletion", job_id)
     if row is None:
@@ -144,7 +141,7 @@ async def read_deletion(control: Statements, job_id: UUID) -> Deletion:
 
 
 def shape_deletion(row: Row) -> Deletion:
-    """A row of ``deletion_job``."""
+    """Convert a row of ``deletion_job``."""
     return Deletion(
         id=row["id"],
         job_id=row["id"],
@@ -166,7 +163,7 @@ def shape_deletion(row: Row) -> Deletion:
     )
 
 
-async def _asked_for(
+async def _request(
     transaction: Transaction,
     actor: Actor,
     kind: str,
@@ -175,17 +172,18 @@ async def _asked_for(
     target: str,
     details: Mapping[str, Any],
 ) -> Deletion:
-    """The job that does this, of all that came until now. The org is locked, so nobody makes another meanwhile."""
-    if kind in (PROJECT, ORG):  # of which nothing is let in any more
-        there = await transaction.fetchrow("unfinished_deletion", org_id, kind, target, project_id)
-        if there is not None:
-            return shape_deletion(there)
+    """Create a job or return the unfinished one. The org must be locked, so that no second job is created."""
+    if kind in (PROJECT, ORG):  # these receive no new data
+        unfinished = await transaction.fetchrow("unfinished_deletion", org_id, kind, target, project_id)
+        if unfinished is not None:
+            return shape_deletion(unfinished)
         again = None
     else:
         again = await transaction.fetchrow("ask_deletion_again", org_id, kind, target, project_id)
     job_id: UUID = uuid7() if again is None else again["id"]
     if again is None:
         await transaction.execute("insert_deletion", job_id, kind, org_id, project_id, target, actor.type, actor.id)
-    said = {"job_id": str(job_id), "project_id": project_id and str(project_id), **details}
-    await AuditWriter().record(transaction, Event(EventType.DELETION_REQUESTED, org_id, actor, kind, target, said))
+    event_details = {"job_id": str(job_id), "project_id": project_id and str(project_id), **details}
+    event = Event(EventType.DELETION_REQUESTED, org_id, actor, kind, target, event_details)
+    await AuditWriter().record(transaction, event)
     return await read_deletion(transaction, job_id)

@@ -1,7 +1,7 @@
-"""Retention: what began longer ago than its project keeps it is removed, whole days at once.
+"""Retention: removes data that is older than the retention time of its project, in whole days.
 
-How long that is, is asked anew each time, so a change of plan, org or project holds for what is stored already. The
-moment moves at midnight of UTC: within a day a second tick finds nothing to remove but what came late.
+The retention times are read at every tick, so a change of plan, org or project also applies to stored data. The limit
+moves at midnight UTC; a second tick on the same day removes only data that arrived late.
 """
 
 import time
@@ -16,37 +16,37 @@ from tracebility.deletion.erase import Counts, Eraser, aged
 from tracebility.deletion.metrics import DeletionMetrics
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 from tracebility.tenant.resends import invalidate_marks
 
 PERIOD_S = 3600.0
 DAY_S = 86_400
-# Named in one statement. Those with the same time go together, because each statement rewrites its parts.
-PROJECTS_A_STATEMENT = 5_000
+# Projects per statement. Projects with the same retention share statements, because each statement rewrites parts.
+PROJECTS_PER_STATEMENT = 5_000
 
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class Aged:
-    """What a tick removed."""
+    """The result of a tick: projects checked, and rows removed by table."""
 
     projects: int = 0
     rows: Counts = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
-        """For programs."""
+        """The result as a JSON object."""
         return asdict(self)
 
 
 class Retention:
-    """One operator's; two at once remove the same."""
+    """Applies retention. Two running at once remove the same rows, selection is harmless."""
 
     def __init__(
         self,
         control: Postgres,
         engine: Engine,
-        hot: Hot,
+        hot: RedisControl,
         metrics: DeletionMetrics,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -57,10 +57,10 @@ class Retention:
         self._now = now
 
     async def tick(self) -> Aged:
-        """Remove what is old now.
+        """Remove data older than its retention.
 
         Raises:
-            StoreUnavailable: when a store is away; the rest is removed by a later tick.
+            StoreUnavailable: when a store is unavailable; a later tick removes the rest.
         """
         midnight = int(self._now()) // DAY_S * DAY_S
         done = Aged()
@@ -68,12 +68,12 @@ class Retention:
             before = midnight - days * DAY_S
             if before <= 0:
                 continue
-            while rows := list(islice(group, PROJECTS_A_STATEMENT)):
-                which = aged([row["org_id"] for row in rows], [row["project_id"] for row in rows], before)
-                orgs = await self._eraser.orgs_of_aged(which)
-                # Before, so that what is sent again meanwhile is stored; after, for what came and went meanwhile.
+            while rows := list(islice(group, PROJECTS_PER_STATEMENT)):
+                selection = aged([row["org_id"] for row in rows], [row["project_id"] for row in rows], before)
+                orgs = await self._eraser.orgs_of_aged(selection)
+                # Before the removal, so that resends are stored; again after it, for data that arrived meanwhile.
                 await invalidate_marks(self._hot, orgs)
-                gone = await self._eraser.erase(which)
+                gone = await self._eraser.erase(selection)
                 await invalidate_marks(self._hot, orgs)
                 self._metrics.erased.labels("retention").inc(sum(gone.values()))
                 done.projects += len(rows)

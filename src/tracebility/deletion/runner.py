@@ -1,9 +1,10 @@
-"""Deletion: what was asked to be removed goes, step by step, and a certificate says what went.
+"""Executes deletion jobs step by step, and certifies the result.
 
-A job's steps are: wait until what was accepted before it was asked for has left the queue (``drain``); count it
-(``count``); remove its rows (``erase``); what else knows of it (``forget``); count again, and certify (``certify``).
-Each may be done again, and what the next has to know is in the control plane before it begins, so whoever leads after a
-death goes on there. Each org's oldest job takes a step in turn, so that nobody waits for another's.
+The steps of a job: ``drain`` waits until everything accepted before the request has left the queue; ``count`` counts
+the rows; ``erase`` removes them; ``forget`` removes dead letters, Redis keys and PostgreSQL rows; ``certify`` counts
+again and writes the certificate. Each step may be repeated, and its input is committed before it begins, so a new
+leader continues where the last one stopped. The oldest job of each org takes a step in turn, so that no org waits for
+another.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ import structlog
 from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
 from tracebility.config import redact
 from tracebility.deletion import erase
-from tracebility.deletion.erase import Counts, Eraser, Which
+from tracebility.deletion.erase import Counts, Eraser, Selection
 from tracebility.deletion.jobs import ORG, PROJECT, RUN, USER
 from tracebility.deletion.metrics import DeletionMetrics
 from tracebility.errors import StoreUnavailable
@@ -32,7 +33,7 @@ from tracebility.stores.postgres import Postgres, Row, Statements, Transaction
 from tracebility.stores.queries import query
 from tracebility.stores.queue import Queue
 from tracebility.stores.queue.entries import Entry
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 from tracebility.tenant.quota import METERED, SLOT_US, metered_member
 from tracebility.tenant.redis_keys import patterns_of_org
 from tracebility.tenant.resends import invalidate_marks
@@ -43,19 +44,18 @@ from tracebility.wire.envelope import MalformedEnvelope, from_fields
 
 PERIOD_S = 5.0
 SWEEP_PERIOD_S = 3600.0
-# From being asked for until no edge lets anything in any more, and what one let in before is in the queue: keys are
-# refused everywhere within 5 s.
+# Time from the request until all ingest processes refuse the keys (within 5 s) and earlier requests are in the queue.
 REFUSED_S = 6.0
-# What comes late, from the disk buffer of an edge that was away or by replaying a dead letter, is looked for this long.
+# How long to look for rows that arrive late, from disk buffers or replayed dead letters.
 SWEEP_DAYS = 30
-MOST_TRIES = 5
-# A job for which a store was away, or with which another operator went on, is left alone: stores may take long to fail.
-AWAY_S = 60.0
-USERS_A_LOOK = 100  # of up to 1,024 characters each
-LETTERS_A_PAGE = 20  # envelopes are up to 1 MiB
+MAX_TRIES = 5
+# How long a job is skipped after a store failed or another operator advanced it, because stores may be slow to fail.
+SKIP_S = 60.0
+USERS_PER_QUERY = 100  # of up to 1,024 characters each
+DEAD_LETTERS_PER_PAGE = 20  # envelopes are up to 1 MiB
 ERROR_CHARS = 500
 LATEST_US = LATEST_NS // 1000
-# What a certificate lists beside what went: tables, and what the books have in Redis.
+# Kept data that the certificate lists: tables, and the ledger's keys in Redis.
 KEPT = {
     ORG: (
         "accepted", "in_flight", "billing_meter", "envelope_outcome", "audit_log", "audit_reconciliation_gap",
@@ -73,7 +73,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A row of ``deletion_job``, as far as the work needs it."""
+    """A row of ``deletion_job``."""
 
     id: UUID
     kind: str
@@ -89,16 +89,16 @@ class Job:
 
     @property
     def until_us(self) -> int:
-        """When it was asked for: of a run or a user, what came before goes."""
+        """The time of the request. Of a run or a user, only rows that arrived by then are removed."""
         return int(self.requested_at.timestamp() * 1_000_000)
 
     @property
     def projects(self) -> list[ProjectId]:
-        """The projects of the org, as they were when the work began; from the end of ``forget``, as they were then."""
+        """The projects of the org when the job began; after ``forget``, those at the end of that step."""
         return [ProjectId(UUID(one)) for one in self.progress.get("projects", [])]
 
-    def whole(self) -> Which | None:
-        """All that goes, where that is a whole project or org."""
+    def whole(self) -> Selection | None:
+        """The selection of a project or org; None for a run or a user."""
         if self.kind == ORG:
             return erase.of_org(self.org_id, self.projects)
         if self.kind == PROJECT and self.project_id is not None:
@@ -106,25 +106,25 @@ class Job:
         return None
 
 
-class _Overtaken(Exception):
-    """The job is not as it was when it was read."""
+class _Superseded(Exception):
+    """The job was changed by another operator or a repeated request since it was read."""
 
 
 class Deleter:
-    """One operator's deletions; two at once do the same steps twice, and write each down once."""
+    """Executes deletion jobs. Two running at once repeat steps, but record each step only once."""
 
     def __init__(
         self,
         control: Postgres,
         engine: Engine,
         queue: Queue,
-        hot: Hot,
+        hot: RedisControl,
         metrics: DeletionMetrics,
         now: Callable[[], float] = time.time,
         *,
         waits_for_legacy: bool = True,
     ) -> None:
-        """``waits_for_legacy``: whether workers drain the stream from before the shards."""
+        """``waits_for_legacy``: whether workers still read the legacy stream."""
         self._streams = ALL_STREAMS if waits_for_legacy else (*SHARD_STREAMS, *OVERFLOW_STREAMS)
         self._control = control
         self._engine = engine
@@ -136,41 +136,41 @@ class Deleter:
         self._audit = AuditWriter()
 
     async def tick(self) -> int:
-        """Do what can be done now of all jobs; how many steps that were.
+        """Advance all jobs as far as possible now. Returns the number of steps.
 
         Raises:
-            StoreUnavailable: when a store was away for one of them, after what there was to do for the others.
+            StoreUnavailable: when a store failed for one job, after the other jobs were advanced.
         """
         steps = 0
         not_before: dict[UUID, float] = {}
         failure: StoreUnavailable | None = None
         while True:
-            moved = 0
+            advanced = 0
             for row in await self._control.fetch("next_deletions"):
                 job = _job(row)
                 if time.monotonic() < not_before.get(job.id, 0.0):
                     continue
                 try:
-                    moved += await self._step_or_note(job)
-                except StoreUnavailable as away:
-                    failure, not_before[job.id] = away, time.monotonic() + AWAY_S
-                    reason = redact(str(away))
+                    advanced += await self._try_step(job)
+                except StoreUnavailable as error:
+                    failure, not_before[job.id] = error, time.monotonic() + SKIP_S
+                    reason = redact(str(error))
                     log.warning("a deletion waits for a store", job_id=str(job.id), step=job.step, reason=reason)
-                except _Overtaken:
-                    not_before[job.id] = time.monotonic() + AWAY_S
-                    log.warning("a deletion went on without this operator", job_id=str(job.id), step=job.step)
-            steps += moved
-            if not moved:
+                except _Superseded:
+                    not_before[job.id] = time.monotonic() + SKIP_S
+                    log.warning("another operator or request changed a deletion job", job_id=str(job.id), step=job.step)
+            steps += advanced
+            if not advanced:
                 self._metrics.waiting.set(await self._control.fetchval("count_unfinished_deletions"))
                 if failure is not None:
                     raise failure
                 return steps
 
     async def sweep(self) -> int:
-        """Remove what came after its deletion was done, and was accepted before; how many rows.
+        """Remove rows that arrived after their deletion but were accepted before it. Returns their number.
 
         Raises:
-            StoreUnavailable: when a store was away for one deletion, after the others were looked at.
+            StoreUnavailable: when a store failed for one deletion, after the others were checked.
         """
         late = 0
         failure: StoreUnavailable | None = None
@@ -183,10 +183,12 @@ class Deleter:
                 gone = await self._erase_late(job)
             except StoreUnavailable as away:
                 failure = away
-                log.warning("late rows cannot be looked for", job_id=str(job.id), reason=redact(str(away)))
+                log.warning(
+                    "the check for late rows of a deletion failed", job_id=str(job.id), reason=redact(str(away))
+                )
                 continue
             if gone:
-                log.warning("rows came after their deletion", job_id=str(job.id), rows=gone)
+                log.warning("removed rows that arrived after their deletion", job_id=str(job.id), rows=gone)
             self._count("late", gone)
             late += sum(gone.values())
         if failure is not None:
@@ -194,7 +196,7 @@ class Deleter:
         return late
 
     async def _users_there(self, jobs: Sequence[Job]) -> set[tuple[OrgId, str]]:
-        """The users of ``jobs`` of whom there is something at all: of most there is nothing, and a look costs much."""
+        """Return the users of ``jobs`` that still have rows. Most have none, and the full search is slow."""
         by_org: dict[OrgId, list[Job]] = {}
         for job in jobs:
             if job.kind == USER:
@@ -202,35 +204,35 @@ class Deleter:
         there: set[tuple[OrgId, str]] = set()
         for org_id, some in by_org.items():
             projects = [*dict.fromkeys(project for job in some for project in job.projects)]
-            for start in range(0, len(some), USERS_A_LOOK):
-                users = [job.target for job in some[start : start + USERS_A_LOOK]]
-                there |= {(org_id, user) for user in await self._eraser.users_there(org_id, projects, users)}
+            for start in range(0, len(some), USERS_PER_QUERY):
+                users = [job.target for job in some[start : start + USERS_PER_QUERY]]
+                there |= {(org_id, user) for user in await self._eraser.users_with_rows(org_id, projects, users)}
         return there
 
     async def _erase_late(self, job: Job) -> Counts:
-        """Of a run or a user what is newer stays, also where it is of the same run: it was not asked for."""
-        which = job.whole()
-        if which is not None:
-            return await self._eraser.erase(which)
+        """Remove late rows. Rows of a run or a user that arrived after the request stay."""
+        selection = job.whole()
+        if selection is not None:
+            return await self._eraser.erase(selection)
         gone: Counts = {}
         while (batch := await self._next_batch(job)) is not None:
             some = await self._eraser.erase(_of_batch(job, batch))
             gone = {table: gone.get(table, 0) + some.get(table, 0) for table in {*gone, *some}}
         return gone
 
-    async def _step_or_note(self, job: Job) -> bool:
-        """Whether the job went on. What is wrong with one job must not keep the others waiting."""
+    async def _try_step(self, job: Job) -> bool:
+        """Take a step; False when the job did not advance. An error of one job must not stop the others."""
         try:
             return await self._step(job)
-        except (StoreUnavailable, _Overtaken):
+        except (StoreUnavailable, _Superseded):
             raise
         except Exception as failure:
-            log.error("a deletion stumbled", job_id=str(job.id), step=job.step, exc_info=True)
-            said = redact(f"{type(failure).__name__}: {failure}")[:ERROR_CHARS]
+            log.error("a step of a deletion failed", job_id=str(job.id), step=job.step, exc_info=True)
+            reason = redact(f"{type(failure).__name__}: {failure}")[:ERROR_CHARS]
             async with self._control.transaction() as transaction:
-                row = await transaction.fetchrow("deletion_stumbled", job.id, job.moves, said, MOST_TRIES)
+                row = await transaction.fetchrow("record_deletion_failure", job.id, job.moves, reason, MAX_TRIES)
                 if row is not None and row["state"] == "failed":
-                    await self._record(transaction, EventType.DELETION_FAILED, job, {"step": job.step, "error": said})
+                    await self._record(transaction, EventType.DELETION_FAILED, job, {"step": job.step, "error": reason})
             return False
 
     async def _step(self, job: Job) -> bool:
@@ -241,12 +243,12 @@ class Deleter:
             "forget": self._forget,
             "certify": self._certify,
         }
-        went_on: bool = await steps[job.step](job)
-        return went_on
+        advanced: bool = await steps[job.step](job)
+        return advanced
 
     async def _drain(self, job: Job) -> bool:
-        """Wait for the queue: what was accepted before this was asked for is stored, and can be removed."""
-        if job.kind in (RUN, USER):  # a project or an org that is deleted sends nothing again
+        """Wait until everything accepted before the request has left the queue and is stored."""
+        if job.kind in (RUN, USER):  # a deleted project or org cannot resend
             await invalidate_marks(self._hot, [job.org_id])
         asked_s = job.requested_at.timestamp() + REFUSED_S
         if self._now() < asked_s:
@@ -260,26 +262,26 @@ class Deleter:
         return True
 
     async def _count_before(self, job: Job) -> bool:
-        which = job.whole()
-        if which is not None:
-            before = await self._eraser.count(which)
+        selection = job.whole()
+        if selection is not None:
+            before = await self._eraser.count(selection)
         else:
-            before = {}  # run by run, as they are found
+            before = {}  # counted per batch of runs
         await self._note(job, "erase", {}, before)
         failpoint("deletion_after_count")
         return True
 
     async def _erase(self, job: Job) -> bool:
-        which = job.whole()
-        if which is None:
+        selection = job.whole()
+        if selection is None:
             return await self._erase_runs(job)
-        self._count("deletion", await self._eraser.erase(which))
+        self._count("deletion", await self._eraser.erase(selection))
         failpoint("deletion_after_erase")
         await self._note(job, "forget", {})
         return True
 
     async def _erase_runs(self, job: Job) -> bool:
-        """One batch of runs. It is written down before its first row goes: without its rows it is not found again."""
+        """Remove one batch of runs. The batch is recorded first, because it cannot be found again without its rows."""
         batch = job.progress.get("batch")
         if batch is None:
             batch = await self._next_batch(job)
@@ -312,34 +314,34 @@ class Deleter:
         if job.kind == USER:
             found = await self._eraser.runs_of_user(job.org_id, job.projects, job.target, job.until_us)
             return None if found is None else {"project": str(found[0]), "runs": found[1]}
-        return {"project": str(job.project_id), "runs": [job.target]} if await self._left(job) else None
+        return {"project": str(job.project_id), "runs": [job.target]} if await self._remaining_rows(job) else None
 
-    async def _left(self, job: Job) -> Counts:
-        """Rows that are to go and are there, by table; tables without one are left out."""
-        which = job.whole()
-        if which is not None:
-            counts = await self._eraser.count(which)
+    async def _remaining_rows(self, job: Job) -> Counts:
+        """Return the remaining rows by table, without tables that have none."""
+        selection = job.whole()
+        if selection is not None:
+            counts = await self._eraser.count(selection)
         elif job.kind == USER:
             counts = await self._eraser.known_of_user(job.org_id, job.projects, job.target, job.until_us)
         else:
-            assert job.project_id is not None  # by its making
+            assert job.project_id is not None  # a run's job always has one
             counts = await self._eraser.known_of_run(job.org_id, job.project_id, job.target, job.until_us)
         return {table: found for table, found in counts.items() if found}
 
     async def _forget(self, job: Job) -> bool:
-        """What else knows of a project or an org: dead letters, keys of Redis, rows of the control plane."""
+        """Remove the dead letters, Redis keys and PostgreSQL rows of a project or an org."""
         done: dict[str, Any] = {}
         if job.kind in (ORG, PROJECT):
-            done["dead_letters"] = job.progress.get("dead_letters", 0) + await self._drop_letters(job)
+            done["dead_letters"] = job.progress.get("dead_letters", 0) + await self._drop_dead_letters(job)
             if job.kind == ORG:
-                done["books"] = await self._books(job.org_id)
+                done["books"] = await self._ledger_counts(job.org_id)
                 await self._settle_usage(job)
                 done["redis_keys"] = job.progress.get("redis_keys", 0) + await self._forget_keys(job.org_id)
             failpoint("deletion_after_forget")
             async with self._control.transaction() as transaction:
                 projects: list[ProjectId | None] = [job.project_id]
                 if job.kind == ORG:
-                    # Again: a project that was made since the work began is in the way of its workspace.
+                    # Read again: a project created since the job began would prevent the removal of its workspace.
                     named = await _projects(transaction, job.org_id)
                     done["projects"] = [*dict.fromkeys([*map(str, job.projects), *named])]
                     projects = [ProjectId(UUID(one)) for one in done["projects"]]
@@ -350,35 +352,35 @@ class Deleter:
         failpoint("deletion_after_forget_commit")
         return True
 
-    async def _drop_letters(self, job: Job) -> int:
+    async def _drop_dead_letters(self, job: Job) -> int:
         dropped = 0
-        async for letter in self._letters(job):
+        async for letter in self._dead_letters(job):
             dropped += await self._queue.remove_dead_letters([letter])
         return dropped
 
-    async def _letters(self, job: Job) -> AsyncIterator[Entry]:
+    async def _dead_letters(self, job: Job) -> AsyncIterator[Entry]:
         start = b"-"
         while True:
-            page = await self._queue.range(DEAD_LETTER_STREAM, start=start, count=LETTERS_A_PAGE)
+            page = await self._queue.range(DEAD_LETTER_STREAM, start=start, count=DEAD_LETTERS_PER_PAGE)
             for entry in page:
                 try:
                     header = from_fields(entry.fields).header
                 except MalformedEnvelope:
-                    continue  # whose it is cannot be told
+                    continue  # its org is unreadable
                 if header.org_id == job.org_id and job.project_id in (None, header.project_id):
                     yield entry
-            if len(page) < LETTERS_A_PAGE:
+            if len(page) < DEAD_LETTERS_PER_PAGE:
                 return
             start = b"(" + page[-1].id
 
-    async def _books(self, org_id: OrgId) -> dict[str, int]:
+    async def _ledger_counts(self, org_id: OrgId) -> dict[str, int]:
         books = await ledger(OrgQueue(self._queue, org_id), RawRows(self._engine, org_id))
         numbers = {name: getattr(books, name) for name in ("accepted", "stored", "dead", "in_flight", "distinct")}
         return numbers | {"dropped": sum(one.count for one in books.dropped)}
 
     async def _forget_keys(self, org_id: OrgId) -> int:
-        """The books stay, both halves: without what was accepted they would never balance again, and what is in flight
-        has yet to leave them. They are counts and ids of envelopes, nothing of what was sent.
+        """Delete the org's keys in Redis and return their number. The ledger's keys stay: without `accepted` the ledger
+        would never balance again, and `in_flight` must still be emptied. They hold counts and envelope ids, no content.
         """
         gone = 0
         for pattern in patterns_of_org(org_id):
@@ -389,8 +391,8 @@ class Deleter:
         return gone
 
     async def _settle_usage(self, job: Job) -> None:
-        """The last sum of what an org has used, in the month of its end and the one before: the reconciler passes it
-        over from the moment it is deleted, and the queue may have had something of it then.
+        """Settle the usage of the month of the deletion and the month before. The reconciler ignores a deleted org, but
+        the queue may have held usage of it.
         """
         slot = int(self._now() * 1_000_000) // SLOT_US - 1
         month = job.requested_at.astimezone(UTC).replace(day=1)
@@ -398,13 +400,13 @@ class Deleter:
             asked = {"orgs": [str(job.org_id)], "period": period, "end_us": (slot + 1) * SLOT_US}
             for _, meter, used, metered, at_us in (await self._engine.query(query("metered_usage"), asked)).rows:
                 await self._control.execute("settle_usage", job.org_id, period, meter, int(used), slot)
-                await self._control.execute("note_metered", job.org_id, period, meter, int(metered), int(at_us))
+                await self._control.execute("record_metered", job.org_id, period, meter, int(metered), int(at_us))
 
     async def _certify(self, job: Job) -> bool:
-        left = await self._left(job)
+        left = await self._remaining_rows(job)
         if left:
-            log.warning("rows came while they were removed; once more", job_id=str(job.id), rows=left)
-            # A table that had none of them before has some now.
+            log.warning("rows arrived during their removal; removing again", job_id=str(job.id), rows=left)
+            # Include tables that had no rows at the first count.
             await self._note(job, "erase", {}, dict.fromkeys(left, 0) | job.before)
             return True
         failpoint("deletion_before_certificate")
@@ -417,7 +419,7 @@ class Deleter:
                 "finish_deletion", job.id, job.moves, finished_at, after, certificate, digest
             )
             if tag.endswith(" 0"):
-                raise _Overtaken
+                raise _Superseded
             await self._record(transaction, EventType.DELETION_COMPLETED, job, {"certificate_hash": digest})
         self._metrics.certified.labels(job.kind).inc()
         return True
@@ -430,27 +432,27 @@ class Deleter:
         before: Counts | None = None,
         transaction: Transaction | None = None,
     ) -> None:
-        """Write down what is to be done next, and what it has to know.
+        """Record the next step and its input.
 
         Raises:
-            _Overtaken: when the job has changed since it was read; then it stays as it is.
+            _Superseded: when the job was changed since it was read; it then stays unchanged.
         """
         counts = job.before if before is None else before
         known = {name: value for name, value in (job.progress | dict(progress)).items() if value is not None}
         on = self._control if transaction is None else transaction
-        if (await on.execute("note_deletion", job.id, job.moves, step, known, counts)).endswith(" 0"):
-            raise _Overtaken
+        if (await on.execute("advance_deletion", job.id, job.moves, step, known, counts)).endswith(" 0"):
+            raise _Superseded
 
     async def _record(self, transaction: Transaction, kind: EventType, job: Job, details: Mapping[str, Any]) -> None:
-        said = {"job_id": str(job.id), "project_id": job.project_id and str(job.project_id), **details}
-        await self._audit.record(transaction, Event(kind, job.org_id, SYSTEM, job.kind, job.target, said))
+        event_details = {"job_id": str(job.id), "project_id": job.project_id and str(job.project_id), **details}
+        await self._audit.record(transaction, Event(kind, job.org_id, SYSTEM, job.kind, job.target, event_details))
 
     def _count(self, why: str, gone: Counts) -> None:
         self._metrics.erased.labels(why).inc(sum(gone.values()))
 
 
 def certificate_hash(certificate: Mapping[str, Any]) -> str:
-    """SHA-256 of the certificate as JSON with sorted keys, without spaces, in UTF-8: what the audit trail holds."""
+    """SHA-256 of the certificate as UTF-8 JSON with sorted keys and no spaces, as recorded in the audit log."""
     canonical = json.dumps(certificate, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -464,7 +466,7 @@ async def _remove_rows(transaction: Transaction, job: Job, projects: Sequence[Pr
     for what in _OF_PROJECTS:
         removed[what] = _rows(await transaction.execute(f"remove_{what}", projects))
     if job.kind == ORG:
-        await transaction.execute("leave_workspaces", job.org_id)
+        await transaction.execute("detach_sessions", job.org_id)
         for what in _OF_ORG:
             removed[what] = _rows(await transaction.execute(f"remove_{what}", job.org_id))
     return removed
@@ -504,7 +506,7 @@ def _job(row: Row) -> Job:
     )
 
 
-def _of_batch(job: Job, batch: Mapping[str, Any]) -> Which:
+def _of_batch(job: Job, batch: Mapping[str, Any]) -> Selection:
     """What the runs of a batch have from before the deletion was asked for; what came later was not asked for."""
     return erase.of_runs(job.org_id, ProjectId(UUID(batch["project"])), batch["runs"], job.until_us)
 

@@ -8,7 +8,7 @@ tracebility is ready after {seconds:.1f} s: {url}
 
   API key       {api_key}
   Project       {project_id}
-  Sign in as    {admin_email} (password in {data_dir}/ready.json)
+  Sign in       at {url}, with the API key
 
 Send a first trace with curl:
 

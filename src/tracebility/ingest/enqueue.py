@@ -16,8 +16,8 @@ from tracebility.errors import StoreUnavailable
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
 from tracebility.ingest.metrics import IngestMetrics
-from tracebility.stores.queue.entries import AGAIN
-from tracebility.tenant.ledger import Book, book_of
+from tracebility.stores.queue.entries import MAYBE_DUPLICATE
+from tracebility.tenant.ledger import LedgerEntry, ledger_entry
 from tracebility.tenant.shard_router import ShardRouter, overflow_of, stream_of
 from tracebility.wire.envelope import Envelope
 
@@ -48,7 +48,9 @@ _log = structlog.get_logger()
 class Streams(Protocol):
     """What the edge needs of the queue."""
 
-    async def append_groups(self, groups: Sequence[Sequence[Entry]], books: Sequence[Book] = ()) -> Sequence[Any]:
+    async def append_groups(
+        self, groups: Sequence[Sequence[Entry]], books: Sequence[LedgerEntry] = ()
+    ) -> Sequence[Any]:
         """Append each group as a whole: its ids, or the `StoreUnavailable` that refused it. Then enter ``books``.
 
         Raises:
@@ -58,7 +60,7 @@ class Streams(Protocol):
     def depth(self, stream: str, org_id: OrgId) -> int:
         """How many envelopes of an org are in a stream, as last reported; 0 when that is unknown."""
 
-    async def withdraw(self, books: Sequence[Book]) -> None:
+    async def withdraw(self, books: Sequence[LedgerEntry]) -> None:
         """Take back the ledger entries of envelopes that were refused.
 
         Raises:
@@ -103,7 +105,7 @@ class _Waiting(NamedTuple):
     """The envelopes of one request that wait for a pipeline."""
 
     group: Group
-    books: list[Book]
+    books: list[LedgerEntry]
     size: int
     done: asyncio.Future[bool]
 
@@ -141,9 +143,9 @@ class Enqueuer:
             # More than the org's share waits in the overflow stream of the shard, which is served at a lower weight.
             # If the answer gets lost, the disk buffer sends the envelope again, into the shard's own stream.
             stream = overflow_of(shard)
-            fields = [{**part, AGAIN: b"1"} for part in fields]
+            fields = [{**part, MAYBE_DUPLICATE: b"1"} for part in fields]
             self._metrics.overflowed.inc(len(fields))
-        books = [book_of(stream, envelope.header) for envelope in envelopes]
+        books = [ledger_entry(stream, envelope.header) for envelope in envelopes]
         if not self._breaker.is_open and await self._queued([(stream, part) for part in fields], books):
             self._metrics.queued.inc(len(fields))
             return
@@ -160,7 +162,7 @@ class Enqueuer:
             await asyncio.gather(*self._sending, return_exceptions=True)
             await asyncio.sleep(0)
 
-    async def _queued(self, group: Group, books: list[Book]) -> bool:
+    async def _queued(self, group: Group, books: list[LedgerEntry]) -> bool:
         loop = asyncio.get_running_loop()
         size = sum(len(part["b"]) + len(part["h"]) for _, part in group)
         done: asyncio.Future[bool] = loop.create_future()

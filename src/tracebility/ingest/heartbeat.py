@@ -10,7 +10,7 @@ from tracebility.errors import StoreUnavailable
 from tracebility.ingest.disk_buffer.buffer import DiskBuffer
 from tracebility.tenant.admission import Admission
 from tracebility.tenant.quota import DISK_BUFFERS, EDGES, METERED, OLDEST_BUFFERED, SLOT_US
-from tracebility.tenant.scripts import NOTE, SAY, HotStore
+from tracebility.tenant.scripts import SET_FIELD, TOUCH, ControlStore
 
 PERIOD_S = 2.0
 # A process without a heartbeat for so long is gone.
@@ -20,7 +20,7 @@ SILENT_MS = 10_000
 class Heartbeat:
     """The heartbeat of one process. ``processes`` is how many ingest processes there were at the last one."""
 
-    def __init__(self, hot: HotStore, name: str, disk_buffer: DiskBuffer) -> None:
+    def __init__(self, hot: ControlStore, name: str, disk_buffer: DiskBuffer) -> None:
         self._hot = hot
         self._name = name  # the same after a restart, as the disk buffer is
         self._disk_buffer = disk_buffer
@@ -47,10 +47,10 @@ class Heartbeat:
         now_ms = time.time_ns() // 1_000_000
         touched = sorted(admission.touched)
         if touched:
-            await self._hot.run(NOTE, [METERED], [now_ms, *touched])
+            await self._hot.run(TOUCH, [METERED], [now_ms, *touched])
             admission.touched.difference_update(touched)
-        await self._hot.run(NOTE, [EDGES], [now_ms, self._name])
-        await self._hot.run(SAY, [DISK_BUFFERS], [self._name, self._disk_buffer.held_bytes])
+        await self._hot.run(TOUCH, [EDGES], [now_ms, self._name])
+        await self._hot.run(SET_FIELD, [DISK_BUFFERS], [self._name, self._disk_buffer.held_bytes])
         await self._hot.command("ZREMRANGEBYSCORE", EDGES, "-inf", now_ms - SILENT_MS)
         self.processes = int(await self._hot.command("ZCARD", EDGES))
 
@@ -58,4 +58,4 @@ class Heartbeat:
         """Tell the settlement of usage how old the oldest envelope on disk is: it holds the watermark."""
         oldest_us = self._disk_buffer.oldest_us
         said = "" if oldest_us is None else f"{oldest_us // SLOT_US}|{time.time_ns() // 1_000_000}"
-        await self._hot.run(SAY, [OLDEST_BUFFERED], [self._name, said])
+        await self._hot.run(SET_FIELD, [OLDEST_BUFFERED], [self._name, said])

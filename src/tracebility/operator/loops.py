@@ -1,7 +1,7 @@
-"""The operator's loops: jobs that the leader repeats. A tick that fails ends no loop.
+"""Schedules the periodic loops of the leading operator. A failed tick does not end its loop.
 
-The last success and error of each loop are kept in the control plane, by the current leader only. A loop reads there
-when it is due, so a daily job runs once a day however often the operator is started.
+The leader records the result of each loop in PostgreSQL. A loop reads its next due time from there, so that a daily
+loop runs once a day however often the operator is restarted.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from tracebility.operator.metrics import OperatorMetrics
 from tracebility.stores.leader import Lease
 from tracebility.stores.postgres import Postgres
 
-# A tick that failed is tried again after its period, or after this where the period is longer.
-RETRY_AT_MOST_S = 300.0
-# A loop that ticks every second is noted less often, because each note is written to disk.
-NOTE_EVERY_S = 5.0
+# A failed tick is retried after the loop's period, but at most after this.
+MAX_RETRY_S = 300.0
+# Results are recorded at most this often, because each record is a write to disk.
+RECORD_EVERY_S = 5.0
 ERROR_CHARS = 500
 CANCEL_AGAIN_S = 0.5
 
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A job of every ``period_s`` seconds. ``tick`` is given the leader's fencing number."""
+    """A task that runs every ``period_s`` seconds. ``tick`` receives the leader's fencing number."""
 
     name: str
     period_s: float
@@ -37,7 +37,7 @@ class Loop:
 
 
 async def run(loops: Sequence[Loop], lease: Lease, control: Postgres, metrics: OperatorMetrics) -> None:
-    """Run ``loops`` side by side until the lease is lost. Cancel it to end."""
+    """Run ``loops`` concurrently until the lease is lost or this is cancelled."""
     running = [asyncio.create_task(_keep(loop, lease, control, metrics), name=loop.name) for loop in loops]
     try:
         await lease.lost.wait()
@@ -50,18 +50,18 @@ async def run(loops: Sequence[Loop], lease: Lease, control: Postgres, metrics: O
 
 
 async def run_once(loop: Loop, control: Postgres) -> object:
-    """Run one tick now, for a command; its result. After a success the loop is due a period later."""
+    """Run one tick for a command and return its result. On success, the loop is next due a period later."""
     began = time.monotonic()
-    fence: int = await control.fetchval("fence_now")
+    fence: int = await control.fetchval("current_fence")
     given = await loop.tick(fence)
-    await control.execute("note_loop", loop.name, time.monotonic() - began, "", fence)
+    await control.execute("record_loop", loop.name, time.monotonic() - began, "", fence)
     return given
 
 
 async def _keep(loop: Loop, lease: Lease, control: Postgres, metrics: OperatorMetrics) -> None:
-    wait_s = await _first_wait(loop, control)
+    wait_s = await _initial_wait(loop, control)
     metrics.failures.labels(loop.name)
-    noted_at, noted = float("-inf"), ""
+    recorded_at, recorded = float("-inf"), ""
     due_at = time.monotonic() + wait_s
     while True:
         await asyncio.sleep(wait_s)
@@ -75,44 +75,44 @@ async def _keep(loop: Loop, lease: Lease, control: Postgres, metrics: OperatorMe
         else:
             metrics.last_success.labels(loop.name).set_to_current_time()
             due_at = began + loop.period_s
-        if error != noted or now - noted_at >= NOTE_EVERY_S:
-            noted_at, noted = now, error
-            await _note(loop, lease, control, now - began, error)
-        wait_s = min(loop.period_s, RETRY_AT_MOST_S) if error else loop.period_s
+        if error != recorded or now - recorded_at >= RECORD_EVERY_S:
+            recorded_at, recorded = now, error
+            await _record(loop, lease, control, now - began, error)
+        wait_s = min(loop.period_s, MAX_RETRY_S) if error else loop.period_s
         wait_s = max(wait_s - (now - began), 0)
 
 
 async def _tick(loop: Loop, lease: Lease, metrics: OperatorMetrics) -> str:
-    """Run one tick; why it failed, empty when it succeeded."""
+    """Run a tick. Returns the error, or an empty string on success."""
     try:
         await loop.tick(lease.fence)
     except StoreUnavailable as away:
         error = str(away)
-        log.warning("loop failed; it is tried again", loop=loop.name, reason=redact(error))
+        log.warning("a tick failed and will be retried", loop=loop.name, reason=redact(error))
     except Exception as failure:
         error = f"{type(failure).__name__}: {failure}"
-        log.error("loop failed; it is tried again", loop=loop.name, exc_info=True)
+        log.error("a tick failed and will be retried", loop=loop.name, exc_info=True)
     else:
         return ""
     return redact(error)[:ERROR_CHARS]
 
 
-async def _note(loop: Loop, lease: Lease, control: Postgres, duration_s: float, error: str) -> None:
+async def _record(loop: Loop, lease: Lease, control: Postgres, duration_s: float, error: str) -> None:
     try:
-        tag = await control.execute("note_loop", loop.name, duration_s, error, lease.fence)
-    except Exception as failure:  # noqa: BLE001 - a note that fails must not end the loop
-        log.warning("loop cannot be noted", loop=loop.name, reason=redact(str(failure)))
+        tag = await control.execute("record_loop", loop.name, duration_s, error, lease.fence)
+    except Exception as failure:  # noqa: BLE001 - a failed record must not end the loop
+        log.warning("the result of a tick could not be recorded", loop=loop.name, reason=redact(str(failure)))
         return
     if tag.endswith(" 0"):
-        log.warning("another operator leads", loop=loop.name, fence=lease.fence)
+        log.warning("another operator leads now", loop=loop.name, fence=lease.fence)
         lease.lost.set()
 
 
-async def _first_wait(loop: Loop, control: Postgres) -> float:
-    """Seconds until the loop is due; 0 when its last success is unknown."""
+async def _initial_wait(loop: Loop, control: Postgres) -> float:
+    """Return the seconds until the loop is due; 0 when its last success is unknown."""
     try:
         age_s: float | None = await control.fetchval("age_of_loop", loop.name)
-    except Exception as failure:  # noqa: BLE001 - then it is due now
-        log.warning("loop's last time is not known", loop=loop.name, reason=redact(str(failure)))
+    except Exception as failure:  # noqa: BLE001 - the loop is then due now
+        log.warning("the last success of a loop could not be read", loop=loop.name, reason=redact(str(failure)))
         age_s = None
     return 0.0 if age_s is None else min(max(loop.period_s - age_s, 0.0), loop.period_s)

@@ -12,22 +12,22 @@ class OperatorMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self.all = metrics
-        self.leads = metrics.gauge("tracebility_operator_leads", "1 while this operator is the one that leads.")
+        self.leads = metrics.gauge("tracebility_operator_leads", "1 while this operator is the leader.")
         self.last_success = metrics.gauge(
             "tracebility_operator_loop_last_success_seconds",
             "Unix time at which each loop last succeeded in this process.",
             ("loop",),
         )
         self.seconds = metrics.gauge(
-            "tracebility_operator_loop_duration_seconds", "How long the last tick of each loop took.", ("loop",)
+            "tracebility_operator_loop_duration_seconds", "Duration of the last tick of each loop.", ("loop",)
         )
         self.lag = metrics.gauge(
             "tracebility_operator_loop_lag_seconds",
-            "How long after it was due each loop last began: since its last success, and its period.",
+            "Delay of each loop's last tick after its due time, which is a period after its last success.",
             ("loop",),
         )
         self.failures = metrics.counter(
-            "tracebility_operator_loop_failures", "Ticks of each loop that failed; they are tried again.", ("loop",)
+            "tracebility_operator_loop_failures", "Failed ticks of each loop; they are retried.", ("loop",)
         )
         self.audit = AuditMetrics(metrics)
         self.alerts = AlertMetrics(metrics)

@@ -1,4 +1,4 @@
-"""The operator as a target: its stores, its loops, and the wait for its turn to lead."""
+"""The operator target: opens its stores, waits for leadership and runs the loops."""
 
 import asyncio
 import os
@@ -45,12 +45,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class OperatorServices:
-    """Everything the operator holds while it runs."""
+    """The stores and settings of one operator process."""
 
     control: postgres.Postgres
     engine: clickhouse.Engine
     queue: Queue
-    hot: redis_control.Hot
+    hot: redis_control.RedisControl
     metrics: OperatorMetrics
     pg_dsn: str
     webhook_url: str = ""
@@ -59,7 +59,7 @@ class OperatorServices:
     dual_read_legacy: bool = True
 
     def loops(self) -> Sequence[Loop]:
-        """All there are."""
+        """Create all loops."""
         quotas = QuotaReconciler(self.control, self.engine, self.queue, self.hot)
         verification = Verification(self.control, self.engine)
         standing = StandingAlerts(self.control, self.metrics.alerts)
@@ -72,7 +72,7 @@ class OperatorServices:
             self.missing_stores,
             lambda: verification.found,
         )
-        ledgers = LedgerCheck(standing, self.engine, self.queue, self.metrics.alerts, quotas.looked_at)
+        ledgers = LedgerCheck(standing, self.engine, self.queue, self.metrics.alerts, quotas.settled_orgs)
         notifier = self._notifier()
         audit_relay = AuditRelay(self.control, self.engine, self.metrics.audit)
         shard_balance = ShardBalance(self.control, self.queue, self.hot, self.metrics.shards, auto=self.shards_auto)
@@ -101,7 +101,7 @@ class OperatorServices:
         )
 
     async def lead(self, stop: asyncio.Event) -> None:
-        """Run the loops whenever this operator leads, and watch PostgreSQL all the time, until ``stop``."""
+        """Run the loops while this operator leads, and watch PostgreSQL at all times, until ``stop``."""
         watch = WithoutPostgres(self.missing_stores, self._notifier(), self.metrics.alerts)
         running = (asyncio.create_task(self._lead_for_ever()), asyncio.create_task(watch.run()))
         stopping = asyncio.create_task(stop.wait())
@@ -113,7 +113,7 @@ class OperatorServices:
                 raise ended
 
     async def missing_stores(self) -> dict[str, str]:
-        """The stores that do not answer, and what they say instead."""
+        """Return the stores that do not answer, with the reason."""
         redis_pings = (("redis", self.queue.ping), ("redis", self.hot.ping))
         return await unanswered(("postgres", self.control.ping), *redis_pings, ("clickhouse", self.engine.ping))
 
@@ -123,26 +123,26 @@ class OperatorServices:
     async def _reconcile_audit(self) -> None:
         run = await AuditReconciler(self.control, self.engine, self.metrics.audit).tick()
         if run.gaps:
-            log.error("the audit trail had gaps", **run.document())
+            log.error("the audit log in ClickHouse had gaps", **run.document())
 
     async def _lead_for_ever(self) -> None:
         name = f"{socket.gethostname()}:{os.getpid()}"
         while True:
             try:
                 async with leader.leading(self.pg_dsn, name) as lease:
-                    log.info("leads", fence=lease.fence)
+                    log.info("this operator leads", fence=lease.fence)
                     self.metrics.leads.set(1)
                     await loops.run(self.loops(), lease, self.control, self.metrics)
-                    log.warning("leads no longer", fence=lease.fence)
+                    log.warning("this operator no longer leads", fence=lease.fence)
             except StoreUnavailable as error:
-                log.warning("control plane does not answer; trying again", reason=str(error))
+                log.warning("PostgreSQL does not answer; retrying", reason=str(error))
             finally:
                 self.metrics.leads.set(0)
             await asyncio.sleep(STORE_RETRY_S)
 
 
 def audit_reconcile(control: postgres.Postgres, engine: clickhouse.Engine, metrics: AuditMetrics) -> Loop:
-    """The audit reconciler for the command that runs it now, and tells what it found."""
+    """Return the audit reconciler as a loop whose tick returns its result, for the command that runs it now."""
     return Loop(
         AUDIT_RECONCILE, audit_reconciler.PERIOD_S, lambda fence: AuditReconciler(control, engine, metrics).tick()
     )

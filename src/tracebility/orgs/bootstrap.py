@@ -39,7 +39,7 @@ class FirstTenant:
 async def ensure_first_tenant(
     postgres: Postgres, keep: Callable[[FirstTenant], None] = lambda tenant: None
 ) -> FirstTenant | None:
-    """Make org, workspace, project, admin and keys when there is no org yet; None when there is one.
+    """Create org, workspace, project, admin and keys if there is no org yet, else return None.
 
     ``keep`` stores the secrets. It is called just before the commit, so that no crash between the two leaves an
     installation whose keys nobody knows: kept without a commit, they are replaced at the next start.

@@ -1,4 +1,4 @@
-"""Keys of a project, and of operators: made, listed without their secrets, replaced by a new one, revoked."""
+"""Creates, rotates and revokes the keys of projects and operators."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -19,14 +19,14 @@ from tracebility.validation import must_be_name, stamp, unacceptable
 
 LONGEST_OVERLAP_S = 7 * 86_400
 DEFAULT_OVERLAP_S = 3_600
-LAST_YEAR = 2261  # times are nanoseconds since 1970 in 64 bits elsewhere
+LAST_YEAR = 2261  # the limit of 64-bit nanoseconds since 1970
 
 
 ExpiresAt = Annotated[datetime, Meta(tz=True, description="RFC 3339 with a zone, in the future.")]
 
 
 class KeyRate(msgspec.Struct, forbid_unknown_fields=True):
-    """A lower limit than the org's, for one key."""
+    """A rate limit for one key, in addition to the org's."""
 
     requests_per_s: RequestsPerS
     burst: Burst | None = None
@@ -37,7 +37,7 @@ class KeyRate(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class NewKey(msgspec.Struct, forbid_unknown_fields=True):
-    """A key to be made."""
+    """Request to create a key of a project."""
 
     name: str
     scopes: Annotated[list[str], Meta(description="Some of: ingest:write, read, admin.")]
@@ -47,11 +47,11 @@ class NewKey(msgspec.Struct, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         must_be_name(self.name)
         if not self.scopes or not set(self.scopes) <= set(TENANT_SCOPES):
-            raise ValueError(f"scopes: takes at least one of {', '.join(TENANT_SCOPES)}")
+            raise ValueError(f"scopes: must contain at least one of {', '.join(TENANT_SCOPES)}, and nothing else")
 
 
 class NewOperatorKey(msgspec.Struct, forbid_unknown_fields=True):
-    """A key of no org and for all orgs, to be made."""
+    """Request to create an operator key, which belongs to no org."""
 
     name: str
     expires_at: ExpiresAt | None = None
@@ -61,13 +61,13 @@ class NewOperatorKey(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Rotation(msgspec.Struct, forbid_unknown_fields=True):
-    """How long the old key goes on beside the new one."""
+    """Request to rotate a key. ``overlap_s``: how long the old key stays valid."""
 
     overlap_s: Annotated[int, Meta(ge=0, le=LONGEST_OVERLAP_S)] = DEFAULT_OVERLAP_S
 
 
 class MadeKey(msgspec.Struct, kw_only=True):
-    """A key just made, shown once."""
+    """A new key; its secret is shown only here."""
 
     public_id: str
     key: str
@@ -77,7 +77,7 @@ class MadeKey(msgspec.Struct, kw_only=True):
 
 
 class RotatedKey(msgspec.Struct, kw_only=True):
-    """The new key, shown once, and when the old one ends."""
+    """The new key, shown only here, and the expiry of the old key."""
 
     public_id: str
     key: str
@@ -108,12 +108,12 @@ async def create_key(
     now: datetime,
     may_give: frozenset[Scope] = frozenset(Scope),
 ) -> MadeKey:
-    """A key of ``place``.
+    """Create a key of the project ``place``.
 
     Raises:
         NotFound: when the project or its org was deleted meanwhile.
-        Unprocessable: when it would have ended by ``now``.
-        Forbidden: when it may more than ``may_give``.
+        Unprocessable: when the key would be expired at ``now``.
+        Forbidden: when the key would have scopes outside ``may_give``.
     """
     _must_be_givable(new.scopes, may_give)
     _must_be_ahead(new.expires_at, now)
@@ -122,10 +122,10 @@ async def create_key(
 
 
 async def create_operator_key(transaction: Transaction, actor: Actor, new: NewOperatorKey, now: datetime) -> MadeKey:
-    """A key that may all that operators may, and nothing of a tenant's.
+    """Create an operator key.
 
     Raises:
-        Unprocessable: when it would have ended by ``now``.
+        Unprocessable: when the key would be expired at ``now``.
     """
     _must_be_ahead(new.expires_at, now)
     return await _insert(transaction, actor, None, new, [Scope.OPERATOR.value], None)
@@ -167,17 +167,16 @@ async def rotate_key(
     rotation: Rotation,
     may_give: frozenset[Scope] = frozenset(Scope),
 ) -> RotatedKey:
-    """A new key in the place of ``public_id``, which ends ``overlap_s`` from now at the latest.
+    """Create a successor of key ``public_id``, which expires after ``overlap_s`` at the latest.
 
-    Asked for again, as by a client that lost the answer, it makes another, which ends when the first one does: not with
-    the old key. The old key's end does not move back.
-
-    Now is by the store's clock, behind the lock: of two at once that end the key, the second must find it ended.
+    A repeated call, from a client that lost the answer, creates another successor with the same expiry as the first.
+    The expiry of the old key is never postponed. PostgreSQL's clock is read after the lock, so that of two concurrent
+    rotations with overlap 0 the second finds the key expired.
 
     Raises:
-        NotFound: when there is no such key, or what it is of was deleted.
-        KeyEnded: when it is revoked or expired.
-        Forbidden: when it may more than ``may_give``: who rotates it would hold more than before.
+        NotFound: when there is no such key, or its project or org was deleted.
+        KeyEnded: when the key is revoked or expired.
+        Forbidden: when the key has scopes outside ``may_give``, which the caller would gain.
     """
     place = await transaction.fetchrow("place_of_key", public_id)
     if place is None:
@@ -223,7 +222,7 @@ async def rotate_key(
 
 
 async def revoke_key(transaction: Transaction, actor: Actor, public_id: PublicKeyId) -> bool:
-    """End ``public_id`` for good; False when it was revoked before, or there is none."""
+    """Revoke a key; False when it is already revoked or does not exist."""
     ended = await transaction.fetchrow("revoke_key", public_id)
     if ended is None:
         return False
@@ -236,11 +235,11 @@ async def revoke_key(transaction: Transaction, actor: Actor, public_id: PublicKe
 
 def _must_be_ahead(expires_at: datetime | None, now: datetime) -> None:
     if expires_at is not None and (expires_at.year > LAST_YEAR or expires_at <= now):
-        raise unacceptable("expires_at", f"takes a time in the future, before the year {LAST_YEAR + 1}")
+        raise unacceptable("expires_at", f"must be a time in the future, before the year {LAST_YEAR + 1}")
 
 
 def _must_be_givable(scopes: Sequence[str], may_give: frozenset[Scope]) -> None:
-    """Nobody hands out more than they may."""
+    """Refuse scopes that the caller does not have."""
     for scope in in_order(scopes):
         if scope not in may_give:
             raise Forbidden(
@@ -250,7 +249,7 @@ def _must_be_givable(scopes: Sequence[str], may_give: frozenset[Scope]) -> None:
 
 
 def in_order(scopes: Sequence[str]) -> list[str]:
-    """Each of ``scopes`` once, in the order in which they are always shown."""
+    """Return ``scopes`` without duplicates, in display order."""
     return [scope.value for scope in Scope if scope in scopes]
 
 

@@ -1,4 +1,4 @@
-"""Orgs: made whole, with a key that works; put on a plan, suspended, let in again."""
+"""Creates orgs with a first workspace, project and key, and changes their plan, retention and suspension."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -17,13 +17,13 @@ from tracebility.tenant.context import TENANT_SCOPES
 from tracebility.tenant.limits import RetentionDays
 from tracebility.validation import must_be_name, stamp, unacceptable
 
-FIRST_NAME = "default"  # of an org's first workspace, and of its project
+FIRST_NAME = "default"  # name of an org's first workspace and project
 DEFAULT_PLAN = "free"
 ORGS_AT_ONCE = 1_000
 
 
 class NewOrg(msgspec.Struct, forbid_unknown_fields=True):
-    """An org to be made."""
+    """Request to create an org."""
 
     name: str
     plan: str = DEFAULT_PLAN
@@ -33,7 +33,7 @@ class NewOrg(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class MadeOrg(msgspec.Struct, kw_only=True):
-    """A new org, where its traces go, and the key to send them with, shown once."""
+    """A new org, its first workspace and project, and its key, which is shown only here."""
 
     org_id: UUID
     workspace_id: UUID
@@ -45,7 +45,7 @@ class MadeOrg(msgspec.Struct, kw_only=True):
 
 
 class OrgChanges(msgspec.Struct, forbid_unknown_fields=True):
-    """What of an org is to change; what is absent stays. Retention null is the plan's."""
+    """Changes of an org; absent fields stay unchanged. Retention null means the plan's."""
 
     plan: str | UnsetType = UNSET
     suspended: bool | UnsetType = UNSET
@@ -53,7 +53,7 @@ class OrgChanges(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Org(msgspec.Struct, kw_only=True):
-    """An org as operators, and its own admins, see it."""
+    """An org as shown to operators and its admins."""
 
     id: UUID
     org_id: UUID
@@ -61,16 +61,16 @@ class Org(msgspec.Struct, kw_only=True):
     plan: str
     suspended: bool
     suspended_at: str | None
-    retention_days: int | None  # null: as the plan has it
+    retention_days: int | None  # null: the plan's
     created_at: str | None
-    deleted_at: str | None  # from when on it is no more; its row stays, for usage and the audit trail name it
+    deleted_at: str | None  # the row of a deleted org stays, because usage and audit log refer to it
 
 
 async def create_org(transaction: Transaction, actor: Actor, new: NewOrg, now: datetime) -> MadeOrg:
-    """An org, its first workspace and project, and a key with every scope a tenant's can have.
+    """Create an org with its first workspace and project, and a key with all tenant scopes.
 
     Raises:
-        Unprocessable: when there is no such plan.
+        Unprocessable: when the plan does not exist.
     """
     await _must_be_plan(transaction, new.plan)
     org_id = OrgId(uuid7())
@@ -84,12 +84,12 @@ async def create_org(transaction: Transaction, actor: Actor, new: NewOrg, now: d
 
 
 async def change_org(transaction: Transaction, actor: Actor, org_id: OrgId, changes: OrgChanges, now: datetime) -> Org:
-    """Change what ``changes`` says. What is so already leaves no event.
+    """Apply ``changes``. Values that are already set write no event.
 
     Raises:
         NotFound: when there is no such org.
-        BeingDeleted: when it is deleted.
-        Unprocessable: when there is no such plan.
+        BeingDeleted: when the org is deleted.
+        Unprocessable: when the plan does not exist.
     """
     before = await transaction.fetchrow("lock_org", org_id)
     if before is None:
@@ -116,10 +116,10 @@ async def change_org(transaction: Transaction, actor: Actor, org_id: OrgId, chan
 
 
 async def read_org(control: Statements, org_id: OrgId) -> Org:
-    """The org as it is.
+    """Read an org.
 
     Raises:
-        NotFound: when there is none of this id.
+        NotFound: when there is no such org.
     """
     row = await control.fetchrow("read_org", org_id)
     if row is None:
@@ -128,7 +128,7 @@ async def read_org(control: Statements, org_id: OrgId) -> Org:
 
 
 async def every_org(control: Statements) -> AsyncIterator[OrgId]:
-    """Every org that is not deleted, the oldest first."""
+    """Yield every org that is not deleted, oldest first."""
     created_at, last = datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0)
     while rows := await control.fetch("read_orgs", created_at, last, ORGS_AT_ONCE):
         for row in rows:
@@ -138,7 +138,7 @@ async def every_org(control: Statements) -> AsyncIterator[OrgId]:
 
 
 def shape_org(row: Row) -> Org:
-    """A row of ``read_org`` or ``read_orgs``."""
+    """Convert a row of ``read_org`` or ``read_orgs``."""
     return Org(
         id=row["id"],
         org_id=row["id"],
@@ -153,6 +153,6 @@ def shape_org(row: Row) -> Org:
 
 
 async def _must_be_plan(transaction: Transaction, name: str) -> None:
-    # A text that cannot be a plan's name is not looked up: the store refuses some of them, such as with a NUL.
+    # Invalid names are not looked up, because PostgreSQL refuses some, such as those with a NUL.
     if not NAME.fullmatch(name) or not await transaction.fetchval("plan_exists", name):
-        raise unacceptable("plan", "there is no such plan; GET /v1/admin/plans lists those there are")
+        raise unacceptable("plan", "there is no such plan; GET /v1/admin/plans lists all plans")

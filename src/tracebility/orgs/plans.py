@@ -1,4 +1,4 @@
-"""Plans: what the orgs on one may send, keep and run at once. Null, or an absent meter, is unlimited."""
+"""Plans: the limits of the orgs that are on them. Null, or an absent meter, is unlimited."""
 
 import re
 
@@ -14,26 +14,26 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
 
 
 class Plan(Limits, kw_only=True):
-    """A plan as it is shown: as it was put, and its name."""
+    """A plan with its name."""
 
     name: str
 
 
 class PlanPage(msgspec.Struct, kw_only=True):
-    """Every plan, by name: there are as many as operators have made, so one page holds them."""
+    """All plans by name. Operators create few, so they fit on one page."""
 
     items: list[Plan]
     next_cursor: str | None = None
 
 
 async def put_plan(transaction: Transaction, actor: Actor, name: str, limits: Limits) -> Plan:
-    """Make ``name`` what ``limits`` says, all of it. The same again changes nothing and leaves no event.
+    """Create or replace the plan ``name``. Equal limits change nothing and write no event.
 
     Raises:
-        Unprocessable: when no plan can have this name.
+        Unprocessable: when the name is invalid.
     """
     if NAME.fullmatch(name) is None:
-        raise unacceptable("name", "a plan's name takes 1 to 63 of a-z, 0-9, _ and -, the first a letter or a digit")
+        raise unacceptable("name", "must be 1 to 63 characters of a-z, 0-9, _ and -, starting with a letter or a digit")
     made = await transaction.execute("insert_plan", name) == "INSERT 0 1"
     before = None if made else _shape(await transaction.fetchrow("lock_plan", name))
     after = shown(name, limits)
@@ -60,12 +60,12 @@ async def put_plan(transaction: Transaction, actor: Actor, name: str, limits: Li
 
 
 async def every_plan(control: Statements) -> PlanPage:
-    """All of them."""
+    """Return all plans."""
     return PlanPage(items=[_shape(row) for row in await control.fetch("read_plans")])
 
 
 def shown(name: str, limits: Limits) -> Plan:
-    """``limits`` as they are shown: what says nothing is null, at whatever depth it was said."""
+    """Return the plan in its canonical form, with null for limits that limit nothing."""
     rate, meters = limits.rate, limits.meters
     if meters is not None:
         spans, octets = (meter if meter != MeterLimits(None) else None for meter in (meters.spans, meters.bytes))

@@ -1,4 +1,4 @@
-"""Workspaces, and the projects in them. A name is there once in what holds it."""
+"""Creates workspaces and their projects. Names are unique within an org and within a workspace."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +16,14 @@ from tracebility.validation import must_be_name
 
 
 class WorkspacePlace(NamedTuple):
-    """A workspace and the org that it is in."""
+    """The ids of a workspace and its org."""
 
     org_id: OrgId
     workspace_id: WorkspaceId
 
 
 class ProjectPlace(NamedTuple):
-    """A project and what it is in: the tenant tuple."""
+    """The ids of a project, its workspace and its org: the tenant tuple."""
 
     org_id: OrgId
     workspace_id: WorkspaceId
@@ -31,7 +31,7 @@ class ProjectPlace(NamedTuple):
 
 
 class NewPlace(msgspec.Struct, forbid_unknown_fields=True):
-    """A workspace or a project to be made."""
+    """Request to create a workspace or a project."""
 
     name: str
 
@@ -40,7 +40,7 @@ class NewPlace(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class MadeWorkspace(msgspec.Struct, kw_only=True):
-    """A workspace just made."""
+    """A new workspace."""
 
     id: UUID
     workspace_id: UUID
@@ -49,7 +49,7 @@ class MadeWorkspace(msgspec.Struct, kw_only=True):
 
 
 class MadeProject(msgspec.Struct, kw_only=True):
-    """A project just made."""
+    """A new project."""
 
     id: UUID
     project_id: UUID
@@ -59,29 +59,29 @@ class MadeProject(msgspec.Struct, kw_only=True):
 
 
 class ProjectChanges(msgspec.Struct, forbid_unknown_fields=True):
-    """What of a project is to change; what is absent stays. Retention null is the org's."""
+    """Changes of a project; absent fields stay unchanged. Retention null means the org's."""
 
     retention_days: RetentionDays | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class ChangedProject(msgspec.Struct, kw_only=True):
-    """A project as it is now."""
+    """A project after the change."""
 
     id: UUID
     project_id: UUID
     workspace_id: UUID
     org_id: UUID
     name: str
-    retention_days: int | None  # null: as its org has it
-    kept_days: int | None  # how long it keeps its data: its own or its org's retention, the shorter; null: for ever
+    retention_days: int | None  # null: the org's
+    kept_days: int | None  # effective retention: the shorter of its own and its org's; null: unlimited
 
 
 async def create_workspace(transaction: Transaction, actor: Actor, org_id: OrgId, new: NewPlace) -> WorkspacePlace:
-    """A workspace of ``org_id``.
+    """Create a workspace in ``org_id``.
 
     Raises:
-        BeingDeleted: when the org is.
-        Taken: when it has one of this name.
+        BeingDeleted: when the org is deleted.
+        Taken: when the org has a workspace of this name.
     """
     await _must_stay(transaction, org_id)
     place = WorkspacePlace(org_id, WorkspaceId(uuid7()))
@@ -97,11 +97,11 @@ async def create_workspace(transaction: Transaction, actor: Actor, org_id: OrgId
 async def create_project(
     transaction: Transaction, actor: Actor, workspace: WorkspacePlace, new: NewPlace
 ) -> ProjectPlace:
-    """A project in ``workspace``.
+    """Create a project in ``workspace``.
 
     Raises:
-        BeingDeleted: when the org is.
-        Taken: when the workspace has one of this name.
+        BeingDeleted: when the org is deleted.
+        Taken: when the workspace has a project of this name.
     """
     await _must_stay(transaction, workspace.org_id)
     place = ProjectPlace(*workspace, ProjectId(uuid7()))
@@ -118,7 +118,7 @@ async def create_project(
 async def change_project(
     transaction: Transaction, actor: Actor, place: ProjectPlace, changes: ProjectChanges
 ) -> ChangedProject:
-    """Change what ``changes`` says. What is so already leaves no event.
+    """Apply ``changes``. Values that are already set write no event.
 
     Raises:
         NotFound: when the project was deleted meanwhile.
@@ -130,7 +130,7 @@ async def change_project(
     if changes.retention_days is not msgspec.UNSET and changes.retention_days != days:
         details = {"old": days, "new": changes.retention_days}
         days = changes.retention_days
-        await transaction.execute("keep_project_for", place.project_id, days)
+        await transaction.execute("set_project_retention", place.project_id, days)
         changed = EventType.PROJECT_RETENTION_CHANGED
         await AuditWriter().record(
             transaction, Event(changed, place.org_id, actor, "project", str(place.project_id), details)
@@ -147,12 +147,12 @@ async def change_project(
 
 
 async def hold_place(transaction: Transaction, org_id: OrgId | None, project_id: ProjectId | None) -> None:
-    """Keep an org and a project of it as they are until the end of ``transaction``: nothing is made where all goes.
+    """Lock an org and its project until the transaction ends, so that nothing is created in one that is being deleted.
 
-    The org first, as everyone locks them, and before any key. None, as of an operator's key, is nothing to hold.
+    Lock order everywhere: org, project, key. None, as for an operator key, locks nothing.
 
     Raises:
-        NotFound: when one of them is deleted, or not there.
+        NotFound: when one of them is deleted or does not exist.
     """
     if org_id is not None:
         org = await transaction.fetchrow("lock_org", org_id)
@@ -163,7 +163,7 @@ async def hold_place(transaction: Transaction, org_id: OrgId | None, project_id:
 
 
 async def _must_stay(transaction: Transaction, org_id: OrgId) -> None:
-    """Keep an org from being deleted until the end of ``transaction``."""
+    """Lock an org until the transaction ends, and refuse a deleted one."""
     org = await transaction.fetchrow("lock_org", org_id)
     if org is not None and org["deleted_at"] is not None:
         raise BeingDeleted
@@ -176,4 +176,4 @@ def _taken(constraint: str, words: str) -> Iterator[None]:
     except Conflict as conflict:
         if conflict.constraint != constraint:
             raise
-        raise Taken(words, hint="Choose another name, or use the one that is there.") from None
+        raise Taken(words, hint="Choose another name, or use the existing one.") from None

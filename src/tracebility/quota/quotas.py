@@ -1,4 +1,4 @@
-"""What an org has used of its plan in the current month, as last summed from the data plane."""
+"""Usage of an org's quotas in the current month, as last settled from ClickHouse."""
 
 from datetime import datetime
 
@@ -12,7 +12,7 @@ from tracebility.validation import stamp
 
 
 class MeterUsage(msgspec.Struct, kw_only=True):
-    """One meter. ``as_of`` is when it was summed, null when nothing was yet."""
+    """Usage and limits of one meter. ``as_of`` is the time of the last sum, null before the first."""
 
     meter: str
     used: int
@@ -23,7 +23,7 @@ class MeterUsage(msgspec.Struct, kw_only=True):
 
 
 class Quotas(msgspec.Struct, kw_only=True):
-    """Every meter of an org, in a month of UTC."""
+    """All meters of an org in one month (UTC)."""
 
     plan: str
     period: str
@@ -31,7 +31,7 @@ class Quotas(msgspec.Struct, kw_only=True):
 
 
 async def read_quotas(control: Statements, org_id: OrgId, now: datetime) -> Quotas:
-    """The usage of ``org_id`` in the month of ``now``.
+    """Return the usage of ``org_id`` in the month of ``now``.
 
     Raises:
         NotFound: when there is no such org.

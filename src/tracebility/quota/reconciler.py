@@ -1,9 +1,9 @@
-"""The quota reconciler: what the data plane has metered becomes the truth of quotas, and corrects the hot counters.
+"""The quota reconciler settles usage: it sums the metered rows in ClickHouse and corrects PostgreSQL and Redis.
 
-A tick takes the watermark, the last slot of which nothing is under way any more; sums what was accepted up to it;
-writes that to the control plane and, in place of the slots up to it, to the hot counter. Both only move forward, so a
-tick that comes late, twice, or from an operator that no longer leads changes nothing. A store that is away ends the
-tick before anything is written: a sum that is not known is never a zero.
+A tick determines the watermark (the last time slot without envelopes in flight), sums what was accepted up to it,
+writes the sum to PostgreSQL, and replaces the slots up to it in the Redis counter. Both only accept newer watermarks,
+so a late or repeated tick, or one of a deposed leader, changes nothing. If a store is unavailable, the tick ends before
+it writes: an unknown sum is never treated as zero.
 """
 
 import time
@@ -16,29 +16,28 @@ from uuid import UUID
 import structlog
 
 from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
-from tracebility.errors import TrailTampered
+from tracebility.errors import AuditLogTampered
 from tracebility.failpoints import failpoint
 from tracebility.ids import OrgId
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queries import query
 from tracebility.stores.queue import Queue
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 from tracebility.tenant.context import MeterLimit
 from tracebility.tenant.quota import METERED, METERS, OLDEST_BUFFERED, SLOT_US, QuotaMeter, Usage, usage_key
 from tracebility.tenant.redis_keys import over_flag
-from tracebility.tenant.scripts import FLAG
+from tracebility.tenant.scripts import SET_FLAG
 from tracebility.tenant.shard_router import OVERFLOW_STREAMS, SHARD_STREAMS
 
 PERIOD_S = 60.0
-# From a stamp at the edge to its entry in the queue, or to the beat that says that it is on disk: above the edge's
-# deadlines and a beat.
+# The longest time from an envelope's stamp to its queue entry, or to the heartbeat that reports it in the disk buffer:
+# more than the deadlines of ingest plus one heartbeat.
 SKEW_US = 8_000_000
-# What a disk buffer held whose process is gone: in an hour it is started again, or somebody has been told for long that
-# it was not. Everyone's settlement waits no longer for it.
-GONE_HOLDS_US = 3600 * 10**6
+# How long settlement waits for the disk buffer of a process that has ended. An alert reports it much earlier.
+ENDED_BUFFER_WAIT_US = 3600 * 10**6
 # Orgs summed in one statement.
-ORGS_A_SUM = 500
+ORGS_PER_SUM = 500
 OVER_FLAG_LIFE_MS = 180_000
 
 
@@ -47,7 +46,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What a tick did. ``watermark`` is RFC 3339: what was accepted before it is settled."""
+    """The result of a tick. Usage accepted before ``watermark`` (RFC 3339) is settled."""
 
     watermark: str
     orgs: int
@@ -55,7 +54,7 @@ class Tick:
     corrected: int
 
     def document(self) -> dict[str, Any]:
-        """For programs."""
+        """The result as a JSON object."""
         return asdict(self)
 
 
@@ -73,14 +72,14 @@ class _Limits:
 
 
 class QuotaReconciler:
-    """One operator's reconciler; any number of them do no harm."""
+    """Settles usage. Several may run at once."""
 
     def __init__(
         self,
         control: Postgres,
         engine: Engine,
         queue: Queue,
-        hot: Hot,
+        hot: RedisControl,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self._control = control
@@ -90,57 +89,57 @@ class QuotaReconciler:
         self._meter = QuotaMeter(hot)
         self._audit = AuditWriter()
         self._now_us = now_us
-        # All that is metered, and when that was so: for who looks at quotas, and does not wait for the watermark.
+        # All metered usage, including after the watermark, and the time of the sum: for display.
         self._metered: dict[tuple[OrgId, str], tuple[int, int]] = {}
-        self.looked_at: set[UUID] = set()  # whose usage was settled; whoever checks their books takes them out
+        self.settled_orgs: set[UUID] = set()  # orgs settled since; the ledger check removes those it has checked
 
     async def tick(self) -> Tick:
-        """Settle everyone whose usage has changed.
+        """Settle all orgs whose usage has changed.
 
         Raises:
-            StoreUnavailable: when a store is away. What is settled by then is right; the rest is as it was.
+            StoreUnavailable: when a store is unavailable. Orgs settled so far are correct; the others are unchanged.
         """
         watermark = await self.watermark()
         end_us = (watermark + 1) * SLOT_US
         changed = await self._changed()
-        self.looked_at |= {org for org, _ in changed}
+        self.settled_orgs |= {org for org, _ in changed}
         advanced = corrected = 0
         for period in sorted({period for _, period in changed}):
-            orgs = sorted(org for org, said in changed if said == period)
-            for start in range(0, len(orgs), ORGS_A_SUM):
-                some = orgs[start : start + ORGS_A_SUM]
+            orgs = sorted(org for org, changed_period in changed if changed_period == period)
+            for start in range(0, len(orgs), ORGS_PER_SUM):
+                some = orgs[start : start + ORGS_PER_SUM]
                 for org_id, usage in (await self._sums(some, period, watermark)).items():
                     failpoint("quota_after_sum_before_settle")
                     advanced += await self._settle(org_id, period, usage)
-                    await self._tell(org_id, period, usage)
+                    await self._report_soft_limits(org_id, period, usage)
                     corrected += await self._meter.settle(org_id, period, usage)
-                    await self._keep_flag(org_id, period)
-        await self._control.execute("settle_everyone", watermark)
-        # What was said before the watermark is settled; who said something since is looked at again.
+                    await self._set_over_flag(org_id, period)
+        await self._control.execute("advance_watermark", watermark)
+        # Changes before the watermark are settled; orgs with later changes stay in the set for the next tick.
         await self._hot.command("ZREMRANGEBYSCORE", METERED, "-inf", f"({end_us // 1000}")
         return Tick(_rfc3339(end_us), len({org for org, _ in changed}), advanced, corrected)
 
     async def watermark(self) -> int:
-        """The last slot, since 1970, of which nothing is in a disk buffer or in the queue any more.
+        """Return the last slot (since 1970) of which no envelope is in a disk buffer or in the queue.
 
-        They are asked in the order in which an envelope passes them, so that none is between two answers. One that was
-        not waited for is late: its org is marked again when it is stored, and summed again.
+        They are read in the order in which envelopes pass them, so that none is missed in between. An envelope that is
+        stored after its slot was settled marks its org as changed, and the org is summed again.
         """
         now_us = self._now_us()
-        spooled = await self._spooled(now_us)
-        # What comes from before the shards reserved nothing, and may lie undrained: nobody waits for it.
+        buffered = await self._buffered_slots(now_us)
+        # Legacy envelopes are not waited for: they reserved no usage, and may never be read.
         depths = await self._queue.depths((*SHARD_STREAMS, *OVERFLOW_STREAMS))
         oldest = [depth.oldest_ms for depth in depths.values() if depth.oldest_ms is not None]
         oldest_ms = min((*oldest, now_us // 1000))
         late = await self._queue.late_slots(oldest_ms)
-        held = [slot * SLOT_US for slot in (*spooled, *late)]
+        held = [slot * SLOT_US for slot in (*buffered, *late)]
         return (min((oldest_ms * 1000, *held)) - SKEW_US) // SLOT_US - 1
 
-    async def _spooled(self, now_us: int) -> list[int]:
-        """The oldest slot in each disk buffer."""
-        said = await self._hot.command("HVALS", OLDEST_BUFFERED)
-        figures = [tuple(map(int, one.split(b"|"))) for one in said]
-        return [slot for slot, at_ms in figures if now_us - at_ms * 1000 <= GONE_HOLDS_US]
+    async def _buffered_slots(self, now_us: int) -> list[int]:
+        """Return the oldest slot of each disk buffer."""
+        values = await self._hot.command("HVALS", OLDEST_BUFFERED)
+        reports = [tuple(map(int, value.split(b"|"))) for value in values]
+        return [slot for slot, at_ms in reports if now_us - at_ms * 1000 <= ENDED_BUFFER_WAIT_US]
 
     async def _changed(self) -> list[tuple[UUID, str]]:
         members = await self._hot.command("ZRANGE", METERED, 0, -1)
@@ -148,7 +147,7 @@ class QuotaReconciler:
         return [(UUID(org), period) for org, _, period in pairs]
 
     async def _sums(self, orgs: list[UUID], period: str, watermark: int) -> dict[OrgId, Usage]:
-        """What each org that there is has used; nothing, where nothing of it is metered."""
+        """Return the usage of each existing org; zero where nothing is metered."""
         self._limits = _limits(await self._control.fetch("limits_of_orgs", orgs))
         known = list(self._limits.by_org)
         end_us = (watermark + 1) * SLOT_US
@@ -164,7 +163,7 @@ class QuotaReconciler:
         return {org_id: Usage(watermark, meters) for org_id, meters in used.items()}
 
     async def _settle(self, org_id: OrgId, period: str, usage: Usage) -> bool:
-        """Write usage to the control plane; False when somebody was further already."""
+        """Write usage to PostgreSQL; False when it already has this or a later watermark."""
         moved = False
         async with self._control.transaction() as transaction:
             for meter in METERS:
@@ -173,18 +172,18 @@ class QuotaReconciler:
                 moved |= tag.endswith(" 1")
                 metered = self._metered.get((org_id, meter))
                 if metered is not None:
-                    await transaction.execute("note_metered", org_id, period, meter, *metered)
+                    await transaction.execute("record_metered", org_id, period, meter, *metered)
         return moved
 
-    async def _tell(self, org_id: OrgId, period: str, usage: Usage) -> None:
-        """Tell of the soft limits that usage has reached, each once; of an org whose trail takes no more, nobody."""
+    async def _report_soft_limits(self, org_id: OrgId, period: str, usage: Usage) -> None:
+        """Report each soft limit that usage has reached, once. Not for an org whose audit log refuses new events."""
         for meter in METERS:
             used, soft = usage.used[meter], self._limits.soft(org_id, meter)
             if soft is None or used < soft:
                 continue
             try:
                 async with self._control.transaction() as transaction:
-                    if await transaction.fetchrow("tell_soft_limit", org_id, period, meter) is None:
+                    if await transaction.fetchrow("mark_soft_limit_reported", org_id, period, meter) is None:
                         continue
                     details = {"period": period, "used": used, "soft_limit": soft}
                     log.warning("soft limit reached", org_id=str(org_id), meter=meter, **details)
@@ -192,11 +191,11 @@ class QuotaReconciler:
                     await self._audit.record(transaction, event)
                     body = {"meter": meter, **details}
                     await transaction.execute("insert_notification", event.id, event.type, org_id, body)
-            except TrailTampered as error:
+            except AuditLogTampered as error:
                 log.error("trail_tampered", event_type=event.type, org_id=str(org_id), reason=error.reason)
 
-    async def _keep_flag(self, org_id: OrgId, period: str) -> None:
-        """By what the edges count, with what is under way: a limit may be reached long before that is settled."""
+    async def _set_over_flag(self, org_id: OrgId, period: str) -> None:
+        """Set or clear the over-quota flag, by the counter that includes unsettled usage."""
         counted = await self._hot.command("HMGET", usage_key(org_id, period), *METERS)
         over = [
             meter
@@ -205,7 +204,7 @@ class QuotaReconciler:
         ]
         at = over_flag(org_id, period)
         if over:
-            await self._hot.run(FLAG, [at], [over[0], OVER_FLAG_LIFE_MS])
+            await self._hot.run(SET_FLAG, [at], [over[0], OVER_FLAG_LIFE_MS])
         else:
             await self._hot.command("DEL", at)
 

@@ -1,4 +1,4 @@
-"""What orgs have used, as last settled in the control plane."""
+"""Settled usage of orgs, from PostgreSQL."""
 
 from tracebility.ids import OrgId
 from tracebility.stores.postgres import Postgres
@@ -6,13 +6,13 @@ from tracebility.tenant.quota import Usage
 
 
 class PostgresUsage:
-    """The admission's `UsageStore`."""
+    """Implements admission's `UsageStore`."""
 
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
 
     async def usage(self, org_id: OrgId, period: str) -> Usage:
-        """As last settled; nothing, up to no time at all, in a period that nobody has settled yet."""
+        """Return the last settled usage; an empty one with watermark 0 when the period is not settled yet."""
         rows = await self._postgres.fetch("usage_of_period", org_id, period)
         if not rows:
             return Usage(0, {})

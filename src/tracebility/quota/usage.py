@@ -1,4 +1,4 @@
-"""What an org has used, hour by hour, for invoices. By identity: what came twice is in the hour it came first in."""
+"""Hourly usage of an org, for invoices. Usage counts by identity: a duplicate counts in the hour of the first copy."""
 
 import csv
 import io
@@ -11,12 +11,12 @@ from tracebility.errors import Unprocessable
 from tracebility.ids import OrgId
 from tracebility.stores.postgres import Statements
 
-MOST_HOURS = 24 * 400
+MAX_HOURS = 24 * 400
 HOUR_NS = 3_600 * 10**9
 
 
 class UsedInHour(msgspec.Struct, kw_only=True):
-    """What was used of a meter in an hour, by when it was accepted. ``id`` names the line, for whoever adds it up."""
+    """Usage of one meter in one hour, by time of acceptance. ``id`` lets a reader recognise duplicate lines."""
 
     id: str
     hour: str
@@ -26,32 +26,32 @@ class UsedInHour(msgspec.Struct, kw_only=True):
 
 
 class UsageByHour(msgspec.Struct, kw_only=True):
-    """Hours in which something was used, the oldest first. What is settled changes no more."""
+    """Hours with usage, oldest first. Settled hours do not change any more."""
 
     items: list[UsedInHour]
 
 
 class Rows(Protocol):
-    """The data plane, seen through one org."""
+    """Runs named ClickHouse queries for one org."""
 
     async def rows(self, name: Any, **parameters: object) -> list[dict[str, Any]]:
-        """The rows of a named query."""
+        """Return the rows of a named query."""
 
 
 async def read_usage(control: Statements, data_plane: Rows, org_id: OrgId, from_ns: int, to_ns: int) -> UsageByHour:
-    """The usage of ``org_id``, which ``data_plane`` is seen through, in every hour that is touched from a time up to
-    another: so that up to now is with the hour that is now.
+    """Return the usage of ``org_id`` in every hour that overlaps the time range. ``data_plane`` must be scoped to the
+    org. A range up to now includes the current hour.
 
     Raises:
-        Unprocessable: when that is more than `MOST_HOURS`, ends before it begins, or begins before 1970.
-        StoreUnavailable: when a store is away.
+        Unprocessable: when the range is longer than `MAX_HOURS`, ends before it begins, or begins before 1970.
+        StoreUnavailable: when a store is unavailable.
     """
     first, end = from_ns // HOUR_NS, -(-to_ns // HOUR_NS)
     if first < 0:  # hours are counted from there
         raise Unprocessable("from: takes a time from 1970 on.", hint="Nothing was used before; ask from a later time.")
-    if from_ns > to_ns or end - first > MOST_HOURS:
+    if from_ns > to_ns or end - first > MAX_HOURS:
         raise Unprocessable(
-            f"to: between from and {MOST_HOURS} hours after it.", hint="Ask for a shorter time, from before to."
+            f"to: between from and {MAX_HOURS} hours after it.", hint="Ask for a shorter time, from before to."
         )
     found = await data_plane.rows("usage_by_hour", first=first, end=end)
     settled = await control.fetchval("settled_hour") or 0
@@ -70,7 +70,7 @@ async def read_usage(control: Statements, data_plane: Rows, org_id: OrgId, from_
 
 
 def as_csv(usage: UsageByHour) -> str:
-    """Lines of the same, behind one with the names."""
+    """Return the usage as CSV with a header line."""
     text = io.StringIO()
     lines = csv.writer(text)
     lines.writerow(field.name for field in msgspec.structs.fields(UsedInHour))

@@ -1,6 +1,6 @@
-"""The shard balance: how uneven the shards are, said in metrics; what would mend it, in the log, or done if allowed to.
+"""The shard balancer reports the load skew of the shards in metrics and proposes moves, in the log or by applying them.
 
-A skew is not worth a word while little comes in, or before it has lasted: orgs have their bursts.
+It ignores a skew at low load and a short one, because orgs send in bursts.
 """
 
 import time
@@ -12,29 +12,29 @@ import structlog
 from tracebility.audit.events import SYSTEM
 from tracebility.shards import shard_map
 from tracebility.shards.metrics import ShardMetrics
-from tracebility.stores.changes import nudge
+from tracebility.stores.changes import notify
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queue import Queue
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 
 PERIOD_S = 60.0
-# Hottest shard over the mean, and for how long, before something is proposed.
+# Load of the hottest shard over the mean, and its duration, from which moves are proposed.
 UNEVEN = 2.0
 LASTING_S = 300.0
-# Below so many items on the hottest shard in the hours that are looked at, a worker is idle whatever the skew.
+# With fewer items than this on the hottest shard in the load window, a worker keeps up whatever the skew.
 WORTH_ITEMS = 1_000_000
 
 log = structlog.get_logger()
 
 
 class ShardBalance:
-    """One operator's eye on the shards."""
+    """Watches the load of the shards."""
 
     def __init__(
         self,
         control: Postgres,
         queue: Queue,
-        hot: Hot,
+        hot: RedisControl,
         metrics: ShardMetrics,
         *,
         auto: bool,
@@ -53,10 +53,10 @@ class ShardBalance:
         self._uneven_since: float | None = None
 
     async def tick(self) -> shard_map.ShardPlan | None:
-        """Look; what was proposed, if anything was.
+        """Measure the shards. Returns the proposed plan, if any.
 
         Raises:
-            StoreUnavailable: when a store is away.
+            StoreUnavailable: when a store is unavailable.
         """
         now = self._now()
         status = await shard_map.look(self._control, self._queue, now)
@@ -83,7 +83,7 @@ class ShardBalance:
         if self._auto and plan.moves:
             async with self._control.transaction() as transaction:
                 done = await shard_map.carry_out(transaction, SYSTEM, plan.moves, now, "automatic")
-            await nudge(self._hot)
+            await notify(self._hot)
             self._metrics.moves.inc(len(done))
             self._uneven_since = None
         return plan

@@ -4,17 +4,15 @@ from tracebility.telemetry import Metrics
 
 
 class ShardMetrics:
-    """Registered once per process."""
+    """Metrics of the shard map and the load of the shards."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.skew = metrics.gauge(
-            "tracebility_shard_skew", "Items of the last hours on the hottest shard over the mean; 1 is even."
+            "tracebility_shard_skew", "Load of the hottest shard over the mean load, in the last hours; 1 is even."
         )
         self.items = metrics.gauge(
-            "tracebility_shard_items", "Items of the last hours, each on the shard where its org is now.", ("shard",)
+            "tracebility_shard_items", "Items of the last hours by the current shard of their org.", ("shard",)
         )
-        self.epoch = metrics.gauge("tracebility_shard_map_epoch", "Number of the latest change of the shard map.")
-        self.placed = metrics.gauge(
-            "tracebility_shard_placed_orgs", "Orgs that are not on the shard of their hash alone."
-        )
-        self.moves = metrics.counter("tracebility_shard_moves", "Orgs that the operator moved by itself.")
+        self.epoch = metrics.gauge("tracebility_shard_map_epoch", "Epoch of the latest change of the shard map.")
+        self.placed = metrics.gauge("tracebility_shard_placed_orgs", "Orgs that the shard map has moved or split.")
+        self.moves = metrics.counter("tracebility_shard_moves", "Moves of orgs that the operator made automatically.")

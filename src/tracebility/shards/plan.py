@@ -1,7 +1,7 @@
-"""How orgs could lie better on the shards: a few moves and splits that make the hottest shard not much hotter than all.
+"""Plans moves and splits of orgs that even out the load of the shards.
 
-Bin packing by weight, an org's weight being what it sent lately. It starts from what stands, because each move costs a
-reader of the trail an explanation: the hottest shard gives up the org whose going helps most, until it is cool enough.
+Greedy bin packing, weighted by each org's recent load. It starts from the current placement, so that few orgs move: it
+repeatedly takes the org off the hottest shard that lowers the peak most, until the skew is acceptable.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,15 +11,15 @@ from math import ceil
 from tracebility.ids import OrgId
 from tracebility.tenant.shard_router import SHARDS
 
-# What a plan goes for, hottest shard over the mean: below the 1.5 that is promised, so that it holds for a while.
+# Target skew (hottest shard over the mean). Below the promised 1.5, so that the result holds for a while.
 AIM = 1.4
-# An org larger than this share of a mean shard is spread over so many that each piece is smaller: then any piece fits
-# beside what lies on a shard of mean load.
+# An org with more than this share of a shard's mean load is split into smaller pieces, which then fit on any shard of
+# mean load.
 PIECE = 0.5
-# A plan is read by people, and carried out in one sitting.
-MOST_MOVES = 64
-# How often one plan may think again about the same org, while later moves change what is best for it.
-MOST_THOUGHTS = 3
+# Plans are reviewed by people, so they are short.
+MAX_MOVES = 64
+# How often a plan may move the same org again, because later moves change its best placement.
+MAX_MOVES_PER_ORG = 3
 
 Loads = Mapping[OrgId, int]  # items
 Places = Mapping[OrgId, tuple[int, ...]]
@@ -27,7 +27,7 @@ Places = Mapping[OrgId, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class ProposedMove:
-    """An org, the shards it is on, those it should be on, and what it sent."""
+    """Move an org from shards ``before`` to ``after``. ``load`` is its number of items."""
 
     org_id: OrgId
     before: tuple[int, ...]
@@ -37,7 +37,7 @@ class ProposedMove:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Moves, and the skew without and with them: load of the hottest shard over the mean, 1 is even."""
+    """Moves, and the skew before and after them (load of the hottest shard over the mean; 1 is even)."""
 
     moves: list[ProposedMove] = field(default_factory=list)
     before: float = 1.0
@@ -45,50 +45,50 @@ class Proposal:
 
 
 def shard_loads(loads: Loads, places: Places) -> list[float]:
-    """What each shard would get if orgs went on as they were: an org's load, in equal parts over its shards."""
-    on = [0.0] * SHARDS
+    """Return the load of each shard. An org's load is divided equally among its shards."""
+    by_shard = [0.0] * SHARDS
     for org_id, load in loads.items():
-        _put(on, places[org_id], load)
-    return on
+        _put(by_shard, places[org_id], load)
+    return by_shard
 
 
-def skew(on: Collection[float]) -> float:
-    """Load of the hottest shard over the mean; 1 where there is none."""
-    total = sum(on)
-    return max(on) * len(on) / total if total else 1.0
+def skew(by_shard: Collection[float]) -> float:
+    """Return the load of the hottest shard over the mean; 1 without load."""
+    total = sum(by_shard)
+    return max(by_shard) * len(by_shard) / total if total else 1.0
 
 
-def coolest(on: list[float], count: int) -> tuple[int, ...]:
-    """The ``count`` shards with the least load, in order of their number."""
-    return tuple(sorted(sorted(range(SHARDS), key=lambda shard: (on[shard], shard))[:count]))
+def coolest(by_shard: list[float], count: int) -> tuple[int, ...]:
+    """Return the ``count`` least loaded shards, in numerical order."""
+    return tuple(sorted(sorted(range(SHARDS), key=lambda shard: (by_shard[shard], shard))[:count]))
 
 
 def propose(loads: Loads, places: Places, held: Collection[OrgId] = (), aim: float = AIM) -> Proposal:
-    """Moves after which no shard has more than ``aim`` times the mean, as far as orgs that are not ``held`` allow it.
+    """Propose moves after which, if possible, no shard has more than ``aim`` times the mean load.
 
-    Costs the moves times the orgs of a shard times the shards: tens of milliseconds for thousands of orgs.
+    Orgs in ``held`` are not moved. Cost: moves x orgs per shard x shards; tens of milliseconds for thousands of orgs.
     """
     now = dict(places)
-    on = shard_loads(loads, now)
-    before = skew(on)
-    mean = sum(on) / SHARDS
-    thoughts = dict.fromkeys(loads, 0)
-    while skew(on) > aim and sum(now[org_id] != places[org_id] for org_id in loads) < MOST_MOVES:
-        hottest = max(range(SHARDS), key=on.__getitem__)
+    by_shard = shard_loads(loads, now)
+    before = skew(by_shard)
+    mean = sum(by_shard) / SHARDS
+    move_counts = dict.fromkeys(loads, 0)
+    while skew(by_shard) > aim and sum(now[org_id] != places[org_id] for org_id in loads) < MAX_MOVES:
+        hottest = max(range(SHARDS), key=by_shard.__getitem__)
         best: tuple[float, int, OrgId, tuple[int, ...]] | None = None
         for org_id, load in loads.items():
-            if not load or hottest not in now[org_id] or org_id in held or thoughts[org_id] == MOST_THOUGHTS:
+            if not load or hottest not in now[org_id] or org_id in held or move_counts[org_id] == MAX_MOVES_PER_ORG:
                 continue
-            to, peak = _best_place(on, now[org_id], load, mean)
-            if peak < on[hottest] and (best is None or (peak, len(to)) < best[:2]):
+            to, peak = _best_place(by_shard, now[org_id], load, mean)
+            if peak < by_shard[hottest] and (best is None or (peak, len(to)) < best[:2]):
                 best = peak, len(to), org_id, to
         if best is None:
             break
         _, _, org_id, to = best
-        _put(on, now[org_id], -loads[org_id])
-        _put(on, to, loads[org_id])
+        _put(by_shard, now[org_id], -loads[org_id])
+        _put(by_shard, to, loads[org_id])
         now[org_id] = to
-        thoughts[org_id] += 1
+        move_counts[org_id] += 1
     moves = [
         ProposedMove(org_id, tuple(places[org_id]), now[org_id], load)
         for org_id, load in sorted(loads.items(), key=lambda item: -item[1])
@@ -97,15 +97,17 @@ def propose(loads: Loads, places: Places, held: Collection[OrgId] = (), aim: flo
     return Proposal(moves, before, skew(shard_loads(loads, now)))
 
 
-def _best_place(on: list[float], place: tuple[int, ...], load: float, mean: float) -> tuple[tuple[int, ...], float]:
-    """Where an org would lie best, and the most that a shard it leaves or comes to would have then."""
-    without = list(on)
+def _best_place(
+    by_shard: list[float], place: tuple[int, ...], load: float, mean: float
+) -> tuple[tuple[int, ...], float]:
+    """Return the best shards for an org, and the highest load among the shards that the org leaves or joins."""
+    without = list(by_shard)
     _put(without, place, -load)
     to = coolest(without, min(SHARDS, max(1, ceil(load / (PIECE * mean)))))
     piece = load / len(to)
     return to, max(*(without[shard] for shard in place), *(without[shard] + piece for shard in to))
 
 
-def _put(on: list[float], place: tuple[int, ...], load: float) -> None:
+def _put(by_shard: list[float], place: tuple[int, ...], load: float) -> None:
     for shard in place:
-        on[shard] += load / len(place)
+        by_shard[shard] += load / len(place)

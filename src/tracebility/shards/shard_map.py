@@ -1,7 +1,7 @@
-"""The shard map as operators see and change it: how even the shards are, what would make them so, moves and their undo.
+"""Operators' view of the shard map: status, plans, moves and their undo.
 
-The row is the move: once it is committed every router learns of it, and until then nobody does. Nothing has to be
-brought along, so a move that dies half-way was none.
+A move is one row: it takes effect when the row is committed, and routers load it. No data is copied, so a move that
+fails before the commit has no effect.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,9 +33,9 @@ from tracebility.tenant.shard_router import (
 )
 from tracebility.validation import stamp, unacceptable
 
-# What a move did shows after a while; an org is not moved again before.
+# The effect of a move shows only after a while, so an org is not moved again earlier.
 HYSTERESIS = timedelta(minutes=15)
-# Of a shard, in the answer of `look`.
+# Largest orgs per shard in `status`.
 ORGS_SHOWN = 5
 REASON_CHARS = 200
 
@@ -44,7 +44,7 @@ Pieces = Annotated[int, Meta(ge=2, le=SHARDS)]
 
 
 class ShardMove(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Where an org's envelopes are to queue from now on. ``dry_run`` changes nothing; ``force`` does not wait."""
+    """Request to move an org to ``shards``. ``dry_run`` changes nothing; ``force`` ignores `HYSTERESIS`."""
 
     org_id: UUID
     shards: Annotated[list[ShardNumber], Meta(min_length=1, max_length=SHARDS)]
@@ -54,25 +54,25 @@ class ShardMove(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if len(set(self.shards)) < len(self.shards):
-            raise ValueError("shards: takes each shard once")
+            raise ValueError("shards: must not contain a shard twice")
         if "\0" in self.reason:
-            raise ValueError("reason: takes no control characters")
+            raise ValueError("reason: must not contain control characters")
 
 
 class ShardTarget(msgspec.Struct):
-    """The shard of a command, in its bounds."""
+    """A shard number from the command line, within its bounds."""
 
     shard: ShardNumber
 
 
 class ShardSplit(msgspec.Struct):
-    """How many shards a command spreads an org over, in its bounds."""
+    """A number of shards for a split from the command line, within its bounds."""
 
     n: Pieces
 
 
 class ShardMoved(msgspec.Struct, kw_only=True):
-    """What a move did, or would do. ``epoch`` is the map's since then; null: nothing was changed."""
+    """The result of a move or dry run. ``epoch`` is the epoch of the change; null when nothing was changed."""
 
     org_id: UUID
     before: list[int]
@@ -85,7 +85,7 @@ class ShardMoved(msgspec.Struct, kw_only=True):
 
 
 class ShardOrg(msgspec.Struct, kw_only=True):
-    """An org on a shard: its part of what it sent in the last hours, in items, and what of it is in the queue."""
+    """An org on a shard: its items of the last hours on this shard, and its envelopes in flight."""
 
     org_id: UUID
     items: int
@@ -93,7 +93,7 @@ class ShardOrg(msgspec.Struct, kw_only=True):
 
 
 class ShardState(msgspec.Struct, kw_only=True):
-    """A shard: its stream and what waits beside it, what comes in items of the last hours, and whose it is."""
+    """A shard: entries of its stream and overflow stream, items of the last hours, and its largest orgs."""
 
     shard: int
     entries: int
@@ -104,7 +104,7 @@ class ShardState(msgspec.Struct, kw_only=True):
 
 
 class PlacedOrg(msgspec.Struct, kw_only=True):
-    """An org that is not where its hash puts it."""
+    """An org that is not on its default shard."""
 
     org_id: UUID
     shards: list[int]
@@ -116,7 +116,7 @@ class PlacedOrg(msgspec.Struct, kw_only=True):
 
 
 class ShardStatus(msgspec.Struct, kw_only=True):
-    """All shards. ``skew``: what comes to the hottest over the mean, if orgs go on where they are now."""
+    """All shards. ``skew``: load of the hottest shard over the mean, by the current placement."""
 
     epoch: int
     skew: float
@@ -135,7 +135,7 @@ class ShardPlanMove(msgspec.Struct, kw_only=True):
 
 
 class ShardPlan(msgspec.Struct, kw_only=True):
-    """What would make the shards more even. ``held``: orgs that were moved too lately to be part of it."""
+    """Proposed moves that even out the shards. ``held``: orgs that were moved too recently to be included."""
 
     skew_before: float
     skew_after: float
@@ -144,7 +144,7 @@ class ShardPlan(msgspec.Struct, kw_only=True):
 
 
 async def look(control: Statements, queue: ShardQueue, now: datetime) -> ShardStatus:
-    """How full the shards are, and of whom.
+    """Return the load, depth and largest orgs of each shard.
 
     Raises:
         StoreUnavailable: when a store is away.
@@ -185,7 +185,7 @@ async def look(control: Statements, queue: ShardQueue, now: datetime) -> ShardSt
 
 
 async def plan(control: Statements, queue: ShardQueue, now: datetime) -> ShardPlan:
-    """What would make the shards more even; nothing is changed.
+    """Propose moves that even out the shards, without changing anything.
 
     Raises:
         StoreUnavailable: when a store is away.
@@ -209,11 +209,11 @@ async def plan(control: Statements, queue: ShardQueue, now: datetime) -> ShardPl
 async def move(
     transaction: Transaction, actor: Actor, wanted: ShardMove, now: datetime, load: int | None = None
 ) -> ShardMoved:
-    """Have the org's envelopes queue in other shards from the commit on. Where they do so already, nothing is changed.
+    """Move an org to other shards, effective from the commit. Does nothing if it is on these shards already.
 
     Raises:
         NotFound: when there is no such org.
-        MovedLately: when it was moved less than `HYSTERESIS` ago, and this is not forced.
+        MovedLately: when it was moved less than `HYSTERESIS` ago, and ``force`` is not set.
     """
     org_id = OrgId(wanted.org_id)
     standing = await _standing(transaction, org_id)
@@ -235,13 +235,13 @@ async def move(
 
 
 async def undo(transaction: Transaction, actor: Actor, org_id: OrgId | None, now: datetime) -> ShardMoved:
-    """Put an org back to where it was before its last move; once more, to before the one before. Never too soon.
+    """Undo the last move of an org; repeated calls undo earlier moves. `HYSTERESIS` does not apply.
 
-    Without an org: the one whose place changed last, of those that have a move to undo.
+    Without an org, undo the latest move that can be undone.
 
     Raises:
         NotFound: when there is no such org.
-        Unprocessable: when nothing is left to be undone.
+        Unprocessable: when there is no move to undo.
     """
     await transaction.execute("lock_shard_map")
     if org_id is None:
@@ -256,7 +256,7 @@ async def undo(transaction: Transaction, actor: Actor, org_id: OrgId | None, now
     if standing["replaced"] is not None:
         earlier = await transaction.fetchrow("shard_map_at", standing["replaced"])
     before = _shards(org_id, standing)
-    # As the row before was, and with the way back from there.
+    # Restore the previous row, including its own predecessor for further undos.
     after = _shards(org_id, earlier)
     state = DEFAULT if earlier is None else earlier["state"]
     weight, replaced = (None, None) if earlier is None else (earlier["weight"], earlier["replaced"])
@@ -267,7 +267,7 @@ async def undo(transaction: Transaction, actor: Actor, org_id: OrgId | None, now
 
 
 async def foreseen(control: Statements, queue: ShardQueue, moved: ShardMoved, now: datetime) -> ShardMoved:
-    """``moved``, which was not carried out, with what it would do to the skew.
+    """Add to ``moved``, a dry run, the skew before and after it.
 
     Raises:
         StoreUnavailable: when a store is away.
@@ -283,7 +283,7 @@ async def foreseen(control: Statements, queue: ShardQueue, moved: ShardMoved, no
 
 
 async def coolest_for(control: Statements, queue: ShardQueue, org_id: OrgId, pieces: int, now: datetime) -> list[int]:
-    """The shards that would have the least load without this org: where its pieces are best put.
+    """Return the least loaded shards without this org, as targets for its pieces.
 
     Raises:
         StoreUnavailable: when a store is away.
@@ -297,10 +297,10 @@ async def coolest_for(control: Statements, queue: ShardQueue, org_id: OrgId, pie
 async def carry_out(
     transaction: Transaction, actor: Actor, moves: Sequence[ShardPlanMove], now: datetime, reason: str
 ) -> list[ShardMoved]:
-    """Do what a plan proposes, all of it or nothing.
+    """Apply all moves of a plan in one transaction.
 
     Raises:
-        MovedLately: when somebody else moved one of the orgs meanwhile.
+        MovedLately: when one of the orgs was moved meanwhile.
     """
     return [
         await move(transaction, actor, ShardMove(org_id=one.org_id, shards=one.after, reason=reason), now, one.items)
@@ -318,7 +318,7 @@ def _largest(loads: Mapping[OrgId, int], places: Mapping[OrgId, tuple[int, ...]]
 
 
 async def _standing(transaction: Transaction, org_id: OrgId) -> Row | None:
-    """What stands for the org, None when nothing was ever said; nobody else changes it until the end of this."""
+    """Return the org's current row, None if it was never moved, and lock the map until the transaction ends."""
     await transaction.execute("lock_shard_map")
     if await transaction.fetchrow("lock_org", org_id) is None:
         raise NotFound
@@ -374,4 +374,4 @@ def _too_soon(moved_at: datetime, now: datetime) -> MovedLately:
 
 
 def _nothing() -> Unprocessable:
-    return unacceptable("org_id", "there is no move to undo; 'tracebility shards status' shows those that stand")
+    return unacceptable("org_id", "there is no move to undo; 'tracebility shards status' shows the current moves")

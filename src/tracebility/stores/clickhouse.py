@@ -1,7 +1,7 @@
-"""The data plane's client: ClickHouse over HTTP, whether a server, a cluster or the embedded engine answers.
+"""The ClickHouse client, over HTTP: for a server, a cluster or the embedded engine.
 
-Requests are stateless (no session ids: they would allow one query at a time) and every setting that changes what an
-insert means is sent with it, because defaults moved between versions.
+Requests are stateless, because a session id would allow only one query at a time. Every setting that changes the
+meaning of an insert is sent with it, because the defaults differ between versions.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ from tracebility.stores.start import START_WAIT_S, Refused, until_reachable
 VARIABLE = "TRACEBILITY_CLICKHOUSE_URL"
 
 CONNECT_TIMEOUT_S = 2.0
-OPERATION_TIMEOUT_S = 60.0  # an insert of a full batch takes well under a second; a merge storm may hold it for some
-LONGEST_TIMEOUT_S = 600.0  # for statements that are known to take long
+OPERATION_TIMEOUT_S = 60.0  # inserting a full batch takes under a second; heavy merges may delay it
+LONGEST_TIMEOUT_S = 600.0  # for statements that are known to be slow
 MAX_CONNECTIONS = 32
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 COMPRESSIONS = ("none", "lz4", "zstd")
 
-# What an insert means must not depend on the server's version or profile (measured: these moved between versions).
-# Blocks are not deduplicated by the engine: rows are, by their key, and a token or hash that hits would silently drop
-# new rows. The quorum is left to the cluster's operator, who weighs a lost replica against a stopped worker.
+# The meaning of an insert must not depend on the server's version or profile: these defaults changed between versions.
+# Block deduplication is off, because rows are deduplicated by key, and a false match would silently drop new rows. The
+# insert quorum is left to the cluster's operator, who weighs a lost replica against a stopped worker.
 INSERT_SETTINGS: Mapping[str, str] = {
     "async_insert": "0",
     "wait_for_async_insert": "1",
@@ -40,20 +40,20 @@ INSERT_SETTINGS: Mapping[str, str] = {
     "deduplicate_insert": "disable",
     "deduplicate_insert_select": "disable",
     "deduplicate_blocks_in_dependent_materialized_views": "0",
-    "input_format_native_allow_types_conversion": "1",  # plain columns may come for LowCardinality ones
+    "input_format_native_allow_types_conversion": "1",  # plain columns are accepted for LowCardinality ones
     "input_format_null_as_default": "0",
     "max_insert_threads": "1",  # one part per partition and insert
-    # Two rows of one key within an insert are made one by the next merge, as those of two inserts are, and by every
-    # read meanwhile. To look for them in each block is a third of an insert's CPU: 14 us a span of 2 KB, 9 without.
+    # Duplicate keys within an insert are removed by the next merge, and by every read until then. Removing them in each
+    # block costs a third of the insert's CPU: 14 us per 2 KB span instead of 9.
     "optimize_on_insert": "0",
-    "wait_end_of_query": "1",  # the answer comes when the rows are written, with their number
+    "wait_end_of_query": "1",  # answer once the rows are written, with their number
 }
 
 _CLICKHOUSE = "clickhouse"
 
 
 class EngineRejected(TracebilityError):
-    """The engine read the statement or its data and will not have it. ``code`` is ClickHouse's number of the error."""
+    """ClickHouse rejects the statement or its data as invalid. ``code`` is ClickHouse's error number."""
 
     def __init__(self, code: int, detail: str) -> None:
         super().__init__(f"ClickHouse error {code}: {detail}")
@@ -63,7 +63,7 @@ class EngineRejected(TracebilityError):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Rows of a query, and what their columns are called and made of."""
+    """The rows of a query, with the names and types of its columns."""
 
     columns: tuple[str, ...]
     types: tuple[str, ...]
@@ -82,12 +82,12 @@ async def connect(
     wait_s: float = START_WAIT_S,
     operation_timeout_s: float = OPERATION_TIMEOUT_S,
 ) -> "Engine":
-    """The engine at ``url``, once it has answered.
+    """Connect to the engine at ``url`` and wait for its first answer.
 
-    ``?compression=none|lz4|zstd`` in the URL overrides what fits its place: none on this machine, lz4 over a network.
+    ``?compression=none|lz4|zstd`` in the URL overrides the default: none on loopback, lz4 over a network.
 
     Raises:
-        ConfigurationError: when nothing answers there for ``wait_s``, or it refuses the user, password or database.
+        ConfigurationError: when nothing answers for ``wait_s``, or the user, password or database is refused.
     """
     parts = urlsplit(url)
     loopback = parts.hostname in LOOPBACK
@@ -103,19 +103,19 @@ async def connect(
         database=unquote(parts.path.strip("/")) or "tracebility",
         compress=False if compression == "none" else compression,
         connect_timeout=CONNECT_TIMEOUT_S,
-        send_receive_timeout=LONGEST_TIMEOUT_S,  # each call has a bound of its own
+        send_receive_timeout=LONGEST_TIMEOUT_S,  # each call has its own, shorter timeout
         connector_limit=MAX_CONNECTIONS,
         connector_limit_per_host=MAX_CONNECTIONS,
         autogenerate_session_id=False,
         query_retries=0,
-        # Thousands of ids are a parameter like any other; an address ends at 64 KiB for many servers and proxies.
+        # Parameters may hold thousands of ids, but many servers and proxies limit URLs to 64 KiB.
         form_encode_query_params=True,
         tz_mode="aware",
         show_clickhouse_errors="scrub",
         client_name="tracebility",
     )
     if loopback:
-        client._backend.proxy_url = None  # a proxy of the environment cannot reach this machine's loopback
+        client._backend.proxy_url = None  # a proxy from the environment cannot reach this machine's loopback
     engine = Engine(client, compression, operation_timeout_s)
     try:
         await until_reachable(variable, url, engine.open, wait_s=wait_s)
@@ -126,10 +126,10 @@ async def connect(
 
 
 class Engine:
-    """The raw client. Request code never sees it; `ScopedClickHouse` is its only door.
+    """The client without tenant scope. Code that answers requests must use `ScopedClickHouse` instead.
 
-    Every method raises `StoreUnavailable` when the engine is away, busy or not ready for the statement, and
-    `EngineRejected` when it says that the statement or its data is wrong.
+    Every method raises `StoreUnavailable` when ClickHouse is unavailable, busy or not ready for the statement, and
+    `EngineRejected` when it rejects the statement or its data.
     """
 
     def __init__(self, client: AsyncClient, compression: str, operation_timeout_s: float) -> None:
@@ -139,11 +139,11 @@ class Engine:
         self._insert_settings: dict[str, str] = {}
 
     async def open(self) -> None:
-        """Ask the engine for its version and settings, and for the database that the URL names."""
+        """Read the engine's version and settings, and check that the database exists."""
         async with self._translated():
             await self._client._initialize()
             await self._client.command("SELECT 1")
-        # An older server knows fewer settings, and refuses a request that names one it does not know.
+        # Older servers have fewer settings, and refuse requests with unknown ones.
         self._insert_settings = {
             name: value
             for name, value in INSERT_SETTINGS.items()
@@ -155,13 +155,13 @@ class Engine:
         await self._client.close()
 
     async def ping(self) -> None:
-        """Return when the engine answers a query."""
+        """Return once the engine answers a query."""
         async with self._translated():
             await self._client.command("SELECT 1")
 
     @property
     def version(self) -> str:
-        """The engine's version, as it says it."""
+        """The engine's version."""
         return str(self._client.server_version)
 
     @property
@@ -170,12 +170,12 @@ class Engine:
         return str(self._client.database)
 
     async def insert_native(self, table: str, column_names: Sequence[str], rows: int, block: bytes) -> None:
-        """Insert ``block``, ``rows`` rows of ``column_names`` in Native format.
+        """Insert ``block``, which holds ``rows`` rows of ``column_names`` in Native format.
 
         Raises:
-            EngineRejected: when the data cannot be stored as it is; trying again will not help.
-            StoreUnavailable: otherwise, also when another number of rows was written than sent. The rows may have been
-                written; inserting them again makes no second row.
+            EngineRejected: when the data is invalid; retrying does not help.
+            StoreUnavailable: on other errors, and when the number of rows written differs. The rows may have been
+                written; inserting them again creates no duplicates.
         """
         encoding = None if self._compression == "none" else self._compression
         async with self._translated(data_only=True):
@@ -191,10 +191,10 @@ class Engine:
             raise StoreUnavailable(_CLICKHOUSE, f"{summary.written_rows} of {rows} rows were written to {table}")
 
     async def insert_rows(self, table: str, column_names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Insert Python rows: for what is small and rare. As `insert_native` otherwise."""
+        """Insert Python rows, for small and rare inserts. Raises the same errors as `insert_native`."""
         if not rows:
             return
-        # As JSON lines: the driver's own row encoder imports pandas when it is there, a second of CPU.
+        # JSON lines, because the driver's row encoder imports pandas if it is installed: a second of CPU.
         lines = "\n".join(json.dumps(dict(zip(column_names, row, strict=True)), default=str) for row in rows)
         async with self._translated():
             summary = await self._client.raw_insert(
@@ -211,12 +211,12 @@ class Engine:
         *,
         timeout_s: float | None = None,
     ) -> None:
-        """Run a statement that answers no rows; ``timeout_s`` if it may take longer than others.
+        """Run a statement that returns no rows. ``timeout_s`` overrides the default timeout.
 
-        ``{name:Type}`` in ``sql`` takes ``parameters["name"]``, bound by the engine.
+        The engine binds ``parameters["name"]`` to ``{name:Type}`` in ``sql``.
         """
         async with self._translated(timeout_s=timeout_s):
-            # Not the driver's `command`, which puts parameters into the address whatever it was told.
+            # The driver's `command` would put the parameters into the URL despite form_encode_query_params.
             await self._client.raw_query(
                 sql, parameters=dict(parameters or {}), settings=self._insert_settings | dict(settings or {})
             )
@@ -224,7 +224,7 @@ class Engine:
     async def query(
         self, sql: str, parameters: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None
     ) -> Result:
-        """Run a query and return its rows. Parameters as for `execute`; times come with their zone."""
+        """Run a query and return its rows. Parameters as for `execute`; times are timezone-aware."""
         async with self._translated():
             answer = await self._client.query(sql, parameters=dict(parameters or {}), settings=dict(settings or {}))
             return Result(
@@ -250,7 +250,7 @@ class Engine:
 
     @asynccontextmanager
     async def _translated(self, *, data_only: bool = False, timeout_s: float | None = None) -> AsyncIterator[None]:
-        """Bound the time, and turn the driver's errors into this program's."""
+        """Apply the timeout, and translate the driver's errors into this program's."""
         bound_s = self._operation_timeout_s if timeout_s is None else timeout_s
         try:
             async with asyncio.timeout(bound_s):
@@ -281,8 +281,8 @@ def _compressed(block: bytes, encoding: str) -> bytes:
     return zstandard.compress(block, 1)
 
 
-# ClickHouse's error numbers, by what they mean for the caller. An insert is given up as bad data only for the last
-# group: what is not known here waits, because waiting loses nothing and a dead letter is work for an operator.
+# ClickHouse's error numbers, grouped by their meaning for the caller. Only BAD_DATA makes an insert fail for good.
+# Other errors are retried, because a retry loses nothing, while a dead letter needs an operator.
 REFUSALS = frozenset(
     {
         81,  # UNKNOWN_DATABASE

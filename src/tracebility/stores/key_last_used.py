@@ -1,4 +1,4 @@
-"""When keys were last let in, for people who wonder which of them can go: to the minute, and cheap."""
+"""Records when each key was last used, to the minute, so that admins can find unused keys."""
 
 import asyncio
 
@@ -12,21 +12,21 @@ EVERY_S = 5.0
 _log = structlog.get_logger()
 
 
-async def write_uses_down(resolver: Resolver, postgres: Postgres) -> None:
-    """Go on writing down which keys ``resolver`` let in. Cancel it to end."""
+async def write_last_used(resolver: Resolver, postgres: Postgres) -> None:
+    """Write the last-used times of ``resolver``'s keys every ``EVERY_S`` until cancelled."""
     while True:
         await asyncio.sleep(EVERY_S)
         try:
             await write_once(resolver, postgres)
-        except Exception as error:  # noqa: BLE001  (whatever it is, the next time may know nothing of it)
-            _log.warning("uses of keys cannot be written down now", reason=str(error) or type(error).__name__)
+        except Exception as error:  # noqa: BLE001  (the next attempt may succeed)
+            _log.warning("last-used times of keys could not be written", reason=str(error) or type(error).__name__)
 
 
 async def write_once(resolver: Resolver, postgres: Postgres) -> None:
-    """Write down what was let in since the last time; however many processes do, a key is written once a minute.
+    """Write the keys used since the last call. A key is written at most once a minute over all processes.
 
     Raises:
-        StoreUnavailable: when the control plane does not answer. The keys are kept for the next time.
+        StoreUnavailable: when PostgreSQL does not answer. The keys are kept for the next call.
     """
     used, resolver.used = resolver.used, set()
     if not used:

@@ -1,4 +1,4 @@
-"""API keys: what the resolver looks up, in the control plane and in Redis before it."""
+"""Key look-ups for the resolver: in PostgreSQL, with a cache in Redis."""
 
 from collections.abc import Callable
 
@@ -7,12 +7,12 @@ import msgspec
 from tracebility.errors import StoreUnavailable
 from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
 from tracebility.stores.postgres import Postgres, Row
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 from tracebility.tenant.context import Allowance, MeterLimit, Rate, Scope
 from tracebility.tenant.redis_keys import shared_key
 from tracebility.tenant.resolver import KeyRecord, KeyStore
 
-# Never prolonged by use. What changed is not used whatever is here: the resolver knows by its number.
+# Use does not extend it. The resolver ignores cached records that are older than a known change.
 LIFE_MS = 60_000
 
 
@@ -23,7 +23,7 @@ class PostgresKeys:
         self._postgres = postgres
 
     async def key_by_public_id(self, public_id: PublicKeyId) -> KeyRecord | None:
-        """The record of ``public_id``, revoked and expired ones included."""
+        """Return the key's record, even if it is revoked or expired."""
         row = await self._postgres.fetchrow("key_by_public_id", public_id)
         if row is None:
             return None
@@ -44,15 +44,15 @@ class PostgresKeys:
 
 
 class CachedKeys:
-    """Another `KeyStore` behind Redis. Records hold a hash of a secret, never the secret."""
+    """A cache in Redis in front of another `KeyStore`. Records hold the hash of the secret, never the secret."""
 
-    def __init__(self, behind: KeyStore, hot: Hot, is_outdated: Callable[[KeyRecord], bool]) -> None:
+    def __init__(self, behind: KeyStore, hot: RedisControl, is_outdated: Callable[[KeyRecord], bool]) -> None:
         self._behind = behind
         self._hot = hot
         self._is_outdated = is_outdated
 
     async def key_by_public_id(self, public_id: PublicKeyId) -> KeyRecord | None:
-        """The record of ``public_id``, as of less than a minute ago, and of after every change that was heard of."""
+        """Return a record that is at most a minute old and not older than any known change of the key."""
         at = shared_key("api_key", public_id)
         try:
             kept = await self._hot.command("GET", at)
@@ -73,7 +73,7 @@ _decode = msgspec.msgpack.Decoder(KeyRecord).decode
 
 
 def _readable(kept: bytes) -> KeyRecord | None:
-    """The record that ``kept`` is; None for what another version or another hand left there: it is looked up anew."""
+    """Decode a cached record; None if it is invalid, for example from another version."""
     try:
         return _decode(kept)
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
@@ -89,5 +89,5 @@ def _allowance(row: Row) -> Allowance:
 
 
 def _rate(requests_per_s: int | None, burst: int | None) -> Rate | None:
-    """Without a burst of its own a rate allows a second's worth at once."""
+    """Build a rate; the default burst is one second of requests."""
     return None if requests_per_s is None else Rate(requests_per_s, burst or requests_per_s)

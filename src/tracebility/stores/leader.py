@@ -1,7 +1,7 @@
-"""One leader among the operators: whoever holds an advisory lock of the control plane, on a connection of its own.
+"""Leader election among operators, by a PostgreSQL advisory lock on a dedicated connection.
 
-The lock goes with the connection, so it is free the moment its holder dies, and soon after it has begun to hang. A
-holder that was cut off may not know yet: what it writes carries its fencing number, which is no longer the current one.
+The lock ends with the connection, so it is released as soon as its holder dies, and soon after its holder hangs. A
+holder that was cut off may not know it yet; its writes carry an outdated fencing number and are refused.
 """
 
 import asyncio
@@ -18,18 +18,18 @@ from tracebility.stores.queries import query
 
 # "tracelea" as a number: advisory locks have no names.
 LOCK = int.from_bytes(b"tracelea", "big")
-# A standby looks this often; a leader finds out within two of them that it was cut off without a word.
-LOOK_EVERY_S = 1.0
+# Standbys try this often. A leader notices within two intervals that it was deposed.
+POLL_S = 1.0
 ANSWER_WAIT_S = 3.0
-# A leader of which nothing was heard for so long hangs, connection and all; a standby ends it.
-SILENT_S = 8.0
-# The server gives up a holder whose machine is gone after 5 + 3 * 3 s of silence.
+# A leader whose connection was idle for this long is hanging; a standby terminates its connection.
+HUNG_AFTER_S = 8.0
+# PostgreSQL drops the connection of a dead machine after 5 + 3 * 3 s.
 _KEEPALIVE = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "3", "tcp_keepalives_count": "3"}
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One time of leading. ``lost`` is set when it is over, whatever the reason."""
+    """One term of leadership. ``lost`` is set when it ends, for whatever reason."""
 
     fence: int
     lost: asyncio.Event = field(default_factory=asyncio.Event)
@@ -37,26 +37,26 @@ class Lease:
 
 @asynccontextmanager
 async def leading(dsn: str, name: str) -> AsyncIterator[Lease]:
-    """Wait until this process leads, and lead until the end of the block, or until ``lost``.
+    """Wait for leadership, and hold it until the block ends or ``lost`` is set.
 
     Raises:
-        StoreUnavailable: when the control plane does not answer, before the block begins.
+        StoreUnavailable: when PostgreSQL does not answer before the block begins.
     """
     connection = await _connect(dsn)
     watching: asyncio.Task[None] | None = None
     try:
         with translated():
             while not await connection.fetchval(query("try_lead"), LOCK, timeout=ANSWER_WAIT_S):
-                await connection.fetch(query("depose_the_silent"), LOCK, SILENT_S, timeout=ANSWER_WAIT_S)
-                await asyncio.sleep(LOOK_EVERY_S)
-            lease = Lease(await connection.fetchval(query("begin_to_lead"), name, timeout=ANSWER_WAIT_S))
+                await connection.fetch(query("terminate_hung_leader"), LOCK, HUNG_AFTER_S, timeout=ANSWER_WAIT_S)
+                await asyncio.sleep(POLL_S)
+            lease = Lease(await connection.fetchval(query("start_term"), name, timeout=ANSWER_WAIT_S))
         connection.add_termination_listener(lambda _: lease.lost.set())
         watching = asyncio.create_task(_watch(connection, lease))
         yield lease
     finally:
         if watching is not None:
             watching.cancel()
-        connection.terminate()  # and with it the lock, whatever state it is in
+        connection.terminate()  # this also releases the lock
 
 
 async def _connect(dsn: str) -> Any:
@@ -69,11 +69,11 @@ async def _connect(dsn: str) -> Any:
 
 
 async def _watch(connection: Any, lease: Lease) -> None:
-    """Say that it is over when the connection, or the fencing number, is no longer ours."""
+    """Set ``lost`` when the connection fails or another process has taken the fencing number."""
     try:
         with translated():
-            while await connection.fetchval(query("fence_now"), timeout=ANSWER_WAIT_S) == lease.fence:  # noqa: ASYNC110
-                await asyncio.sleep(LOOK_EVERY_S)
+            while await connection.fetchval(query("current_fence"), timeout=ANSWER_WAIT_S) == lease.fence:  # noqa: ASYNC110
+                await asyncio.sleep(POLL_S)
     except StoreUnavailable:
         pass
     finally:

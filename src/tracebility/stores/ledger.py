@@ -1,4 +1,4 @@
-"""The books of an org, read from the queue's server and the data plane, and whether they balance."""
+"""Reads the ledger of an org from Redis and ClickHouse, and checks that it balances."""
 
 import asyncio
 from collections.abc import Iterable
@@ -14,19 +14,19 @@ from tracebility.stores.queue import Queue
 from tracebility.tenant.ledger import DEAD, DROPPED, STORED
 from tracebility.tenant.shard_router import ALL_STREAMS
 
-# In flight envelopes that are asked for at once: an id is 36 characters of a request.
-IDS_A_QUESTION = 5_000
+# In-flight envelopes per outcome query; an id takes 36 characters of the request.
+IDS_PER_QUERY = 5_000
 
 
 class Dropped(msgspec.Struct, frozen=True):
-    """Items that were dropped after they had been accepted, and why."""
+    """Accepted items that were dropped for one reason."""
 
     reason: str
     count: int
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
-    """Items, each envelope once. ``distinct``: how many different ones were stored, which is what is billed."""
+    """The ledger in items, each envelope counted once. ``distinct``: different items stored, which are billed."""
 
     accepted: int
     stored: int
@@ -38,55 +38,54 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OrgRows(Protocol):
-    """The data plane, seen through one org."""
+    """Runs named ClickHouse queries for one org."""
 
     async def rows(self, name: Any, **parameters: object) -> list[dict[str, Any]]:
-        """The rows of a named query."""
+        """Return the rows of a named query."""
 
 
 class RawRows:
-    """The data plane as its owner sees it, asked about one org: for commands and the operator."""
+    """Queries for one org with the raw client, for commands and the operator."""
 
     def __init__(self, engine: Engine, org_id: OrgId) -> None:
         self._engine = engine
         self._org_id = org_id
 
     async def rows(self, name: str, **parameters: object) -> list[dict[str, Any]]:
-        """The rows of a named query."""
+        """Return the rows of a named query."""
         return (await self._engine.query(query(name), {**parameters, "org": str(self._org_id)})).dicts()
 
 
 class OrgQueue:
-    """The queue's server, asked about one org's books."""
+    """The Redis part of one org's ledger."""
 
     def __init__(self, queue: Queue, org_id: OrgId) -> None:
         self._queue = queue
         self._org_id = org_id
 
     async def accepted(self) -> int:
-        """Items that were accepted, ever."""
+        """Return all items ever accepted."""
         return await self._queue.accepted(ALL_STREAMS, self._org_id)
 
     async def in_flight(self) -> dict[UUID, int]:
-        """Envelopes that are in a stream, and the items of each."""
+        """Return the envelopes in streams, with the number of items of each."""
         return await self._queue.in_flight(ALL_STREAMS, self._org_id)
 
 
 async def ledger(queue: OrgQueue, data_plane: OrgRows) -> Ledger:
-    """The books of the org that both were made for.
+    """Read the ledger of the org that ``queue`` and ``data_plane`` are scoped to.
 
-    They are read while envelopes move. What was in flight and has an outcome by now is counted by its outcome, so the
-    sum is of all that was accepted when flight was read, and of some that was accepted after: it lies between what was
-    accepted before and after the reading, or the books are wrong.
+    Envelopes move while the ledger is read. An envelope that was in flight and has an outcome by now counts by its
+    outcome. So the sum must lie between the accepted items before and after the reading; otherwise the ledger is wrong.
 
     Raises:
-        StoreUnavailable: when a store is away.
+        StoreUnavailable: when a store is unavailable.
     """
     accepted_before = await queue.accepted()
     in_flight = await queue.in_flight()
     outcomes = await data_plane.rows("outcomes_of_org")
-    arrived = await _arrived(data_plane, in_flight)
-    still = sum(items for envelope_id, items in in_flight.items() if envelope_id not in arrived)
+    have_outcome = await _with_outcome(data_plane, in_flight)
+    still = sum(items for envelope_id, items in in_flight.items() if envelope_id not in have_outcome)
     accepted = await queue.accepted()
     [distinct] = await data_plane.rows("distinct_of_org")
     by_outcome = {name: [row for row in outcomes if row["outcome"] == name] for name in (STORED, DROPPED, DEAD)}
@@ -102,10 +101,10 @@ async def ledger(queue: OrgQueue, data_plane: OrgRows) -> Ledger:
     )
 
 
-async def _arrived(data_plane: OrgRows, in_flight: dict[UUID, int]) -> set[UUID]:
+async def _with_outcome(data_plane: OrgRows, in_flight: dict[UUID, int]) -> set[UUID]:
     ids = sorted(map(str, in_flight))
-    questions = [ids[start : start + IDS_A_QUESTION] for start in range(0, len(ids), IDS_A_QUESTION)]
-    answers = await asyncio.gather(*(data_plane.rows("outcomes_among", ids=some) for some in questions))
+    batches = [ids[start : start + IDS_PER_QUERY] for start in range(0, len(ids), IDS_PER_QUERY)]
+    answers = await asyncio.gather(*(data_plane.rows("outcomes_among", ids=some) for some in batches))
     return {UUID(str(row["envelope_id"])) for rows in answers for row in rows}
 
 

@@ -1,7 +1,7 @@
-"""ClickHouse's Native format, written from Python columns: the inserts of the worker, at a few microseconds a span.
+"""Encodes Python columns in ClickHouse's Native format, for the worker's inserts, at a few microseconds per span.
 
-A block is a header and, per column, name, type and data. Each function below turns one column's values into its data;
-``block`` puts columns together. Values are trusted to fit their type: who maps outsiders' data clamps it.
+A block is a header and, per column, its name, type and data. Each function below encodes the values of one column;
+``block`` joins columns. Values must fit their type: the mapping of client data clamps them.
 """
 
 import sys
@@ -13,8 +13,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-# Lengths below this have their varint ready; a longer string pays for its own.
-_READY_LENGTHS = 1 << 14
+# The varints of lengths below this are precomputed.
+_PRECOMPUTED_LENGTHS = 1 << 14
 # LowCardinality, serialization version 1: each block brings a dictionary ("additional keys", bit 9; renewed, bit 10).
 _LOW_CARDINALITY_VERSION = (1).to_bytes(8, "little")
 _DICTIONARY_FLAGS = 1 << 9 | 1 << 10
@@ -22,18 +22,18 @@ _INDEX_CODES = (("B", 1 << 8), ("H", 1 << 16), ("I", 1 << 32))
 _INDEX_TYPES = {"B": "<u1", "H": "<u2", "I": "<u4"}
 
 
-# The data of a column in pieces: they are put together once, with those of all columns.
+# The data of a column in pieces, which are joined once for the whole block.
 Pieces: TypeAlias = list[bytes]
 Codes: TypeAlias = npt.NDArray[np.int64]
 
-# A length has no more bytes.
-MOST_VARINT_BYTES = 10
+# The longest varint of a length.
+MAX_VARINT_BYTES = 10
 
 EMPTY_TEXT = b"\0"  # the cell of an empty string: a length of 0
 
 
 class Column(NamedTuple):
-    """A column as the format has it: what its type writes before any value, then the values."""
+    """An encoded column: the prefix that its type requires, then the values."""
 
     name: str
     type: str
@@ -41,7 +41,7 @@ class Column(NamedTuple):
 
 
 def varint(number: int) -> bytes:
-    """``number`` in base 128, lowest group first."""
+    """Encode ``number`` as LEB128: base 128, lowest group first."""
     out = bytearray()
     while number >= 0x80:
         out.append(number & 0x7F | 0x80)
@@ -54,24 +54,24 @@ def text(said: str) -> bytes:
     """A string's cell: the length of its UTF-8, then that."""
     encoded = said.encode("utf-8", "replace")
     length = len(encoded)
-    return (_VARINTS[length] if length < _READY_LENGTHS else varint(length)) + encoded
+    return (_VARINTS[length] if length < _PRECOMPUTED_LENGTHS else varint(length)) + encoded
 
 
 def cell(encoded: bytes) -> bytes:
     """The cell of a string that is UTF-8 already."""
     length = len(encoded)
-    return (_VARINTS[length] if length < _READY_LENGTHS else varint(length)) + encoded
+    return (_VARINTS[length] if length < _PRECOMPUTED_LENGTHS else varint(length)) + encoded
 
 
 def read_text(cell: bytes) -> str:
-    """The string of a cell, or as much of it as there is."""
+    """Decode a string cell, which may be truncated."""
     start = 1
     while cell[start - 1] >= 0x80:
         start += 1
     return cell[start:].decode("utf-8", "ignore")
 
 
-_VARINTS = [varint(length) for length in range(_READY_LENGTHS)]
+_VARINTS = [varint(length) for length in range(_PRECOMPUTED_LENGTHS)]
 
 
 def block(columns: Sequence[Column], rows: int) -> bytes:
@@ -84,7 +84,7 @@ def block(columns: Sequence[Column], rows: int) -> bytes:
 
 
 def strings(values: Sequence[str]) -> Pieces:
-    """``String``. Lone surrogates, which UTF-8 cannot say, become question marks."""
+    """Encode ``String``. Lone surrogates, which UTF-8 cannot encode, become question marks."""
     if not any(values):
         return [bytes(len(values))]
     try:
@@ -93,7 +93,7 @@ def strings(values: Sequence[str]) -> Pieces:
         encoded = [value.encode("utf-8", "replace") for value in values]
     lengths = list(map(len, encoded))
     pieces: Pieces = [b""] * (2 * len(values))
-    if max(lengths) < _READY_LENGTHS:
+    if max(lengths) < _PRECOMPUTED_LENGTHS:
         pieces[::2] = map(_VARINTS.__getitem__, lengths)
     else:
         pieces[::2] = map(varint, lengths)
@@ -102,12 +102,12 @@ def strings(values: Sequence[str]) -> Pieces:
 
 
 def low_cardinality(values: Sequence[str]) -> Pieces:
-    """``LowCardinality(String)``: the block's distinct values once, then an index a row."""
+    """Encode ``LowCardinality(String)``: the distinct values of the block, then one index per row."""
     return [_LOW_CARDINALITY_VERSION, *_dictionary(values)]
 
 
 def low_cardinality_codes(codes: Codes, cells: Sequence[bytes]) -> Pieces:
-    """As ``low_cardinality``, of values that are numbers of ``cells``."""
+    """Like ``low_cardinality``, for values given as indexes into ``cells``."""
     return [_LOW_CARDINALITY_VERSION, *_dictionary_codes(codes, cells)]
 
 
@@ -117,18 +117,18 @@ def unsigned(values: Iterable[int]) -> Pieces:
 
 
 def signed(values: Iterable[int]) -> Pieces:
-    """``Int64``, and its kin ``DateTime64`` (ticks since 1970) and ``Decimal(18, s)`` (units of its scale)."""
+    """Encode ``Int64``, ``DateTime64`` (ticks since 1970) and ``Decimal(18, s)`` (units of its scale)."""
     return [_little_endian(array("q", values))]
 
 
 def nullable_signed(values: Sequence[int | None]) -> Pieces:
-    """``Nullable`` of what ``signed`` writes: a byte a row that says NULL, then the values."""
+    """Encode ``Nullable`` of the types of ``signed``: one NULL flag byte per row, then the values."""
     nulls = bytes([value is None for value in values])
     return [nulls, *signed([value or 0 for value in values])]
 
 
 def uuids(values: bytes) -> Pieces:
-    """``UUID``, of 16 bytes a row in the order of RFC 9562: ClickHouse holds each half as a little-endian number."""
+    """Encode ``UUID`` from 16 bytes per row in RFC 9562 order. ClickHouse stores each half little-endian."""
     halves = array("Q", values)
     halves.byteswap()
     return [halves.tobytes()]
@@ -165,7 +165,7 @@ def maps_codes(codes: Codes, keys: Sequence[bytes], values: Pieces, counts: Code
 
 
 def repeated_maps(runs: Sequence[tuple[Sequence[str], Sequence[str], int]]) -> Pieces:
-    """As ``maps``, where rows come in runs that are alike: keys and values of one row, and how many rows say so."""
+    """Like ``maps``, for runs of equal rows: the keys and values of one row, and the number of such rows."""
     positions: dict[str, int] = {}
     for keys, _, _ in runs:
         for key in keys:

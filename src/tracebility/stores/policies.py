@@ -1,9 +1,9 @@
-"""Which tables hold rows of tenants: each has a row policy wherever the engine is set up.
+"""The tables that hold tenant rows. Each must have a row policy.
 
-A test compares this list with the schema, so that a table with an ``org_id`` and no policy cannot come to be.
+A test compares this list with the schema, so that no table with an ``org_id`` can lack a policy.
 """
 
-# Every table of the data plane from before tenancy; migration 0006 gave each its tenant columns.
+# Tables older than tenancy; migration 0006 added their tenant columns.
 DATA_TABLES = (
     "run",
     "span",
@@ -15,13 +15,13 @@ DATA_TABLES = (
     "billing_meter",
 )
 AUDIT_TABLES = ("audit_log", "audit_reconciliation_gap")
-BOOK_TABLES = ("envelope_outcome",)
+LEDGER_TABLES = ("envelope_outcome",)
 
-# `_v1` is the way back of migration 0006, `_v2` the table it fills before the swap: both hold rows of every tenant.
+# Migration 0006 keeps `_v1` for its rollback and fills `_v2` before the swap. Both hold rows of every tenant.
 TENANT_TABLES = (
     *DATA_TABLES,
     *(f"{table}_v1" for table in DATA_TABLES),
     *(f"{table}_v2" for table in DATA_TABLES),
     *AUDIT_TABLES,
-    *BOOK_TABLES,
+    *LEDGER_TABLES,
 )

@@ -1,4 +1,4 @@
-"""The control plane's client: a small pool, queries by name, bounded waits, errors that say whether to try again."""
+"""The PostgreSQL client: a small pool, named queries, timeouts, and errors that tell whether a retry can help."""
 
 import asyncio
 import json
@@ -10,24 +10,24 @@ import asyncpg
 from asyncpg import exceptions
 
 from tracebility.config import redact
-from tracebility.errors import ConfigurationError, StoreUnavailable, TracebilityError, TrailTampered
+from tracebility.errors import AuditLogTampered, ConfigurationError, StoreUnavailable, TracebilityError
 from tracebility.stores.queries import query
 from tracebility.stores.start import START_WAIT_S, Refused, until_reachable
 
 VARIABLE = "TRACEBILITY_PG_DSN"
 
-MIN_CONNECTIONS = 1  # an idle connection costs the server some 5 MB, and there are several services
+MIN_CONNECTIONS = 1  # an idle connection costs the server about 5 MB, and there are several services
 MAX_CONNECTIONS = 10
 CONNECT_TIMEOUT_S = 2.0
 ACQUIRE_TIMEOUT_S = 3.0
-STATEMENT_TIMEOUT_S = 5.0  # control-plane statements take milliseconds; one that takes longer is in trouble
+STATEMENT_TIMEOUT_S = 5.0  # statements normally take milliseconds
 
-# An event's number in its org's chain. The schema gives them under a lock: one is only taken where somebody else wrote.
-_PLACE_IN_THE_TRAIL = "audit_log_seq"
+# Unique constraint on an event's seq in its chain. The schema assigns seqs under a lock, so a conflict means tampering.
+_AUDIT_SEQ_CONSTRAINT = "audit_log_seq"
 
 
 class Conflict(TracebilityError):
-    """A constraint of the schema forbids the change. ``constraint`` is its name."""
+    """The change violates the schema constraint named ``constraint``."""
 
     def __init__(self, constraint: str, detail: str) -> None:
         super().__init__(detail)
@@ -35,16 +35,16 @@ class Conflict(TracebilityError):
 
 
 class Row(Protocol):
-    """One row, by column name or position."""
+    """One row, indexed by column name or position."""
 
     def __getitem__(self, key: str | int) -> Any: ...
 
 
 async def connect(dsn: str, *, wait_s: float = START_WAIT_S) -> "Postgres":
-    """The control plane at ``dsn``, once it has answered.
+    """Connect to PostgreSQL at ``dsn`` and wait for its first answer.
 
     Raises:
-        ConfigurationError: when nothing answers there for ``wait_s``, or it refuses the user, password or database.
+        ConfigurationError: when nothing answers for ``wait_s``, or the user, password or database is refused.
     """
 
     async def open_pool() -> None:
@@ -67,27 +67,27 @@ async def connect(dsn: str, *, wait_s: float = START_WAIT_S) -> "Postgres":
 
 
 class Statements:
-    """Running statements. ``sql`` names a query of ``stores/sql``, or is one; arguments are ``$1``, ``$2``."""
+    """Runs statements. ``sql`` is the name of a query in an ``sql/`` folder, or SQL text. Arguments: ``$1``, ``$2``."""
 
     async def fetch(self, sql: str, *args: object) -> Sequence[Row]:
-        """Every row."""
+        """Return all rows."""
         async with self._connection() as connection:
             rows: Sequence[Row] = await connection.fetch(query(sql), *args)
             return rows
 
     async def fetchrow(self, sql: str, *args: object) -> Row | None:
-        """The first row, None when there is none."""
+        """Return the first row, or None."""
         async with self._connection() as connection:
             row: Row | None = await connection.fetchrow(query(sql), *args)
             return row
 
     async def fetchval(self, sql: str, *args: object) -> Any:
-        """The first column of the first row, None when there is none."""
+        """Return the first column of the first row, or None."""
         async with self._connection() as connection:
             return await connection.fetchval(query(sql), *args)
 
     async def execute(self, sql: str, *args: object) -> str:
-        """Run it; the server's command tag, such as ``UPDATE 1``."""
+        """Run the statement and return the server's command tag, such as ``UPDATE 1``."""
         async with self._connection() as connection:
             tag: str = await connection.execute(query(sql), *args)
             return tag
@@ -97,15 +97,15 @@ class Statements:
 
 
 class Postgres(Statements):
-    """The pool. Every method raises `StoreUnavailable` when the store is away, `Conflict` when a constraint forbids,
-    and `TrailTampered` when an event has no place in its audit trail.
+    """A connection pool. Every method raises `StoreUnavailable` when PostgreSQL is unavailable, `Conflict` when a
+    constraint is violated, and `AuditLogTampered` when an event cannot be appended to its chain.
     """
 
     def __init__(self, pool: "asyncpg.Pool") -> None:
         self._pool = pool
 
     async def close(self) -> None:
-        """Close every connection, at once when they do not close politely."""
+        """Close every connection, by force after a timeout."""
         try:
             async with asyncio.timeout(ACQUIRE_TIMEOUT_S):
                 await self._pool.close()
@@ -113,13 +113,13 @@ class Postgres(Statements):
             self._pool.terminate()
 
     async def ping(self) -> None:
-        """Return when the store answers."""
+        """Return once PostgreSQL answers."""
         await self.fetchval("SELECT 1")
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["Transaction"]:
-        """One transaction: committed at the end of the block, rolled back when the block raises."""
-        # Only the driver's own calls are translated: what the block raises is the block's.
+        """Run the block in one transaction: commit at its end, roll back when it raises."""
+        # Only the driver's own errors are translated, not errors that the block raises.
         with translated():
             connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
         try:
@@ -146,32 +146,32 @@ class Postgres(Statements):
 
 
 class Transaction(Statements):
-    """The statements of one transaction."""
+    """Runs statements in one transaction."""
 
     def __init__(self, connection: Any) -> None:
-        self._held = connection
+        self._pinned = connection
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
         with translated():
-            yield self._held
+            yield self._pinned
 
 
 async def prepare_connection(connection: Any) -> None:
-    """Make ``jsonb`` travel as Python values."""
+    """Encode and decode ``jsonb`` as Python values."""
     await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn the driver's errors into this program's; others, as of a wrong statement, pass as they are."""
+    """Translate the driver's errors into this program's. Others, such as invalid SQL, pass unchanged."""
     try:
         yield
     except _REFUSALS as error:
         raise Refused("postgres", redact(str(error))) from error
     except exceptions.IntegrityConstraintViolationError as error:
-        if error.constraint_name == _PLACE_IN_THE_TRAIL:
-            raise TrailTampered(redact(str(error.detail or error))) from error
+        if error.constraint_name == _AUDIT_SEQ_CONSTRAINT:
+            raise AuditLogTampered(redact(str(error.detail or error))) from error
         raise Conflict(error.constraint_name or "", redact(str(error))) from error
     except _AWAY as error:
         raise StoreUnavailable("postgres", redact(str(error)) or type(error).__name__) from error
@@ -186,7 +186,7 @@ _REFUSALS = (
     exceptions.InvalidPasswordError,
     exceptions.InvalidCatalogNameError,
 )
-# To try again is what all of these ask for; a transaction that lost to another one is among them.
+# Errors that a retry can resolve, including deadlocks and serialization failures.
 _AWAY = (
     OSError,
     TimeoutError,

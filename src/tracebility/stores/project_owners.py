@@ -1,4 +1,4 @@
-"""Whose a project is, for what names a project and no tenant. The control plane is asked only when there is such."""
+"""Looks up the org of a project, for legacy envelopes that name no org. Connects to PostgreSQL on first use."""
 
 import asyncio
 from uuid import UUID
@@ -7,8 +7,8 @@ from tracebility.errors import ConfigurationError, StoreUnavailable
 from tracebility.stores import postgres
 
 
-class LazyOwners:
-    """A connection to the control plane that is opened when it is first needed."""
+class LazyProjectOwners:
+    """Project owners, over a connection to PostgreSQL that is opened on first use."""
 
     def __init__(self, pg_dsn: str) -> None:
         self._pg_dsn = pg_dsn
@@ -16,10 +16,10 @@ class LazyOwners:
         self._opening = asyncio.Lock()
 
     async def owner_of(self, project_id: UUID) -> tuple[UUID, UUID] | None:
-        """Org and workspace of the project; None when there is no such project.
+        """Return the project's org and workspace; None when the project does not exist.
 
         Raises:
-            StoreUnavailable: when the control plane does not answer.
+            StoreUnavailable: when PostgreSQL does not answer.
         """
         async with self._opening:
             if self._opened is None:
@@ -31,6 +31,6 @@ class LazyOwners:
         return None if row is None else (row["org_id"], row["workspace_id"])
 
     async def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection, if it was opened."""
         if self._opened is not None:
             await self._opened.close()

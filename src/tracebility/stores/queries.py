@@ -1,4 +1,4 @@
-"""Named SQL: each query of ``<package>/sql/*.sql`` stands under a line ``-- name: the_name``; names are unique."""
+"""Loads named SQL: each query in ``<package>/sql/*.sql`` follows a line ``-- name: the_name``. Names are unique."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
 def query(name_or_text: str) -> str:
-    """The text of the query of this name; anything that is not a single word is taken for the text itself.
+    """Return the text of a named query. An argument that is not an identifier is SQL text and returned unchanged.
 
     Raises:
         KeyError: when there is no query of this name.
@@ -31,7 +31,7 @@ def _queries() -> dict[str, str]:
 
 
 def _sql_files() -> Iterator[Traversable]:
-    """The SQL files of every domain, and of the stores themselves."""
+    """The SQL files of all packages."""
     for package in sorted(files("tracebility").iterdir(), key=lambda entry: entry.name):
         folder = package.joinpath("sql")
         if package.is_dir() and folder.is_dir():

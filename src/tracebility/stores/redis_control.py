@@ -1,4 +1,4 @@
-"""Redis in its control role: scripts and marks of many concurrent requests, each turn of the loop in one round trip."""
+"""Redis in its control role: batches the scripts and writes of concurrent requests into shared round trips."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,26 +14,25 @@ from tracebility.stores.redis_transport import VARIABLE, Servers, checked
 from tracebility.stores.start import START_WAIT_S, until_reachable
 from tracebility.tenant.scripts import Script
 
-# A gate that takes longer is away: a request goes on without it (`tenant.admission`), and clients wait for neither.
+# A slower answer counts as Redis being unavailable. Requests then use local limits (`tenant.admission`).
 DEADLINE_S = 0.5
-# Questions that follow so closely on others go together: a round trip each would be most of what the gates cost.
-GATHER_S = 0.001
-# After it failed, nobody waits for it; one call in this long finds out whether it is back.
-# Marks go with the next question; with a pipeline of their own, which costs what a question costs, only if none comes.
-MARKS_WAIT_S = 0.02
-# Marks that wait while the store is away are of no use to anyone.
-MOST_WAITING = 10_000
-# Keys looked at in one step of a walk through all: some 0.3 ms of the server.
-SCANNED_AT_ONCE = 1_000
+# Calls within this interval share a pipeline; a round trip each would dominate the cost of admission.
+BATCH_INTERVAL_S = 0.001
+# Writes without an answer wait this long for a call whose pipeline they can share.
+WRITE_DELAY_S = 0.02
+# Calls that may wait before further writes without an answer are dropped.
+MAX_WAITING = 10_000
+# Keys per SCAN step: about 0.3 ms of server time.
+SCAN_COUNT = 1_000
 
 
-async def connect(url: str, *, wait_s: float = START_WAIT_S) -> "Hot":
-    """The control role at ``url``, once it has answered.
+async def connect(url: str, *, wait_s: float = START_WAIT_S) -> "RedisControl":
+    """Connect to Redis at ``url`` and wait for its first answer.
 
     Raises:
-        ConfigurationError: when nothing answers there for ``wait_s``, or it refuses the credentials or the database.
+        ConfigurationError: when nothing answers for ``wait_s``, or the credentials or the database are refused.
     """
-    hot = Hot(Servers(url))
+    hot = RedisControl(Servers(url))
     try:
         await until_reachable(VARIABLE, url, hot.ping, wait_s=wait_s)
     except BaseException:
@@ -42,18 +41,18 @@ async def connect(url: str, *, wait_s: float = START_WAIT_S) -> "Hot":
     return hot
 
 
-class Hot:
-    """The resolver's, limiter's and meter's store. One pipeline is on its way at a time, so calls keep their order."""
+class RedisControl:
+    """Implements `ControlStore`. One pipeline is in flight at a time, so calls keep their order."""
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
         self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any] | None]] = []
         self._sending: asyncio.Task[None] | None = None
         self._later: asyncio.TimerHandle | None = None
-        self._away_until = self._sent_at = 0.0
+        self._down_until = self._sent_at = 0.0
 
     async def close(self) -> None:
-        """Send what waits, and close."""
+        """Send all waiting calls, and close."""
         while self._waiting or self._sending is not None:
             self._send_now()
             with suppress(StoreUnavailable):
@@ -61,56 +60,56 @@ class Hot:
         await self._servers.close()
 
     async def ping(self) -> None:
-        """Return when the store answers, each server of it."""
+        """Return once every server answers."""
         for server in await self._servers.each():
             checked(await server.pipelined([("PING",)]))
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
-        """What ``script`` answers.
+        """Run ``script`` and return its result.
 
         Raises:
             StoreUnavailable: when it is unknown whether it ran.
         """
-        answer = await self._asked(("EVALSHA", script.sha, len(keys), *keys, *arguments))
+        answer = await self._call(("EVALSHA", script.sha, len(keys), *keys, *arguments))
         if isinstance(answer, exceptions.NoScriptError):
-            answer = await self._asked(("EVAL", script.text, len(keys), *keys, *arguments))
+            answer = await self._call(("EVAL", script.text, len(keys), *keys, *arguments))
         return _checked(answer)
 
     async def command(self, *command: Any) -> Any:
-        """What a single command answers, raw.
+        """Run one command and return its raw result.
 
         Raises:
             StoreUnavailable: when it is unknown whether it ran.
         """
-        return _checked(await self._asked(command))
+        return _checked(await self._call(command))
 
     async def forget(self, pattern: str) -> int:
-        """Delete every key that looks like ``pattern``; how many. Walks through all there are, a thousand at a time.
+        """Delete every key that matches ``pattern`` and return their number. Scans all keys, a thousand at a time.
 
         Raises:
-            StoreUnavailable: when the store does not answer; some may be deleted then.
+            StoreUnavailable: when Redis does not answer; some keys may be deleted.
         """
-        gone = 0
+        deleted = 0
         for server in await self._servers.each():
             cursor = b"0"
             while True:
-                replies = await server.pipelined([("SCAN", cursor, "MATCH", pattern, "COUNT", SCANNED_AT_ONCE)])
+                replies = await server.pipelined([("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)])
                 checked(replies)
                 [[cursor, found]] = replies
-                gone += sum(map(int, await self._servers.pipelined([("UNLINK", key) for key in found])))
+                deleted += sum(map(int, await self._servers.pipelined([("UNLINK", key) for key in found])))
                 if cursor == b"0":
                     break
-        return gone
+        return deleted
 
     def put(self, key: str, value: str | bytes, life_ms: int) -> None:
-        """Set ``key`` for a while, without waiting for it; where the store is away, not at all."""
-        if len(self._waiting) < MOST_WAITING:
+        """Set ``key`` for ``life_ms`` without waiting. The write is dropped if Redis is unavailable."""
+        if len(self._waiting) < MAX_WAITING:
             self._send_later(("SET", key, value, "PX", life_ms), None)
 
-    async def _asked(self, command: tuple[Any, ...]) -> Any:
+    async def _call(self, command: tuple[Any, ...]) -> Any:
         loop = asyncio.get_running_loop()
-        if loop.time() < self._away_until:
-            raise StoreUnavailable("redis", "did not answer a moment ago")
+        if loop.time() < self._down_until:
+            raise StoreUnavailable("redis", "did not answer the last call")
         answer: asyncio.Future[Any] = loop.create_future()
         self._send_later(command, answer)
         return await answer
@@ -120,7 +119,7 @@ class Hot:
         if answer is not None:
             self._send_now()
         elif self._later is None and self._sending is None:
-            self._later = asyncio.get_running_loop().call_later(MARKS_WAIT_S, self._send_now)
+            self._later = asyncio.get_running_loop().call_later(WRITE_DELAY_S, self._send_now)
 
     def _send_now(self) -> None:
         if self._later is not None:
@@ -133,32 +132,32 @@ class Hot:
         try:
             while self._waiting:
                 loop = asyncio.get_running_loop()
-                if (early_s := self._sent_at + GATHER_S - loop.time()) > 0:
+                if (early_s := self._sent_at + BATCH_INTERVAL_S - loop.time()) > 0:
                     await asyncio.sleep(early_s)
                 self._sent_at = loop.time()
                 waiting, self._waiting = self._waiting, []
-                # Whatever happens, nobody waits for ever.
-                answers: Sequence[Any] = [StoreUnavailable("redis", "the question was not asked")] * len(waiting)
+                # Callers get an answer even if this task is cancelled.
+                answers: Sequence[Any] = [StoreUnavailable("redis", "the command was not sent")] * len(waiting)
                 try:
                     answers = await self._servers.pipelined(
                         [command for command, _ in waiting], raise_on_error=False, within_s=DEADLINE_S
                     )
-                    # A cluster of which a node does not answer is away, or everybody would wait for it each time.
-                    is_away = any(isinstance(answer, StoreUnavailable) for answer in answers)
-                    self._away_until = asyncio.get_running_loop().time() + STORE_RETRY_S if is_away else 0.0
+                    # One silent node marks the whole cluster unavailable, so that callers fail fast.
+                    is_down = any(isinstance(answer, StoreUnavailable) for answer in answers)
+                    self._down_until = asyncio.get_running_loop().time() + STORE_RETRY_S if is_down else 0.0
                 except StoreUnavailable as error:
                     answers = [error] * len(waiting)
-                    self._away_until = asyncio.get_running_loop().time() + STORE_RETRY_S
+                    self._down_until = asyncio.get_running_loop().time() + STORE_RETRY_S
                 finally:
-                    for (_, answer), said in zip(waiting, answers, strict=True):
+                    for (_, answer), result in zip(waiting, answers, strict=True):
                         if answer is not None and not answer.done():
-                            answer.set_result(said)
+                            answer.set_result(result)
                 if all(answer is None for _, answer in self._waiting):
                     break
         finally:
             self._sending = None
             if self._waiting:
-                self._later = asyncio.get_running_loop().call_later(MARKS_WAIT_S, self._send_now)
+                self._later = asyncio.get_running_loop().call_later(WRITE_DELAY_S, self._send_now)
 
 
 def _checked(answer: Any) -> Any:

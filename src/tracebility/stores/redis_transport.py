@@ -1,9 +1,9 @@
-"""What is behind a DSN of Redis or Valkey: one server, or the nodes of a cluster; the server says itself which it is.
+"""Connections to Redis or Valkey: one server, or the nodes of a cluster. The server reports which it is.
 
-Commands go out in pipelines. In a cluster each goes to the node that holds its key: all of one node in one write and in
-their order, the nodes beside one another. A node that has given a key away says who has it, and has not run the
-command, so even what must not be repeated is sent on. Every slot has to be held: a cluster of which a node is gone,
-and no replica in its place, is a store that is away.
+Commands are sent in pipelines. In a cluster, each command goes to the node that holds its key: all commands for a node
+in one write and in order, the nodes in parallel. A node that no longer holds a key redirects without running the
+command, so even commands that must not be repeated can be redirected. If a slot has no node, the cluster counts as
+unavailable.
 """
 
 import asyncio
@@ -26,26 +26,26 @@ from tracebility.stores.start import Refused, place
 
 VARIABLE = "TRACEBILITY_REDIS_URL"
 
-CONNECT_TIMEOUT_S = 1.0  # a store on the same network answers in milliseconds; a blackhole must not hold a request
-OPERATION_TIMEOUT_S = 3.0  # above the worst fsync stall of a healthy disk, below the patience of an exporter
+CONNECT_TIMEOUT_S = 1.0  # a healthy server answers in milliseconds
+OPERATION_TIMEOUT_S = 3.0  # above the worst fsync stall of a healthy disk, below the timeout of an exporter
 MAX_CONNECTIONS = 32  # to each server
 
-LARGE_BYTES = 8 << 10  # from here on a value is not worth a copy
+LARGE_BYTES = 8 << 10  # larger values are sent without copying them
 
 SLOTS = 16_384
-# Between tries of what is sent on, from the second on: of a slot under way, some keys are here and some are there.
+# Pauses between redirects, from the second on: while a slot migrates, its keys are on two nodes.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.1
 
 Command: TypeAlias = tuple[Any, ...]
 
-# Where the key of a command is; else it is the first argument.
+# The position of the key in a command, if it is not the first argument.
 _KEY_AT = {"EVAL": 3, "EVALSHA": 3, "XGROUP": 2, "XINFO": 2, "XREADGROUP": -2, "SCAN": 3}
-_UNWELCOME = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
-_SENT_ON = (exceptions.AskError, exceptions.TryAgainError)  # a MovedError is an AskError
+_AUTH_ERRORS = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
+_REDIRECTS = (exceptions.AskError, exceptions.TryAgainError)  # a MovedError is an AskError
 
 
 def open_pool(url: str, variable: str = VARIABLE) -> Any:
-    """Connections to the server at ``url``, which ``variable`` names, none of them open yet.
+    """Create a pool for the server at ``url``, the value of ``variable``, without connecting.
 
     Raises:
         ConfigurationError: when ``url`` is malformed.
@@ -79,46 +79,46 @@ class _UnixSocketConnection(UnixDomainSocketConnection):
 
 
 class Server:
-    """One server, called by its ``place``, host and port."""
+    """One server. ``place`` is its host and port."""
 
     def __init__(self, url: str, variable: str = VARIABLE) -> None:
         self.place = place(url)
         self._pool = open_pool(url, variable)
-        self._idle: list[Any] = []  # connections of the pool that are kept from it
-        self._waiting = 0  # callers that want one of it
+        self._idle: list[Any] = []  # connections that are not returned to the pool
+        self._waiting = 0  # callers that wait for a connection from the pool
 
     async def close(self) -> None:
         """Close every connection."""
         await self._pool.disconnect()
 
     async def pipelined(self, commands: Sequence[Command], *, within_s: float = OPERATION_TIMEOUT_S) -> list[Any]:
-        """Send ``commands`` in one write and return their raw replies, errors among them, within so many seconds.
+        """Send ``commands`` in one write and return their raw replies, including errors.
 
         Raises:
-            StoreUnavailable: when it is away, or did not answer in time: any of them may or may not have run.
-            Refused: when it does not take the credentials.
+            StoreUnavailable: when the server is unavailable or slower than ``within_s``. The commands may have run.
+            Refused: when the credentials are refused.
         """
         try:
             async with asyncio.timeout(within_s):
                 return await self._replies(commands)
-        except (*_UNWELCOME, exceptions.ResponseError) as error:
-            # Outside of a pipeline's own replies only the handshake can be answered with an error.
+        except (*_AUTH_ERRORS, exceptions.ResponseError) as error:
+            # Replies to the commands are returned, so this error is from the handshake.
             raise Refused("redis", redact(str(error))) from error
         except (TimeoutError, exceptions.TimeoutError) as error:
             raise StoreUnavailable("redis", f"no answer within {within_s:g} s") from error
         except (exceptions.RedisError, OSError, RuntimeError) as error:
-            # A RuntimeError is how the event loop says that the connection was closed while it was written to.
+            # The event loop raises RuntimeError when the connection is closed during a write.
             raise StoreUnavailable("redis", redact(str(error))) from error
 
     async def _replies(self, commands: Sequence[Command]) -> list[Any]:
-        """What the client's own pipeline does, with commands packed without its detours (`_packed`)."""
+        """Like the client library's pipeline, with cheaper packing (`_packed`)."""
         connection = await self._connection()
         try:
             await connection.send_packed_command(_packed(commands))
             replies = [await _reply(connection) for _ in commands]
         except BaseException:
-            # A reply that is still to come must not be taken for the next one's.
-            await self._give_up(connection)
+            # Close the connection, so that a late reply is not read as the reply to the next command.
+            await self._discard(connection)
             raise
         if self._waiting:
             await self._pool.release(connection)
@@ -127,30 +127,30 @@ class Server:
         return replies
 
     async def _connection(self) -> Any:
-        """One that is open, as far as this end knows. To have it of the pool each time costs as much as a command."""
+        """Return an open connection. Taking one from the pool each time would cost as much as a command."""
         while self._idle:
             connection = self._idle.pop()
             if connection.is_connected and not connection._reader.at_eof():
                 return connection
-            await self._give_up(connection)
+            await self._discard(connection)
         self._waiting += 1
         try:
             return await self._pool.get_connection()
         finally:
             self._waiting -= 1
 
-    async def _give_up(self, connection: Any) -> None:
+    async def _discard(self, connection: Any) -> None:
         await connection.disconnect(nowait=True)
         await self._pool.release(connection)
 
 
 class Servers:
-    """All servers behind a DSN, not connected yet."""
+    """All servers behind a DSN. Connects on first use."""
 
     def __init__(self, url: str, variable: str = VARIABLE) -> None:
         self._home = Server(url, variable)
         self._url = url
-        self._has_asked = False
+        self._is_detected = False
         self._cluster: _Cluster | None = None
 
     async def close(self) -> None:
@@ -160,29 +160,29 @@ class Servers:
             await self._cluster.close()
 
     async def each(self) -> list[Server]:
-        """The servers that hold keys: for what is to be asked of all of them.
+        """Return all servers that hold keys, for commands that concern each of them.
 
         Raises:
-            StoreUnavailable: when it is not known which they are.
+            StoreUnavailable: when the servers cannot be determined.
         """
-        await self._ask(OPERATION_TIMEOUT_S)
+        await self._detect(OPERATION_TIMEOUT_S)
         return [self._home] if self._cluster is None else await self._cluster.each()
 
     async def pipelined(
         self, commands: Sequence[Command], *, raise_on_error: bool = True, within_s: float = OPERATION_TIMEOUT_S
     ) -> list[Any]:
-        """The raw replies of ``commands``. From MULTI to EXEC they go to one node, as the first key among them says.
+        """Return the raw replies of ``commands``. MULTI to EXEC go to the node of their first key.
 
-        Without ``raise_on_error`` the errors are among the replies. With it, or of a single server, this
+        Without ``raise_on_error``, errors are returned among the replies, also those of unavailable cluster nodes.
 
         Raises:
-            StoreUnavailable: when a store is away, or did not answer in time: any of them may or may not have run.
-            Refused: when it does not take the credentials.
+            StoreUnavailable: when a server is unavailable or slower than ``within_s``. The commands may have run.
+            Refused: when the credentials are refused.
         """
         if not commands:
             return []
-        if not self._has_asked:
-            await self._ask(within_s)
+        if not self._is_detected:
+            await self._detect(within_s)
         if self._cluster is None:
             replies = await self._home.pipelined(commands, within_s=within_s)
         else:
@@ -191,59 +191,59 @@ class Servers:
             checked(replies)
         return replies
 
-    async def _ask(self, within_s: float) -> None:
-        if self._has_asked:
+    async def _detect(self, within_s: float) -> None:
+        if self._is_detected:
             return
-        [said] = await self._home.pipelined([("INFO", "cluster")], within_s=within_s)
-        # Whoever keeps INFO to itself is taken for a single server.
-        if isinstance(said, bytes) and b"cluster_enabled:1" in said and self._cluster is None:
+        [info] = await self._home.pipelined([("INFO", "cluster")], within_s=within_s)
+        # A server that refuses INFO is treated as a single server.
+        if isinstance(info, bytes) and b"cluster_enabled:1" in info and self._cluster is None:
             self._cluster = _Cluster(self._url, self._home)
-        self._has_asked = True
+        self._is_detected = True
 
 
 @dataclass(slots=True)
 class _Unit:
-    """Commands that go together, a transaction or one: which of those given they are, and the slot of their key."""
+    """One command or one transaction: its positions among the given commands, and the slot of its key."""
 
     at: range
     slot: int
-    taker: str = ""  # the node that is taking the slot over and has the key already
+    ask_node: str = ""  # the node that imports the slot and already has the key (ASK redirect)
 
 
 class _Cluster:
-    """The nodes that hold slots."""
+    """The nodes of a cluster that hold slots."""
 
     def __init__(self, url: str, home: Server) -> None:
         self._url = url
         self._home = home
         self._nodes: dict[str, Server] = {}
-        self._holders: list[str] = []  # of each slot, '' where nobody is; empty when it is to be asked for
+        self._holders: list[str] = []  # node of each slot, '' if it has none; the list is empty until it is loaded
 
     async def close(self) -> None:
         for node in self._nodes.values():
             await node.close()
 
     async def each(self) -> list[Server]:
-        holders = self._holders or await self._learn(OPERATION_TIMEOUT_S)
+        holders = self._holders or await self._load_holders(OPERATION_TIMEOUT_S)
         if "" in holders:
             self._holders = []
             raise StoreUnavailable("redis", "the cluster has slots that no node holds")
         return [self._node(at) for at in sorted(set(holders))]
 
     async def pipelined(self, commands: Sequence[Command], within_s: float) -> list[Any]:
-        """The replies, where a node is away its `StoreUnavailable` in place of them."""
+        """Return the replies; for an unavailable node, `StoreUnavailable` in place of each of its replies."""
         replies: list[Any] = [None] * len(commands)
         loop = asyncio.get_running_loop()
         until, pause = loop.time() + within_s, 0.0
         left = list(_units(commands))
         while True:
-            holders = self._holders or await self._learn(within_s)
+            holders = self._holders or await self._load_holders(within_s)
             going: dict[str, list[_Unit]] = {}
             for unit in left:
-                going.setdefault(unit.taker or holders[unit.slot], []).append(unit)
+                going.setdefault(unit.ask_node or holders[unit.slot], []).append(unit)
             within_s = max(until - loop.time(), 0.001)
             await asyncio.gather(*(self._send(at, units, commands, replies, within_s) for at, units in going.items()))
-            left = [unit for unit in left if self._is_sent_on(unit, replies)]
+            left = [unit for unit in left if self._is_redirected(unit, replies)]
             if not left or loop.time() + pause > until:
                 return replies
             await asyncio.sleep(pause)
@@ -255,82 +255,82 @@ class _Cluster:
         sending: list[Command] = []
         places: list[int] = []
         for unit in units:
-            if unit.taker:
+            if unit.ask_node:
                 sending.append(("ASKING",))
-                places.append(unit.at[0])  # overwritten by what follows
+                places.append(unit.at[0])  # overwritten by the reply to the command itself
             sending += commands[unit.at.start : unit.at.stop]
             places += unit.at
         try:
             if not at:
                 raise StoreUnavailable("redis", "no node of the cluster holds this slot")
-            said: Sequence[Any] = await self._node(at).pipelined(sending, within_s=within_s)
+            node_replies: Sequence[Any] = await self._node(at).pipelined(sending, within_s=within_s)
         except StoreUnavailable as error:
-            self._holders = []  # somebody else may hold its slots by now
-            said = [error] * len(sending)
-        for nth, reply in zip(places, said, strict=True):
+            self._holders = []  # another node may hold its slots by now
+            node_replies = [error] * len(sending)
+        for nth, reply in zip(places, node_replies, strict=True):
             replies[nth] = reply
 
-    def _is_sent_on(self, unit: _Unit, replies: Sequence[Any]) -> bool:
-        """Whether it has not been run; it goes to whom the reply names then."""
+    def _is_redirected(self, unit: _Unit, replies: Sequence[Any]) -> bool:
+        """Whether the unit was redirected without being run. Stores the node to ask next."""
         for reply in replies[unit.at.start : unit.at.stop]:
-            if isinstance(reply, _SENT_ON):
-                unit.taker = ""
+            if isinstance(reply, _REDIRECTS):
+                unit.ask_node = ""
                 if isinstance(reply, exceptions.MovedError):
                     self._holders = []
                 elif isinstance(reply, exceptions.AskError):
-                    unit.taker = _written(reply.host or _host(self._url), reply.port)
+                    unit.ask_node = _host_port(reply.host or _host(self._url), reply.port)
                 return True
         return False
 
-    async def _learn(self, within_s: float) -> list[str]:
-        """The holder of each slot, as anybody says who answers."""
+    async def _load_holders(self, within_s: float) -> list[str]:
+        """Load the node of each slot from the first node that answers."""
         asked = [*random.sample(list(self._nodes.values()), len(self._nodes)), self._home]
-        why: Exception | None = None
+        failure: Exception | None = None
         for server in asked:
             try:
-                [said] = await server.pipelined([("CLUSTER", "SLOTS")], within_s=within_s / len(asked))
+                [node_replies] = await server.pipelined([("CLUSTER", "SLOTS")], within_s=within_s / len(asked))
             except StoreUnavailable as error:
-                why = error
+                failure = error
                 continue
-            if isinstance(said, Exception):
-                why = StoreUnavailable("redis", redact(str(said)))
+            if isinstance(node_replies, Exception):
+                failure = StoreUnavailable("redis", redact(str(node_replies)))
                 continue
             holders = [""] * SLOTS
-            for first, last, (host, port, *_), *_ in said:
-                at = _written(bytes(host or b"").decode() or _host(self._url), int(port))
+            for first, last, (host, port, *_), *_ in node_replies:
+                at = _host_port(bytes(host or b"").decode() or _host(self._url), int(port))
                 holders[int(first) : int(last) + 1] = [at] * (int(last) + 1 - int(first))
             for at in set(self._nodes) - set(holders):
                 await self._nodes.pop(at).close()
             self._holders = holders
             return holders
-        assert why is not None
-        raise why
+        assert failure is not None
+        raise failure
 
     def _node(self, at: str) -> Server:
-        """The node of that place, reached as the DSN says."""
+        """Return the node at this host and port, with the credentials and options of the DSN."""
         if at not in self._nodes:
             parts = urlsplit(self._url)
-            who, sign, _ = parts.netloc.rpartition("@")
-            self._nodes[at] = Server(urlunsplit(parts._replace(netloc=f"{who}{sign}{at}")))
+            credentials, sign, _ = parts.netloc.rpartition("@")
+            self._nodes[at] = Server(urlunsplit(parts._replace(netloc=f"{credentials}{sign}{at}")))
         return self._nodes[at]
 
 
 def checked(replies: Sequence[Any]) -> None:
-    """Return when there is no error among ``replies``, or in a transaction's.
+    """Raise the first error among ``replies``, including those inside a transaction's reply.
 
     Raises:
-        StoreUnavailable: when there is.
+        StoreUnavailable: when there is an error.
     """
     error = next(filter(None, map(refusal, replies)), None)
     if isinstance(error, StoreUnavailable):
         raise error
     if error is not None:
-        kind = Refused if isinstance(error, _UNWELCOME) else StoreUnavailable
+        kind = Refused if isinstance(error, _AUTH_ERRORS) else StoreUnavailable
         raise kind("redis", redact(str(error))) from error
 
 
 def refusal(reply: Any) -> Exception | None:
-    """The error that ``reply`` is, or holds as the reply of a transaction."""
+    """Return the error that ``reply`` is or that a transaction's reply contains, else None."""
     if isinstance(reply, Exception):
         return reply
     if isinstance(reply, list):
@@ -339,10 +339,9 @@ def refusal(reply: Any) -> Exception | None:
 
 
 def _packed(commands: Sequence[Command]) -> list[bytes]:
-    """``commands`` on the wire (RESP), to be written one after the other.
+    """Encode ``commands`` (RESP) as buffers to be written in order.
 
-    Small ones are packed in C. A large value goes to the kernel from where it is: with 100 KB, copies into fresh
-    memory are more than half of what sending costs.
+    Small values are packed in C. Large values are not copied: at 100 KB, copying is more than half of the cost.
     """
     pieces: list[bytes] = []
     small: list[bytes] = []
@@ -378,7 +377,7 @@ def _units(commands: Sequence[Command]) -> Iterable[_Unit]:
             while commands[end - 1][0] != "EXEC":
                 end += 1
         at = range(start, end)
-        # What has no key, such as PING, may go anywhere.
+        # Commands without a key, such as PING, may go to any node.
         yield _Unit(at, next((_slot(commands[nth]) for nth in at if len(commands[nth]) > 1), 0))
         start = end
 
@@ -388,7 +387,7 @@ def _slot(command: Command) -> int:
     return key_slot(key.encode() if isinstance(key, str) else key)
 
 
-def _written(host: str, port: int) -> str:
+def _host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -21,7 +21,7 @@ from tracebility.stores.queries import query
 from tracebility.stores.queue import Queue, connect_queue, entries
 from tracebility.tenant.context import TenantContext
 
-# The setting that the row policies compare org_id with.
+# The setting with which the row policies compare org_id.
 TENANT_SETTING = "SQL_tracebility_org"
 
 # Sent with every query. ClickHouse's caches of results and matching granules are not keyed by tenant, so both are off.
@@ -47,7 +47,7 @@ ANSWER_WAIT_S = 15.0  # answers take milliseconds; people do not wait longer for
 
 ReadQuery = Literal["read_runs_newest", "read_runs_versions", "read_run", "read_run_spans"]
 OrgQuery = Literal[
-    "outcomes_of_org", "outcomes_among", "distinct_of_org", "usage_by_hour", "read_trail", "read_trail_gaps"
+    "outcomes_of_org", "outcomes_among", "distinct_of_org", "usage_by_hour", "read_audit_log", "read_audit_gaps"
 ]
 READ_QUERIES: frozenset[str] = frozenset(get_args(ReadQuery))
 
@@ -168,7 +168,7 @@ async def _found(
     try:
         return await engine.query(query(name), {**parameters, "org": str(org_id)}, settings)
     except StoreUnavailable as unavailable:
-        if not _ran_out_of_its_memory(unavailable):
+        if not _exceeded_query_memory(unavailable):
             raise
         _log.warning("answer_too_large", query=name, detail=unavailable.detail)
         raise _too_large() from unavailable
@@ -179,7 +179,7 @@ async def _found(
         if rejected.code not in _NOT_MIGRATED:
             raise
         _log.warning("engine_not_ready", query=name, code=rejected.code)
-        raise StoreUnavailable("clickhouse", "the tables are not there yet") from rejected
+        raise StoreUnavailable("clickhouse", "the tables are not migrated yet") from rejected
 
 
 class ScopedEngine:
@@ -201,7 +201,7 @@ class ScopedEngine:
         """Queries about the org of ``scope``.
 
         Raises:
-            TypeError: for anything but such a scope.
+            TypeError: when ``scope`` is not an `OrgScope`.
         """
         _must_be(scope, OrgScope)
         return OrgClickHouse(self.__engine, scope)
@@ -253,22 +253,22 @@ class ScopedQueue:
         """The queue's part of an org's ledger.
 
         Raises:
-            TypeError: for anything but such a scope.
+            TypeError: when ``scope`` is not an `OrgScope`.
         """
         _must_be(scope, OrgScope)
         return OrgQueue(self.__queue, scope.org_id)
 
     def within_installation(self, scope: InstallationScope) -> AllShards:
-        """Every shard.
+        """Return the counts of all shards.
 
         Raises:
-            TypeError: for anything but such a scope.
+            TypeError: when ``scope`` is not an `InstallationScope`.
         """
         _must_be(scope, InstallationScope)
         return AllShards(self.__queue)
 
     async def ping(self) -> None:
-        """Return when the queue answers.
+        """Return once the queue answers.
 
         Raises:
             StoreUnavailable: when it does not.
@@ -289,7 +289,7 @@ async def connect_scoped_queue(url: str, variable: str) -> ScopedQueue:
     """Connect to the queue at ``url``, the value of ``variable``.
 
     Raises:
-        ConfigurationError: when nothing answers there, or it refuses the credentials or the database.
+        ConfigurationError: when nothing answers, or the credentials or the database are refused.
     """
     return ScopedQueue(await connect_queue(url, variable=variable))
 
@@ -298,12 +298,12 @@ async def connect(url: str, variable: str = clickhouse.VARIABLE) -> ScopedEngine
     """Connect to ClickHouse at ``url``, the value of ``variable``. The URL should name a user that may only read.
 
     Raises:
-        ConfigurationError: when nothing answers there, or it refuses the user, password or database.
+        ConfigurationError: when nothing answers, or the user, password or database is refused.
     """
     return ScopedEngine(await clickhouse.connect(url, variable=variable, operation_timeout_s=ANSWER_WAIT_S))
 
 
-def _ran_out_of_its_memory(unavailable: StoreUnavailable) -> bool:
+def _exceeded_query_memory(unavailable: StoreUnavailable) -> bool:
     """Whether the query exceeded the memory of one query, which it will again. When ClickHouse's total memory is
     exhausted, the cause is other queries, and a retry helps.
     """

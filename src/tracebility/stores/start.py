@@ -1,6 +1,6 @@
-"""What a store's refusal or silence means when a service starts: one line that names the variable and the fix.
+"""Waits for stores at start, and reports failures in one line that names the variable and the fix.
 
-Once a service runs, the same failures are `StoreUnavailable`, and the caller waits or keeps the data elsewhere.
+Once a service runs, the same failures raise `StoreUnavailable`, and the caller retries or buffers the data.
 """
 
 import asyncio
@@ -10,13 +10,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from tracebility.config import redact
 from tracebility.errors import ConfigurationError, StoreUnavailable
 
-START_WAIT_S = 5.0  # stores of one machine start together, and a supervisor brings a dead one back within this
+START_WAIT_S = 5.0  # stores on one machine start together, and a supervisor restarts a dead one within this
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.5
 
 
 class Refused(StoreUnavailable):
-    """The store answers, and turns away who we are or the database that we name."""
+    """The store answers, but refuses the credentials or the database."""
 
 
 async def until_reachable(
@@ -25,7 +25,8 @@ async def until_reachable(
     """Return once ``probe`` has succeeded.
 
     Raises:
-        ConfigurationError: at once when the store refuses, after ``wait_s`` when it is away. Never the password.
+        ConfigurationError: at once when the store refuses, after ``wait_s`` when it does not answer. The message never
+            contains the password.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_s
@@ -50,7 +51,7 @@ async def until_reachable(
 
 
 def place(dsn: str) -> str:
-    """Where ``dsn`` points, without who goes there."""
+    """Return the host and port of ``dsn``, without credentials."""
     parts = urlsplit(dsn)
     if not parts.hostname:  # A unix socket: Redis has it as the path, PostgreSQL its folder as a parameter.
         return parse_qs(parts.query).get("host", [parts.path])[0]
@@ -66,4 +67,4 @@ def _one_line(detail: str, dsn: str) -> str:
     return line if len(line) <= _LONGEST_DETAIL else line[:_LONGEST_DETAIL] + "..."
 
 
-_LONGEST_DETAIL = 300  # a line that fits a terminal's three; engines answer with pages
+_LONGEST_DETAIL = 300  # three terminal lines; engines may answer with pages

@@ -1,7 +1,7 @@
-"""Rate and quota of a request, in one round trip: let in, refused, or known from before.
+"""Admission checks the rate limits, the quota and duplicate bodies of a request in one Redis round trip.
 
-Redis away: each process goes on with its share of the rate, and lends a little of the quota (`LocalRates`,
-`LocalQuotas`); such requests are marked as degraded, and are the only ones that may be dropped later.
+While Redis is unavailable, each process applies its share of the rate limit and a small local quota (`LocalRates`,
+`LocalQuotas`). Requests admitted that way are marked as degraded; only they may be dropped later.
 """
 
 import secrets
@@ -29,41 +29,41 @@ from tracebility.tenant.quota import (
 from tracebility.tenant.rate import LocalRates, rate_arguments, rate_keys, retry_after_s
 from tracebility.tenant.redis_keys import over_flag
 from tracebility.tenant.resends import MARK_LIFE_MS, mark, mark_key, removal_key
-from tracebility.tenant.scripts import ADMIT, HotStore
+from tracebility.tenant.scripts import ADMIT, ControlStore
 
-# Three times the reconciler's period: it maintains the flag, and one that nobody maintains goes by itself.
+# Three periods of the reconciler, which renews the flag. Without an operator the flag expires.
 OVER_FLAG_LIFE_MS = 180_000
-# Usage of a period is filled in once, by whoever asks first; after that an answer without it means a store in trouble.
-MOST_TRIES = 3
+# The first request of a period loads its usage into Redis. If it is still missing after that, Redis is losing data.
+MAX_TRIES = 3
 
-SAY_EVERY_US = 10e6
+WARN_INTERVAL_US = 10e6
 
 _log = structlog.get_logger()
 
-_LET_IN, _OVER_RATE, _SAME_BODY, _OVER_QUOTA, _USAGE_UNKNOWN, _TOO_MANY_DEAD = range(6)
+_ADMITTED, _OVER_RATE, _SAME_BODY, _OVER_QUOTA, _USAGE_UNKNOWN, _TOO_MANY_DEAD = range(6)
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A request that was let in. ``used`` of each meter is with it; nothing is said where usage is unknown."""
+    """An admitted request. ``used``: usage by meter, including this request; empty when usage is unknown."""
 
     tenant: TenantContext
     claim: Claim
     token: str = ""
-    slot: int = 0  # that it is counted in
-    at_us: int = 0  # when, by Redis' clock
-    is_same: bool = False  # its body was kept before: nothing is to be done but answer
+    slot: int = 0  # the time slot in which its usage is counted
+    at_us: int = 0  # time of admission by Redis' clock
+    is_same: bool = False  # an identical body was stored before, so only the answer is left to send
     is_degraded: bool = False
     requests_left: int | None = None
     used: Mapping[str, int] = field(default_factory=dict)
 
 
 class Admission:
-    """The gates behind the key, for one process."""
+    """Checks the limits of authenticated requests, for one process."""
 
     def __init__(
         self,
-        hot: HotStore,
+        hot: ControlStore,
         usage: UsageStore,
         processes: Callable[[], int] = lambda: 1,
         clock_us: Callable[[], float] = lambda: time.monotonic() * 1e6,
@@ -74,55 +74,55 @@ class Admission:
         self._rates, self._quotas = LocalRates(), LocalQuotas()
         self._processes = processes
         self._clock_us = clock_us
-        self._say_at_us = 0.0
-        self.touched: set[str] = set()  # members of `METERED` that were let in and not said yet
+        self._next_warning_us = 0.0
+        self.touched: set[str] = set()  # members of `METERED` whose usage changed and that are not reported yet
 
     async def admit(self, tenant: TenantContext, claim: Claim) -> Admitted:
-        """Let a request in with all that it would use, or not at all.
+        """Admit the whole request and count its usage, or refuse all of it.
 
         Raises:
-            RateLimited: when the org, or its key, sent too many.
-            QuotaExceeded: when a meter has no room for all of it.
-            Overloaded: when the org has more dead letters than its share.
+            RateLimited: when the org or the key is over its request rate.
+            QuotaExceeded: when the request would exceed the hard limit of a meter.
+            Overloaded: when the org's dead letters exceed their limit.
         """
         try:
-            return await self._decided(tenant, claim)
+            return await self._admit(tenant, claim)
         except StoreUnavailable as error:
-            self._say_degraded(error)
-            return self._decided_here(tenant, claim)
+            self._warn_degraded(error)
+            return self._admit_locally(tenant, claim)
 
     async def count_request(self, tenant: TenantContext) -> None:
-        """Count a request that nothing will be kept of.
+        """Count a request against the rate limits only, when nothing of it will be stored.
 
         Raises:
-            RateLimited: when the org, or its key, sent too many.
+            RateLimited: when the org or the key is over its request rate.
         """
         none = Claim(0, "", "", {})
         try:
             answer = await self._hot.run(ADMIT, self._keys(tenant, none), ["", *rate_arguments(tenant), 0, "", 0])
         except StoreUnavailable as error:
-            self._say_degraded(error)
-            self._decided_here(tenant, none)
+            self._warn_degraded(error)
+            self._admit_locally(tenant, none)
             return
         if answer[0] == _OVER_RATE:
             raise _over_rate(tenant, *answer[1:3])
 
     def keep(self, admitted: Admitted) -> None:
-        """What was let in is kept: the same body needs nothing but an answer from now on."""
+        """Mark the body of an admitted request as stored, so that a resend is answered without storing it again."""
         if not admitted.is_degraded:
             body = mark_key(admitted.tenant.org_id, admitted.claim.body)
             self._hot.put(body, mark(admitted.at_us), MARK_LIFE_MS)
 
     async def give_back(self, admitted: Admitted) -> None:
-        """What was let in could not be kept."""
+        """Refund the usage of an admitted request that could not be stored."""
         if admitted.is_degraded:
             return
         try:
             await self._meter.refund(admitted.tenant, admitted.claim, admitted.token, admitted.slot)
         except StoreUnavailable:
-            return  # The next settlement counts what is there.
+            return  # The next settlement corrects the counter from the stored rows.
 
-    async def _decided(self, tenant: TenantContext, claim: Claim) -> Admitted:
+    async def _admit(self, tenant: TenantContext, claim: Claim) -> Admitted:
         token = secrets.token_hex(8)
         meters = [
             part
@@ -130,7 +130,7 @@ class Admission:
             for part in (meter, quantity, _or_unlimited(hard_limit(tenant, meter)))
         ]
         arguments = ["", *rate_arguments(tenant), MARK_LIFE_MS, token, claim.slot, *meters]
-        for _ in range(MOST_TRIES):
+        for _ in range(MAX_TRIES):
             answer = await self._hot.run(ADMIT, self._keys(tenant, claim), arguments)
             match answer[0]:
                 case 0:
@@ -149,15 +149,17 @@ class Admission:
                 case 5:
                     raise _too_many_dead()
             await self._meter.settle(tenant.org_id, claim.period, await self._usage.usage(tenant.org_id, claim.period))
-        raise StoreUnavailable("redis", "forgets what an org has used")
+        raise StoreUnavailable("redis", "loses the usage counter of an org")
 
-    def _say_degraded(self, error: StoreUnavailable) -> None:
+    def _warn_degraded(self, error: StoreUnavailable) -> None:
         now = self._clock_us()
-        if now >= self._say_at_us:
-            self._say_at_us = now + SAY_EVERY_US
-            _log.warning("limits are this process's own for now", reason=str(error))
+        if now >= self._next_warning_us:
+            self._next_warning_us = now + WARN_INTERVAL_US
+            _log.warning(
+                "Redis is unavailable: rate and quota limits are enforced by each process alone", reason=str(error)
+            )
 
-    def _decided_here(self, tenant: TenantContext, claim: Claim) -> Admitted:
+    def _admit_locally(self, tenant: TenantContext, claim: Claim) -> Admitted:
         rate = tenant.allowance.rate
         if rate is not None:
             wait = self._rates.wait_us(tenant.org_id, rate, max(self._processes(), 1), self._clock_us())
@@ -173,7 +175,7 @@ class Admission:
         return _quota_exceeded(tenant, claim, meter, used)
 
     def _flag_if_over(self, tenant: TenantContext, claim: Claim, used: Mapping[str, int]) -> None:
-        """By the flag what was let in without asking is dropped: one request that is too large is no reason to."""
+        """Set the over-quota flag once usage reaches the limit, not when one large request is refused."""
         for meter, quantity in used.items():
             hard = hard_limit(tenant, meter)
             if hard is not None and quantity >= hard:
@@ -202,8 +204,8 @@ def _over_rate(tenant: TenantContext, which: int, wait_us: float) -> RateLimited
 
 def _too_many_dead() -> Overloaded:
     return Overloaded(
-        "More of what this organisation sent could not be stored than is kept of one organisation.",
-        hint="Ask whoever runs this installation to look at its dead letters: tracebility dlq list.",
+        "This organisation has more dead letters (data that could not be stored) than the limit allows.",
+        hint="Ask the operator of this installation to review them with: tracebility dlq list.",
     )
 
 

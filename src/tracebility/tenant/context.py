@@ -1,4 +1,4 @@
-"""Who a request is: made once by the resolver, handed on whole. Nothing below the gate takes a bare id."""
+"""The tenant of a request. The resolver creates it once; code below authentication takes it instead of bare ids."""
 
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
@@ -9,7 +9,7 @@ from tracebility.ids import OrgId, ProjectId, PublicKeyId, WorkspaceId
 
 
 class Scope(StrEnum):
-    """What a key may do."""
+    """A permission of a key."""
 
     INGEST_WRITE = "ingest:write"
     READ = "read"
@@ -21,14 +21,14 @@ TENANT_SCOPES = (Scope.INGEST_WRITE, Scope.READ, Scope.ADMIN)
 
 
 class Rate(NamedTuple):
-    """A sustained rate, and how many requests may come at once after a pause."""
+    """A sustained request rate, and the largest burst."""
 
     requests_per_s: int
     burst: int
 
 
 class MeterLimit(NamedTuple):
-    """What a meter may come to in a period; None is no limit."""
+    """Limits of a meter per period; None is unlimited."""
 
     hard: int | None
     soft: int | None
@@ -36,7 +36,7 @@ class MeterLimit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What the plan, and the key itself, allow. None, or an absent meter, is unlimited."""
+    """The limits of the org's plan and of the key. None, or an absent meter, is unlimited."""
 
     rate: Rate | None = None
     key_rate: Rate | None = None
@@ -48,7 +48,7 @@ UNLIMITED = Allowance()
 
 @dataclass(frozen=True, slots=True)
 class TenantContext:
-    """The tenant tuple of a request, the key that proved it, and what it may use."""
+    """The tenant of a request (org, workspace, project), its key, and its limits."""
 
     org_id: OrgId
     workspace_id: WorkspaceId
@@ -61,11 +61,11 @@ class TenantContext:
 
     def __post_init__(self, seal: object) -> None:
         if seal is not _RESOLVED:
-            raise TypeError("a TenantContext is made by the resolver, from a key that it has checked")
+            raise TypeError("only the resolver may create a TenantContext, from a key that it has verified")
 
 
 def sealed_context(*fields: Any, **more: Any) -> TenantContext:
-    """A context of these fields. In the product only the resolver calls this; a test sees to it."""
+    """Create a context. In production code only the resolver may call this; a test enforces it."""
     return TenantContext(*fields, **{**more, "seal": _RESOLVED})
 
 

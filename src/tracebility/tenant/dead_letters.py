@@ -1,8 +1,8 @@
-"""How much an org may have in the dead letters: they lie in Redis, in everybody's memory, until somebody looks at them.
+"""The limit on an org's dead letters, which stay in Redis memory until an operator replays or drops them.
 
-What was accepted is never thrown away, so an org that has more than its share is refused at the door instead (503). In
-its dead letters is nothing but what was in the queue before: the share may be passed by what waits there, and memory
-is not. The door's flag is set by whoever buries, kept up by the operator, and goes by itself when nobody does.
+Accepted data is never discarded, so an org over the limit is refused at ingest (503). Dead letters were in the queue
+before, so envelopes still queued may exceed the limit without using more memory. Workers set the refusal flag, the
+operator renews it, and it expires otherwise.
 """
 
 from functools import lru_cache
@@ -10,28 +10,28 @@ from uuid import UUID
 
 from tracebility.ids import OrgId
 from tracebility.tenant.redis_keys import key
-from tracebility.tenant.scripts import FLAG, HotStore
+from tracebility.tenant.scripts import SET_FLAG, ControlStore
 
-# Hundreds of envelopes as clients send them; a queue of 1 GiB has room for this of several orgs.
-MOST_BYTES = 64 << 20
+# Hundreds of typical envelopes. A queue of 1 GiB has room for several orgs at this limit.
+MAX_BYTES = 64 << 20
 
-# One and a half of the operator's periods.
+# 1.5 periods of the operator's loop.
 FLAG_LIFE_MS = 90_000
 
 
 @lru_cache(maxsize=10_000)
 def flag_key(org_id: OrgId) -> str:
-    """What says that an org has more dead letters than its share."""
+    """Key of the flag that makes ingest refuse an org because of its dead letters."""
     return key(org_id, "dead_letters")
 
 
-async def refuse_if_over(hot: HotStore, org_id: UUID, held_bytes: int) -> bool:
-    """Have every door refuse an org that has more than its share, for a while; whether it has.
+async def refuse_if_over(hot: ControlStore, org_id: UUID, held_bytes: int) -> bool:
+    """Set the refusal flag if the org's dead letters exceed ``MAX_BYTES``. Returns whether they do.
 
     Raises:
-        StoreUnavailable: when it is unknown whether the doors were told.
+        StoreUnavailable: when it is unknown whether the flag was set.
     """
-    if held_bytes <= MOST_BYTES:
+    if held_bytes <= MAX_BYTES:
         return False
-    await hot.run(FLAG, [flag_key(OrgId(org_id))], [held_bytes, FLAG_LIFE_MS])
+    await hot.run(SET_FLAG, [flag_key(OrgId(org_id))], [held_bytes, FLAG_LIFE_MS])
     return True

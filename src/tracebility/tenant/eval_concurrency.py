@@ -1,8 +1,8 @@
-"""How many evaluators of an org run at once, over all processes: leases, so that a holder that died gives its back.
+"""Limits how many evaluators of an org run at once over all processes, with leases that expire when their holder dies.
 
-A holder renews its lease at a third of its life and stops when that fails. What it writes carries the lease's
-generation, which only grows, so that what a holder writes after it lost its lease can be told from what its successor
-wrote. Redis away: no lease is given and none is kept.
+A holder renews its lease every third of its lifetime and stops when renewal fails. Its writes carry the lease's
+generation (a fencing token that only grows), so that late writes of an expired holder can be recognised. While Redis is
+unavailable, no lease is granted or renewed.
 """
 
 import asyncio
@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from tracebility.errors import StoreUnavailable
 from tracebility.ids import OrgId
 from tracebility.tenant.redis_keys import key
-from tracebility.tenant.scripts import LEASE, HotStore
+from tracebility.tenant.scripts import LEASE, ControlStore
 
 LIFE_S = 30.0
-RENEWALS_A_LIFE = 3
+RENEWALS_PER_LIFE = 3
 UNLIMITED = -1
-# Who waits for a lease asks again after this at the latest: one may be given back before it ends.
-ASK_EVERY_S = 1.0
+# Longest wait between attempts to take a lease, because a lease may be returned before it expires.
+POLL_S = 1.0
 
 
 class LeaseLost(Exception):
-    """The lease ended before its holder did. What was under way must stop, and may not be written."""
+    """The lease expired while its holder was running. The holder must stop and must not write results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,47 +37,47 @@ class Lease:
 
 
 class EvalConcurrency:
-    """The leases of every org."""
+    """Grants, renews and ends leases."""
 
-    def __init__(self, hot: HotStore, *, life_s: float = LIFE_S) -> None:
+    def __init__(self, hot: ControlStore, *, life_s: float = LIFE_S) -> None:
         self._hot = hot
         self._life_s = life_s
 
     async def take(self, org_id: OrgId, limit: int | None, now_us: int | None = None) -> Lease | float:
-        """A lease, or the seconds until one ends. ``limit``: at most so many at once; None is any number.
+        """Take a lease, or return the seconds until one expires. ``limit``: leases at once; None is unlimited.
 
         Raises:
-            StoreUnavailable: when Redis is away.
+            StoreUnavailable: when Redis is unavailable.
         """
         token = secrets.token_hex(8)
-        generation, wait_us = await self._do(org_id, "take", token, UNLIMITED if limit is None else limit, now_us)
+        generation, wait_us = await self._run(org_id, "take", token, UNLIMITED if limit is None else limit, now_us)
         return Lease(org_id, token, generation) if generation else wait_us / 1e6
 
     async def keep(self, lease: Lease, now_us: int | None = None) -> bool:
-        """Whether the lease goes on for a whole life from now.
+        """Renew the lease for a full lifetime from now; False when it had expired.
 
         Raises:
-            StoreUnavailable: when Redis is away.
+            StoreUnavailable: when Redis is unavailable.
         """
-        return bool(await self._do(lease.org_id, "keep", lease.token, UNLIMITED, now_us))
+        return bool(await self._run(lease.org_id, "keep", lease.token, UNLIMITED, now_us))
 
     async def give_back(self, lease: Lease, now_us: int | None = None) -> bool:
-        """End the lease; False when it had ended.
+        """End the lease; False when it had expired.
 
         Raises:
-            StoreUnavailable: when Redis is away.
+            StoreUnavailable: when Redis is unavailable.
         """
-        return bool(await self._do(lease.org_id, "give", lease.token, UNLIMITED, now_us))
+        return bool(await self._run(lease.org_id, "give", lease.token, UNLIMITED, now_us))
 
     @asynccontextmanager
     async def running(self, org_id: OrgId, limit: int | None) -> AsyncIterator[Lease]:
-        """Hold a lease for the length of the block, waiting for one first.
+        """Wait for a lease, and hold it while the block runs.
 
         Raises:
-            LeaseLost: in the block, which is cancelled, when the lease ended under it.
-            StoreUnavailable: when Redis is away before the block begins.
+            LeaseLost: when the lease expired during the block, which is then cancelled.
+            StoreUnavailable: when Redis is unavailable before the block begins.
         """
-        lease = await self._waited_for(org_id, limit)
+        lease = await self._wait_for_lease(org_id, limit)
         holder = asyncio.current_task()
         assert holder is not None
         renewing = asyncio.create_task(self._renew(lease, holder))
@@ -93,31 +93,31 @@ class EvalConcurrency:
             with suppress(StoreUnavailable):
                 await self.give_back(lease)
 
-    async def _waited_for(self, org_id: OrgId, limit: int | None) -> Lease:
+    async def _wait_for_lease(self, org_id: OrgId, limit: int | None) -> Lease:
         while True:
             taken = await self.take(org_id, limit)
             if isinstance(taken, Lease):
                 return taken
-            await asyncio.sleep(min(taken, ASK_EVERY_S))
+            await asyncio.sleep(min(taken, POLL_S))
 
     async def _renew(self, lease: Lease, holder: "asyncio.Task[object]") -> bool:
-        """Keep ``lease``; cancel ``holder`` when that is not possible for as long as the lease lives."""
+        """Renew ``lease`` periodically. Cancels ``holder`` and returns when the lease is lost or about to expire."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self._life_s
         while True:
-            await asyncio.sleep(self._life_s / RENEWALS_A_LIFE)
+            await asyncio.sleep(self._life_s / RENEWALS_PER_LIFE)
             began = loop.time()
             with suppress(StoreUnavailable):
                 if not await self.keep(lease):
                     break
                 ends_at = began + self._life_s
-            if loop.time() + self._life_s / RENEWALS_A_LIFE > ends_at:
+            if loop.time() + self._life_s / RENEWALS_PER_LIFE > ends_at:
                 break
         holder.cancel()
         return True
 
-    async def _do(self, org_id: OrgId, what: str, token: str, limit: int, now_us: int | None) -> list[int]:
+    async def _run(self, org_id: OrgId, operation: str, token: str, limit: int, now_us: int | None) -> list[int]:
         keys = [key(org_id, "evals"), key(org_id, "evals", "generation")]
         clock = "" if now_us is None else now_us
-        answer: list[int] = await self._hot.run(LEASE, keys, [clock, what, token, int(self._life_s * 1e6), limit])
+        answer: list[int] = await self._hot.run(LEASE, keys, [clock, operation, token, int(self._life_s * 1e6), limit])
         return answer

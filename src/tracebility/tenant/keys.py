@@ -1,6 +1,6 @@
-"""API keys: ``tb_<public_id>_<secret>``. The secret ends in a checksum, so that a mistyped key costs no look-up.
+"""API keys: ``tb_<public_id>_<secret>``. The secret ends in a checksum, so that a mistyped key needs no look-up.
 
-What is stored is the SHA-256 of the secret: it holds 220 random bits, which no slow hash could protect better.
+The SHA-256 of the secret is stored. The secret has 220 random bits, so a slow password hash would add no protection.
 """
 
 import hmac
@@ -22,13 +22,13 @@ _FORM = re.compile(rf"{PREFIX}_([0-9A-Za-z]{{{PUBLIC_ID_CHARS}}})_([0-9A-Za-z]{{
 
 _PUBLIC_ID = re.compile(rf"[0-9A-Za-z]{{{PUBLIC_ID_CHARS}}}", re.ASCII)
 
-# Compared with when there is no such key, so that its absence takes as long as a wrong secret.
+# Compared with when the key does not exist, so that this takes as long as a wrong secret.
 NO_HASH = bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key just made. ``key`` is shown once and kept nowhere."""
+    """A new key. ``key`` is shown once and not stored."""
 
     public_id: PublicKeyId
     key: str = field(repr=False)
@@ -37,14 +37,14 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class ParsedKey:
-    """A well-formed key of a request, not yet known to be one of ours."""
+    """A well-formed key from a request, not verified yet."""
 
     public_id: PublicKeyId
     secret_hash: bytes = field(repr=False)
 
 
 def generate() -> NewKey:
-    """A new key."""
+    """Generate a new key."""
     public_id = _random(PUBLIC_ID_CHARS)
     unchecked = f"{PREFIX}_{public_id}_{_random(SECRET_CHARS - CHECKSUM_CHARS)}"
     key = unchecked + checksum(unchecked)
@@ -52,7 +52,7 @@ def generate() -> NewKey:
 
 
 def parse(text: str) -> ParsedKey | None:
-    """The key that ``text`` is; None when it is malformed or its checksum is wrong."""
+    """Parse a key; None when it is malformed or its checksum is wrong."""
     found = _FORM.fullmatch(text)
     if found is None or checksum(text[:-CHECKSUM_CHARS]) != text[-CHECKSUM_CHARS:]:
         return None
@@ -60,12 +60,12 @@ def parse(text: str) -> ParsedKey | None:
 
 
 def is_public_id(text: str) -> bool:
-    """Whether a key could have this public id."""
+    """Whether ``text`` has the form of a public id."""
     return _PUBLIC_ID.fullmatch(text) is not None
 
 
 def matches(parsed: ParsedKey, secret_hash: bytes) -> bool:
-    """Whether ``parsed`` holds the secret of ``secret_hash``, in the same time whatever the answer."""
+    """Compare the secrets in constant time."""
     return hmac.compare_digest(parsed.secret_hash, secret_hash)
 
 
@@ -78,7 +78,7 @@ def _random(count: int) -> str:
 
 
 def checksum(unchecked: str) -> str:
-    """CRC-32 of all that stands before it, in six digits of base 62."""
+    """Return the CRC-32 of ``unchecked`` as six base-62 digits."""
     upper, lowest = divmod(crc32(unchecked.encode()), len(_PAIRS))
     highest, middle = divmod(upper, len(_PAIRS))
     return _PAIRS[highest] + _PAIRS[middle] + _PAIRS[lowest]

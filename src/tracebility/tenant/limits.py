@@ -1,7 +1,7 @@
-"""What an org may send, keep and run at once: each limit with its unit and its reason.
+"""The limits of a plan, each with its unit and its reason.
 
-A plan is written whole: null says that a limit is not wanted, and what is left out is a plan half written, which is
-refused. Left out may be a meter, its soft limit, the burst, and what came later than the rest.
+A plan must be complete: null means unlimited, and a missing required limit is refused. Optional are a meter, its soft
+limit, the burst, and limits that were added after the first version.
 """
 
 from typing import Annotated
@@ -9,13 +9,13 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-# What the limiter can count, and what one process can serve at most is far below.
-MOST_REQUESTS_PER_S = 1_000_000
-LARGEST_BURST = 10_000_000
-LONGEST_RETENTION_DAYS = 36_500
-MOST_AT_ONCE = 10_000
-# What every reader of JSON reads exactly.
-LARGEST_AMOUNT = 2**53 - 1
+# The rate limiter's resolution; far above what one process can serve.
+MAX_REQUESTS_PER_S = 1_000_000
+MAX_BURST = 10_000_000
+MAX_RETENTION_DAYS = 36_500
+MAX_CONCURRENCY = 10_000
+# The largest integer that every JSON parser reads exactly.
+MAX_AMOUNT = 2**53 - 1
 
 
 def _limit(least: int, most: int, unit: str, reason: str) -> Meta:
@@ -26,64 +26,64 @@ RequestsPerS = Annotated[
     int,
     _limit(
         1,
-        MOST_REQUESTS_PER_S,
+        MAX_REQUESTS_PER_S,
         "requests/s",
-        "Over all keys and ingest routes: a loop gone wild costs its own org alone.",
+        "Over all keys and ingest routes of the org, so that a client in a loop affects only its own org.",
     ),
 ]
 Burst = Annotated[
     int,
     _limit(
         1,
-        LARGEST_BURST,
+        MAX_BURST,
         "requests",
-        "At once after a pause: exporters send by the batch. Unless said, a second's worth.",
+        "Requests accepted at once after a pause, because exporters send in batches. Default: one second of the rate.",
     ),
 ]
 RetentionDays = Annotated[
     int,
     _limit(
         1,
-        LONGEST_RETENTION_DAYS,
+        MAX_RETENTION_DAYS,
         "days",
-        "From the start of a span or run until it is deleted: data costs disk, and may have to go by law.",
+        "From the start of a span or run until its deletion. Data uses disk, and laws may require its deletion.",
     ),
 ]
 EvalConcurrency = Annotated[
     int,
     _limit(
         1,
-        MOST_AT_ONCE,
+        MAX_CONCURRENCY,
         "evaluations",
-        "At once: evaluators call models, which have limits and prices of their own.",
+        "Running at once. Evaluators call models, which have their own limits and prices.",
     ),
 ]
 QueryConcurrency = Annotated[
-    int, _limit(1, MOST_AT_ONCE, "queries", "At once: the engine is shared, and its memory with it.")
+    int, _limit(1, MAX_CONCURRENCY, "queries", "Running at once. All orgs share ClickHouse and its memory.")
 ]
 Hard = Annotated[
     int,
     _limit(
         0,
-        LARGEST_AMOUNT,
+        MAX_AMOUNT,
         "of the meter, a month",
-        "Past it requests are refused whole: nobody is billed for more than was agreed. 0 refuses all.",
+        "A request that would exceed it is refused, so that no org is billed for more than agreed. 0 refuses all.",
     ),
 ]
 Soft = Annotated[
     int,
     _limit(
         0,
-        LARGEST_AMOUNT,
+        MAX_AMOUNT,
         "of the meter, a month",
-        "Past it the org is told, once a month: there is time to do something before the hard one.",
+        "Reaching it writes one audit event a month, so that the org can act before the hard limit.",
     ),
 ]
 
 
 class RateLimits(msgspec.Struct, forbid_unknown_fields=True):
-    """Requests of an org, over all its keys. A burst that is not given is a second's worth; one of null never ends, so
-    that nothing is limited.
+    """Request rate of an org, over all its keys. The default burst is one second of the rate. A null burst is infinite,
+    so the rate is then unlimited.
     """
 
     requests_per_s: RequestsPerS | None
@@ -91,31 +91,31 @@ class RateLimits(msgspec.Struct, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.burst is msgspec.UNSET:
-            self.burst = self.requests_per_s and min(self.requests_per_s, LARGEST_BURST)
+            self.burst = self.requests_per_s and min(self.requests_per_s, MAX_BURST)
         elif self.burst is None:
             self.requests_per_s = None
 
 
 class MeterLimits(msgspec.Struct, forbid_unknown_fields=True):
-    """What a meter may come to in a month. A hard limit of 0 refuses everything; at the soft one the org is told."""
+    """Monthly limits of a meter. A hard limit of 0 refuses everything; the soft limit writes an audit event."""
 
     hard: Hard | None
     soft: Soft | None = None
 
     def __post_init__(self) -> None:
         if self.hard is not None and self.soft is not None and self.soft > self.hard:
-            raise ValueError(f"soft: takes at most hard, {self.hard}")
+            raise ValueError(f"soft: must be at most hard, which is {self.hard}")
 
 
 class Meters(msgspec.Struct, forbid_unknown_fields=True):
-    """The meters there are. One that is absent is unlimited."""
+    """Limits by meter. An absent meter is unlimited."""
 
     spans: MeterLimits | None = None
     bytes: MeterLimits | None = None
 
 
 class Limits(msgspec.Struct, forbid_unknown_fields=True):
-    """All limits of an org, as its plan has them. None is unlimited."""
+    """All limits of a plan. None is unlimited."""
 
     rate: RateLimits | None
     meters: Meters | None

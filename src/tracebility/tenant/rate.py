@@ -1,7 +1,7 @@
-"""How many requests an org, and a key, may send: GCRA, whose one number a limit is when the burst would be whole again.
+"""Request rate limits of an org (over all its keys and routes) and of a key, by GCRA.
 
-Whatever the window, no more get in than the burst and the rate times the window. Source: ITU-T I.371, the generic cell
-rate algorithm; the limits of an org hold over all of its keys and routes.
+GCRA (generic cell rate algorithm, ITU-T I.371) stores one number per limit: the time at which the full burst is
+available again. In any window it admits at most burst + rate x window requests.
 """
 
 from collections import OrderedDict
@@ -13,22 +13,22 @@ from tracebility.tenant.context import Rate, TenantContext
 from tracebility.tenant.redis_keys import key
 
 MICROS = 1_000_000
-# A rate beyond this is none: an interval is a whole number of microseconds.
-MOST_REQUESTS_PER_S = 1_000_000
+# The interval is a whole number of microseconds, so higher rates cannot be expressed.
+MAX_REQUESTS_PER_S = 1_000_000
 
-RETRY_LEAST_S, RETRY_MOST_S = 1, 5
+MIN_RETRY_S, MAX_RETRY_S = 1, 5
 
-# Orgs whose requests this process counts while Redis is away.
+# Orgs whose requests this process counts while Redis is unavailable.
 LOCAL_ORGS = 10_000
 
 
 def interval_us(rate: Rate) -> int:
-    """Microseconds a request costs, rounded up: never more requests than the rate."""
+    """Microseconds per request, rounded up so that the rate is never exceeded."""
     return -(-MICROS // rate.requests_per_s)
 
 
 def rate_keys(tenant: TenantContext) -> tuple[str, str]:
-    """Where the state of an org's and of a key's rate is."""
+    """Redis keys of the org's and of the key's rate state."""
     return _rate_keys(tenant.org_id, tenant.key_id)
 
 
@@ -38,13 +38,13 @@ def _rate_keys(org_id: OrgId, key_id: PublicKeyId) -> tuple[str, str]:
 
 
 def rate_arguments(tenant: TenantContext) -> tuple[int, int, int, int]:
-    """Interval and burst of the org, then of the key; nought where there is no limit."""
+    """Interval (us) and burst of the org, then of the key; 0 where there is no limit."""
     return (*_arguments(tenant.allowance.rate), *_arguments(tenant.allowance.key_rate))
 
 
 def retry_after_s(wait_us: float) -> int:
-    """Whole seconds to wait, within what clients stand."""
-    return min(max(ceil(wait_us / MICROS), RETRY_LEAST_S), RETRY_MOST_S)
+    """Seconds for ``Retry-After``: rounded up, 1 to 5."""
+    return min(max(ceil(wait_us / MICROS), MIN_RETRY_S), MAX_RETRY_S)
 
 
 def _arguments(rate: Rate | None) -> tuple[int, int]:
@@ -52,13 +52,13 @@ def _arguments(rate: Rate | None) -> tuple[int, int]:
 
 
 class LocalRates:
-    """The rates of this process alone, for while Redis is away: of each org's rate, the share of one process."""
+    """Rate limits while Redis is unavailable: each process admits its share of each org's rate."""
 
     def __init__(self) -> None:
         self._ends: OrderedDict[OrgId, float] = OrderedDict()
 
     def wait_us(self, org_id: OrgId, rate: Rate, processes: int, now_us: float) -> float:
-        """How long the org has to wait; 0 when it need not, and its request is counted."""
+        """Return 0 and count the request, or return the microseconds that the org must wait."""
         interval = interval_us(rate) * processes
         most = now_us + interval * max(rate.burst / processes, 1)
         end = min(max(self._ends.get(org_id, 0.0), now_us), most) + interval

@@ -1,7 +1,7 @@
-"""The one way to a key of the control role in Redis: the org first, as its hash tag, and every part behind its length.
+"""Builds all Redis keys of the control role. The org id is the hash tag, and each part is prefixed with its length.
 
-So no part can be read as two, no key of one org is another's, and all keys of an org are in one slot of a cluster. The
-streams of the queue have names of their own (`shards`).
+The length prefix keeps keys unambiguous, so that no two orgs share a key; the hash tag puts all keys of an org in one
+cluster slot. The queue's stream names are in `shard_router`.
 """
 
 from tracebility.ids import OrgId
@@ -10,27 +10,27 @@ PREFIX = "tracebility"
 
 
 def key(org_id: OrgId, kind: str, *parts: str) -> str:
-    """The key of ``kind`` for an org: ``tracebility:{<org>}:<kind>:<length>.<part>...``."""
+    """Key of ``kind`` for an org: ``tracebility:{<org>}:<kind>:<length>.<part>...``."""
     return f"{PREFIX}:{{{org_id}}}:{kind}{_spelled(parts)}"
 
 
 def shared_key(kind: str, *parts: str) -> str:
-    """A key that belongs to no org, such as one that is looked up before the org is known."""
+    """Key without an org, for data that is read before the org is known or that covers all orgs."""
     return f"{PREFIX}:{kind}{_spelled(parts)}"
 
 
 def stream_key(stream: str, kind: str, *parts: str) -> str:
-    """A key that is kept with a stream: in its slot, so that one step may change both."""
+    """Key in the same cluster slot as ``stream``, so that one script can change both."""
     return f"{PREFIX}:{{{stream}}}:{kind}{_spelled(parts)}"
 
 
 def over_flag(org_id: OrgId, period: str) -> str:
-    """The flag that says that an org is over its quota; the specification gives its name."""
+    """Key of the flag that an org is over its quota. Its name is part of the specification."""
     return f"quota:over:{org_id}:{period}"
 
 
 def patterns_of_org(org_id: OrgId) -> tuple[str, ...]:
-    """What all keys of the control role that belong to an org look like, as SCAN has it: ``{`` is no sign of those."""
+    """SCAN patterns that match all control-role keys of an org (``{`` is literal in SCAN patterns)."""
     return f"{PREFIX}:{{{org_id}}}:*", over_flag(org_id, "*")
 
 

@@ -1,4 +1,4 @@
-"""Recognise a request body that was sent before, so that a resend is answered without being enqueued or charged again.
+"""Recognises a request body that was sent before, so that a resend is answered without being enqueued or charged again.
 
 An accepted body leaves a mark in Redis for ten minutes. A mark is valid only while the data it stands for still exists:
 whatever removes an org's data (deletion, retention, dropping dead letters) invalidates all older marks of that org.
@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from tracebility.ids import OrgId
 from tracebility.tenant.redis_keys import key
-from tracebility.tenant.scripts import REMOVED, HotStore
+from tracebility.tenant.scripts import REMOVED, ControlStore
 
 MARK_LIFE_MS = 10 * 60 * 1000
 # The note of a removal must outlive every mark that is older: a mark is written a few seconds after its admission.
@@ -23,7 +23,7 @@ _MARK = "kept"
 
 
 def digest(*context: object, body: bytes) -> str:
-    """A digest of ``body`` and of what else must be equal for two requests to count as the same.
+    """Return a digest of ``body`` and of the ``context`` that must also be equal for a resend.
 
     Cryptographic, because clients choose the bytes: with another hash they can make many bodies of one digest, of which
     all but one would be accepted and never stored. BLAKE3 takes 18 us for 100 KB, SHA-256 59 us, BLAKE2b 160 us.
@@ -34,23 +34,23 @@ def digest(*context: object, body: bytes) -> str:
 
 
 def mark_key(org_id: OrgId, body_digest: str) -> str:
-    """The Redis key of a body's mark."""
+    """Redis key of a body's mark."""
     return key(org_id, "body", body_digest)
 
 
 @lru_cache(maxsize=10_000)
 def removal_key(org_id: OrgId) -> str:
-    """The Redis key that holds the time of the last removal of an org's data."""
+    """Redis key of the time at which an org's data was last removed."""
     return key(org_id, "removed")
 
 
 def mark(admitted_at_us: int) -> str:
-    """The value of a mark: the body was admitted at this time of Redis' clock, and was kept. `admit.lua` reads it."""
+    """Return the mark of a stored body, with its time of admission by Redis' clock. `admit.lua` reads it."""
     return f"{_MARK}|{admitted_at_us}"
 
 
-async def invalidate_marks(hot: HotStore, orgs: Iterable[UUID]) -> None:
-    """From now on treat every body that these orgs sent until now as new. Call it after removing data.
+async def invalidate_marks(hot: ControlStore, orgs: Iterable[UUID]) -> None:
+    """Treat every body that these orgs sent before now as new. Call this after removing data.
 
     Raises:
         StoreUnavailable: when Redis does not answer.

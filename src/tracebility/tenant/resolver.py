@@ -1,8 +1,8 @@
-"""From the key of a request to the tenant it speaks for: a bounded cache of this process, before Redis and Postgres.
+"""Resolves the API key of a request to its tenant, with a bounded in-process cache in front of Redis and PostgreSQL.
 
-Every refusal is the same `Unauthenticated`. A malformed key costs no look-up, an unknown one costs one every few
-seconds, and with Postgres away the keys this process knows go on for a while. What changes is told to `changed`; from
-then on no record from before the change is used, wherever it comes from, this cache, Redis or a look-up under way.
+Every refusal is the same `Unauthenticated`. A malformed key costs no look-up; an unknown key costs one every few
+seconds; while PostgreSQL is unavailable, cached keys stay valid for `GRACE_S`. After `changed` is called, no record
+from before that change is used, whether it comes from this cache, from Redis or from a look-up in progress.
 """
 
 import asyncio
@@ -21,35 +21,33 @@ from tracebility.retry import STORE_RETRY_S
 from tracebility.tenant import keys
 from tracebility.tenant.context import UNLIMITED, Allowance, Scope, TenantContext, sealed_context
 
-# A revoked key is refused after this at the latest; jitter keeps the look-ups of many keys apart.
+# A revoked key is refused within TTL_S + TTL_JITTER_S. The jitter spreads the look-ups of many keys.
 TTL_S = 3.5
 TTL_JITTER_S = 1.0
 NEGATIVE_TTL_S = 5.0
 
-# How long a known key goes on when Postgres does not answer: past a restart, a failover, an upgrade.
+# How long a cached key stays valid while PostgreSQL is unavailable: enough for a restart, failover or upgrade.
 GRACE_S = 15 * 60.0
 
-# A look-up that takes longer counts as Postgres being away.
+# A slower look-up is treated as PostgreSQL being unavailable.
 LOOKUP_TIMEOUT_S = 2.0
 
-# While Postgres is away, one look-up in this long finds out whether it is back; the others do not wait for it.
-
-# Look-ups at once, so that a flood of made-up keys waits in line and does not look like Postgres being away.
+# Concurrent look-ups, so that a flood of invented keys queues instead of making PostgreSQL look unavailable.
 LOOKUPS = 8
 
-# Keys held at once, known and unknown ones apart, so that a flood of made-up keys displaces no real one.
+# Cached keys. Unknown keys have their own cache, so that a flood of invented keys evicts no valid one.
 KNOWN_KEYS = 50_000
 UNKNOWN_KEYS = 50_000
 
-# The kinds of changes that a key's record depends on.
-_OF_RECORDS = frozenset({"api_key", "org", "plan"})
+# Kinds of changes that affect a key's record.
+_RECORD_KINDS = frozenset({"api_key", "org", "plan"})
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What the control plane holds about a key. An operator's key has no org."""
+    """A key as stored in PostgreSQL. An operator's key has no org."""
 
     public_id: PublicKeyId
     org_id: OrgId | None
@@ -62,14 +60,14 @@ class KeyRecord:
     secret_hash: bytes = field(repr=False)
     suspended: bool = False
     allowance: Allowance = UNLIMITED
-    revs: tuple[int, int, int] = (0, 0, 0)  # the latest changes of the key, its org and its plan that this knows of
+    revs: tuple[int, int, int] = (0, 0, 0)  # revisions of the key, its org and its plan that this record includes
 
 
 class KeyStore(Protocol):
-    """Where keys are looked up."""
+    """Looks up keys."""
 
     async def key_by_public_id(self, public_id: PublicKeyId) -> KeyRecord | None:
-        """The record of ``public_id``, revoked and expired ones included.
+        """Return the key's record, even if it is revoked or expired.
 
         Raises:
             StoreUnavailable: when the store does not answer.
@@ -77,17 +75,15 @@ class KeyStore(Protocol):
 
 
 class Change(NamedTuple):
-    """A key, an org, a plan or where an org queues is not what it was. Of two changes of the same one the later has the
-    higher number.
-    """
+    """A change of a key, an org, a plan or an org's shards. ``rev`` grows with every change of the same object."""
 
     rev: int
     kind: str  # "api_key" | "org" | "plan" | "shard_map"
     id: str
 
 
-# What may change of a key's record: (kind, id), and the latest change of it that the record knows of.
-_Known = tuple[tuple[tuple[str, str], int], ...]
+# The objects that a key's record depends on, as ((kind, id), revision).
+_Revisions = tuple[tuple[tuple[str, str], int], ...]
 
 
 @dataclass(slots=True)
@@ -95,21 +91,21 @@ class _Entry:
     record: KeyRecord
     fetched_at: float
     fresh_until: float
-    knows: _Known
+    revisions: _Revisions
 
 
-def _knows(record: KeyRecord) -> _Known:
+def _revisions(record: KeyRecord) -> _Revisions:
     told = (("api_key", record.public_id), ("org", str(record.org_id)), ("plan", record.plan))
     return tuple(zip(told, record.revs, strict=True))
 
 
-# Stands in for the record of a key that there is not, so that the answer takes as long as for one that there is.
-_NOBODY = KeyRecord(PublicKeyId(""), None, None, None, "", frozenset(), None, None, keys.NO_HASH)
-_NO_ENTRY = _Entry(_NOBODY, 0.0, 0.0, _knows(_NOBODY))
+# Used for a key that does not exist, so that refusing it takes as long as refusing an existing key.
+_NO_KEY = KeyRecord(PublicKeyId(""), None, None, None, "", frozenset(), None, None, keys.NO_HASH)
+_NO_ENTRY = _Entry(_NO_KEY, 0.0, 0.0, _revisions(_NO_KEY))
 
 
 class Resolver:
-    """Keys to tenants, for one process."""
+    """Resolves keys to tenants, for one process."""
 
     def __init__(
         self,
@@ -126,25 +122,25 @@ class Resolver:
         self._changes: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
         self._lookups: dict[PublicKeyId, asyncio.Future[KeyRecord | None]] = {}
         self._lookup_slots = asyncio.Semaphore(LOOKUPS)
-        self._away_until = 0.0
-        self.used: set[PublicKeyId] = set()  # keys that were let in and not written down yet
+        self._down_until = 0.0
+        self.used: set[PublicKeyId] = set()  # keys used since the last write of last-used times
 
     async def resolve(self, authorization: str, x_api_key: str) -> TenantContext:
-        """The tenant of the key in these two headers; either may be empty.
+        """Return the tenant of the key in these two headers; either may be empty.
 
         Raises:
-            Unauthenticated: when there is no key, or it is not a valid one.
-            Forbidden: when it is valid and speaks for no project.
-            Overloaded: when Postgres is away and this process has not seen the key.
+            Unauthenticated: when there is no key, or it is not valid.
+            Forbidden: when the key is valid but belongs to no project.
+            Overloaded: when PostgreSQL is unavailable and the key is not cached.
         """
         return tenant_of(await self.principal(authorization, x_api_key))
 
     async def principal(self, authorization: str, x_api_key: str) -> KeyRecord:
-        """The valid key in these two headers, an operator's included.
+        """Return the valid key in these two headers, which may be an operator's.
 
         Raises:
-            Unauthenticated: when there is no key, or it is not a valid one.
-            Overloaded: when Postgres is away and this process has not seen the key.
+            Unauthenticated: when there is no key, or it is not valid.
+            Overloaded: when PostgreSQL is unavailable and the key is not cached.
         """
         parsed = parsed_key(authorization, x_api_key)
         if parsed is None:
@@ -158,8 +154,8 @@ class Resolver:
         return record
 
     def changed(self, change: Change) -> None:
-        """Use no record of before ``change`` any more."""
-        if change.kind not in _OF_RECORDS:
+        """Stop using records that are older than ``change``."""
+        if change.kind not in _RECORD_KINDS:
             return
         now = self._clock()
         at = (change.kind, change.id)
@@ -168,16 +164,16 @@ class Resolver:
             self._changes.move_to_end(at)
             if change.kind == "api_key":
                 self._unknown.pop(PublicKeyId(change.id), None)
-        # Past the grace nothing of before is used anyway.
+        # Records older than the grace period are never used, so changes older than that can be forgotten.
         while self._changes and next(iter(self._changes.values()))[1] < now - GRACE_S:
             self._changes.popitem(last=False)
 
     def is_outdated(self, record: KeyRecord) -> bool:
-        """Whether something has changed that ``record`` does not know of."""
-        return self._is_outdated(_knows(record))
+        """Whether ``record`` is older than a known change."""
+        return self._is_outdated(_revisions(record))
 
-    def _is_outdated(self, knows: _Known) -> bool:
-        return any(self._changes.get(at, (0, 0.0))[0] > rev for at, rev in knows)
+    def _is_outdated(self, revisions: _Revisions) -> bool:
+        return any(self._changes.get(at, (0, 0.0))[0] > rev for at, rev in revisions)
 
     def _expired(self, record: KeyRecord) -> bool:
         return record.expires_at is not None and record.expires_at.timestamp() <= self._now()
@@ -185,7 +181,7 @@ class Resolver:
     async def _record(self, public_id: PublicKeyId) -> KeyRecord | None:
         now = self._clock()
         entry, unknown_until = self._known.get(public_id), self._unknown.get(public_id, 0.0)
-        if self._is_outdated((entry or _NO_ENTRY).knows):
+        if self._is_outdated((entry or _NO_ENTRY).revisions):
             entry = None
         if entry is not None and now < entry.fresh_until:
             self._known.move_to_end(public_id)
@@ -195,16 +191,16 @@ class Resolver:
             return None
         in_grace = entry is not None and now < entry.fetched_at + GRACE_S
         try:
-            if now < self._away_until:
-                raise StoreUnavailable("postgres", "did not answer a moment ago")
-            return await self._looked_up(public_id)
+            if now < self._down_until:
+                raise StoreUnavailable("postgres", "did not answer the last look-up")
+            return await self._lookup(public_id)
         except StoreUnavailable as error:
             if entry is not None and in_grace:
                 return entry.record
-            raise Overloaded("Keys cannot be looked up right now, and this one was not seen before.") from error
+            raise Overloaded("API keys cannot be looked up right now, and this key is not cached.") from error
 
-    async def _looked_up(self, public_id: PublicKeyId) -> KeyRecord | None:
-        """One look-up a key at a time, however many requests wait for it."""
+    async def _lookup(self, public_id: PublicKeyId) -> KeyRecord | None:
+        """Look the key up once, even if many requests wait for the result."""
         lookup = self._lookups.get(public_id)
         if lookup is None:
             lookup = asyncio.ensure_future(self._fetch(public_id))
@@ -216,33 +212,33 @@ class Resolver:
         try:
             async with self._lookup_slots, asyncio.timeout(LOOKUP_TIMEOUT_S):
                 while True:
-                    heard = self._changes.get(("api_key", public_id))
+                    last_change = self._changes.get(("api_key", public_id))
                     record = await self._store.key_by_public_id(public_id)
-                    # Read before it was made, or changed, and heard of after: who asks since then is told what is so.
-                    if record is None and self._changes.get(("api_key", public_id)) == heard:
+                    # Repeat the look-up if a change arrived while it ran: the result may be from before the change.
+                    if record is None and self._changes.get(("api_key", public_id)) == last_change:
                         break
                     if record is not None and not self.is_outdated(record):
                         break
         except (StoreUnavailable, TimeoutError) as error:
-            self._away_until = self._clock() + STORE_RETRY_S
+            self._down_until = self._clock() + STORE_RETRY_S
             raise StoreUnavailable("postgres", "the key could not be looked up") from error
         now = self._clock()
-        self._away_until = 0.0
+        self._down_until = 0.0
         if record is None:
             self._known.pop(public_id, None)
             _keep(self._unknown, public_id, now + NEGATIVE_TTL_S, UNKNOWN_KEYS)
         else:
             fresh_until = now + TTL_S + random.random() * TTL_JITTER_S  # noqa: S311  (spreads load, guards nothing)
             self._unknown.pop(public_id, None)
-            _keep(self._known, public_id, _Entry(record, now, fresh_until, _knows(record)), KNOWN_KEYS)
+            _keep(self._known, public_id, _Entry(record, now, fresh_until, _revisions(record)), KNOWN_KEYS)
         return record
 
 
 def parsed_key(authorization: str, x_api_key: str) -> keys.ParsedKey | None:
-    """The well-formed key in these headers: Bearer, Basic (public id and whole key), or x-api-key.
+    """Return the well-formed key in these headers: Bearer, Basic (public id and whole key), or x-api-key.
 
-    Credentials that are no key of ours, such as those a proxy adds for itself, are ignored. None without a key, and
-    when there are two different ones. A header that was sent twice holds both values with a comma between them.
+    Other credentials, such as those of a proxy, are ignored. None without a key, and with two different keys. A
+    header that was sent twice holds both values separated by a comma.
     """
     offered = [_offered(value) for value in authorization.split(",")] + [
         value.strip() for value in x_api_key.split(",")
@@ -252,7 +248,7 @@ def parsed_key(authorization: str, x_api_key: str) -> keys.ParsedKey | None:
 
 
 def _offered(authorization: str) -> str:
-    """What could be a key in a value of ``Authorization``."""
+    """Return the possible key in a value of ``Authorization``."""
     scheme, _, credentials = authorization.strip().partition(" ")
     match scheme.lower():
         case "bearer":
@@ -263,7 +259,7 @@ def _offered(authorization: str) -> str:
 
 
 def _basic(credentials: str) -> str:
-    """The key in Basic credentials: Langfuse's clients send ``tb_<public_id>`` as user, the whole key as password."""
+    """Return the key in Basic credentials. Langfuse clients send ``tb_<public_id>`` as user and the key as password."""
     try:
         user, _, password = b64decode(credentials, validate=True).decode("ascii").partition(":")
     except ValueError:
@@ -272,14 +268,14 @@ def _basic(credentials: str) -> str:
 
 
 def tenant_of(record: KeyRecord) -> TenantContext:
-    """The tenant that a valid key speaks for.
+    """Return the tenant of a valid key.
 
     Raises:
-        Forbidden: when it is an operator's, or of a whole org: neither names a project.
-        Suspended: when its org is.
+        Forbidden: when the key is an operator's or an org's, which have no project.
+        Suspended: when its org is suspended.
     """
     if record.org_id is None or record.workspace_id is None or record.project_id is None:
-        raise Forbidden("This key speaks for no project.", hint="Use a key that was made for a project.")
+        raise Forbidden("This key belongs to no project.", hint="Use a key that was created for a project.")
     if record.suspended:
         raise Suspended
     return sealed_context(

@@ -1,4 +1,4 @@
-"""What Redis decides in one step, in Lua. Each file of ``lua/`` says what it takes, answers and costs."""
+"""Lua scripts that Redis runs atomically. Each file in ``lua/`` documents its keys, arguments, result and cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,44 +9,44 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script and the name that Redis knows it by, the SHA-1 of its text."""
+    """A script, and the SHA-1 of its text by which EVALSHA names it."""
 
     name: str
     text: str = field(repr=False)
     sha: str
 
 
-class HotStore(Protocol):
-    """Redis in its control role. What is asked later is done later; every key of a call is in one slot."""
+class ControlStore(Protocol):
+    """Redis in its control role. Calls are executed in order; all keys of one call must be in one cluster slot."""
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
-        """What the script answers.
+        """Run a script and return its result.
 
         Raises:
             StoreUnavailable: when it is unknown whether it ran.
         """
 
     async def command(self, *command: Any) -> Any:
-        """What a single command answers, raw.
+        """Run one command and return its raw result.
 
         Raises:
             StoreUnavailable: when it is unknown whether it ran.
         """
 
     def put(self, key: str, value: str | bytes, life_ms: int) -> None:
-        """Set ``key`` for a while, without waiting for it; where the store is away, not at all."""
+        """Set ``key`` for ``life_ms`` without waiting. The write is dropped if Redis is unavailable."""
 
 
 def _load(name: str, flags: str = "flags=allow-oom") -> Script:
-    # A script that writes is refused when memory is full, unless it says so: streams must not take the limits down.
+    # Redis refuses writing scripts when memory is full, unless flagged. Full streams must not disable the limits.
     text = f"#!lua {flags}\n" + files("tracebility.tenant").joinpath("lua", f"{name}.lua").read_text("utf-8")
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-ADMIT, REFUND, SETTLE, SAY = map(_load, ("admit", "refund", "settle", "say"))
-ENTER = _load("enter", "flags=")  # refused when its entry is
-COUNT, LEAVE = map(_load, ("count", "leave"))
-# What a dead letter takes its stream gives back in the next step; a worker that waited for room would wait for ever.
-BURY, UNBURY = map(_load, ("bury", "unbury"))
+ADMIT, REFUND, SETTLE, SET_FIELD = map(_load, ("admit", "refund", "settle", "set_field"))
+RECORD_ACCEPTED = _load("record_accepted", "flags=")  # refused when memory is full, like the XADD it belongs to
+COUNTED_ENTRY, REMOVE_ENTRIES = map(_load, ("counted_entry", "remove_entries"))
+# Allowed when memory is full, because the next step frees the stream entry; waiting for memory would wait for ever.
+ADD_DEAD_LETTER, REMOVE_DEAD_LETTERS = map(_load, ("add_dead_letter", "remove_dead_letters"))
 LEASE = _load("lease")
-NOTE, FLAG, REMOVED = map(_load, ("note", "flag", "removed"))
+TOUCH, SET_FLAG, REMOVED = map(_load, ("touch", "set_flag", "removed"))

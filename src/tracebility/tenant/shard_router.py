@@ -1,8 +1,8 @@
-"""Where an org's envelopes queue: the shard of its hash, unless the shard map says otherwise; and a shard's stream.
+"""Maps an org to its shards (by hash, unless the shard map overrides it), and a shard to its streams.
 
-Nothing depends on where an envelope queues. Workers read all shards always, rows merge by their identity and version
-and never by their arrival, and books are kept beside each stream. So a router may be behind the map for as long as it
-likes, and a move needs no barrier: what was queued before it drains from where it is.
+Correctness does not depend on the shard of an envelope: workers read all shards, rows merge by identity and version,
+and each stream has its own ledger keys. So a router may use an outdated map, and moving an org needs no barrier:
+envelopes queued before the move are read from their old shard.
 """
 
 from collections.abc import Iterable
@@ -22,33 +22,33 @@ MOVED, SPLIT, DEFAULT = "moved", "split", "default"
 
 
 def shard_of(org_id: OrgId) -> int:
-    """The org's shard by its hash, 0 to 15: ``blake2b(org_id) mod 16``, to the letter of the specification."""
+    """Return the org's default shard, 0 to 15: ``blake2b(org_id) mod 16``, as the specification defines it."""
     return _hash(org_id) % SHARDS
 
 
 def stream_of(shard: int) -> str:
-    """The stream that holds a shard's envelopes."""
+    """Return the stream of a shard."""
     return f"{STREAM_PREFIX}:{shard}"
 
 
 def overflow_of(shard: int) -> str:
-    """The stream for what an org has too much of in a shard's stream: served beside it, at a lower weight."""
+    """Return a shard's overflow stream, which takes the excess of busy orgs and is read at a lower weight."""
     return f"{STREAM_PREFIX}:{shard}{_OVERFLOW}"
 
 
-def beside(stream: str) -> str:
-    """The stream that an overflow is beside; of any other, itself."""
+def primary_stream(stream: str) -> str:
+    """Return the shard's stream for an overflow stream; any other stream is returned unchanged."""
     return stream.removesuffix(_OVERFLOW)
 
 
 SHARD_STREAMS = tuple(map(stream_of, range(SHARDS)))
 OVERFLOW_STREAMS = tuple(map(overflow_of, range(SHARDS)))
-# Wherever an envelope may be.
+# All streams that may hold envelopes.
 ALL_STREAMS = (LEGACY_STREAM, *SHARD_STREAMS, *OVERFLOW_STREAMS)
 
 
 class Placement(NamedTuple):
-    """What an epoch of the map says of an org. ``state`` is moved, split, or default: by the hash again."""
+    """The shards of an org as of an epoch of the shard map. ``state``: moved, split, or default (by hash)."""
 
     epoch: int
     org_id: OrgId
@@ -57,7 +57,7 @@ class Placement(NamedTuple):
 
 
 class ShardRouter:
-    """One process's copy of the shard map; without a map, every org is in the shard of its hash."""
+    """This process's copy of the shard map. Orgs without a placement use their default shard."""
 
     def __init__(self, placements: Iterable[Placement] = ()) -> None:
         self.epoch = 0
@@ -65,7 +65,7 @@ class ShardRouter:
         self.learn(placements)
 
     def learn(self, placements: Iterable[Placement]) -> None:
-        """Take over what is newer than what is known, in whatever order it comes."""
+        """Apply placements with a newer epoch than the known one, in any order."""
         for placement in placements:
             known = self._placements.get(placement.org_id)
             if known is None or known.epoch < placement.epoch:
@@ -73,12 +73,12 @@ class ShardRouter:
             self.epoch = max(self.epoch, placement.epoch)
 
     def shards_of(self, org_id: OrgId) -> tuple[int, ...]:
-        """The shards that an org's envelopes go to."""
+        """Return the shards of an org."""
         placement = self._placements.get(org_id)
         return (shard_of(org_id),) if placement is None or placement.state == DEFAULT else placement.shards
 
     def shard_for(self, org_id: OrgId, envelope_id: UUID) -> int:
-        """The shard of one request. An org with several is spread by the ids of envelopes, without coordination."""
+        """Return the shard of one request. An org with several shards is spread by envelope id."""
         shards = self.shards_of(org_id)
         return shards[0] if len(shards) == 1 else shards[_hash(envelope_id) % len(shards)]
 

@@ -1,4 +1,4 @@
-"""Envelopes that could not be stored: listed, shown, put back into their stream, or given up for good."""
+"""Lists, replays and drops dead letters: envelopes that could not be stored."""
 
 import re
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ _ID = re.compile(r"\d{1,20}-\d{1,20}")
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """An envelope that was given up, and why. ``header`` is None when even that cannot be read."""
+    """A dead letter with its reason. ``header`` is None when the envelope is unreadable."""
 
     entry: Entry
     reason: str
@@ -28,11 +28,11 @@ class DeadLetter:
 
     @property
     def id(self) -> str:
-        """The id to name it by."""
+        """The id of the dead letter."""
         return self.entry.id.decode()
 
     def document(self) -> dict[str, Any]:
-        """As JSON for people and programs; the body is not part of it."""
+        """The dead letter as a JSON object, without the body."""
         header = self.header
         tenant = {} if header is None else {
             "envelope_id": str(header.id),
@@ -54,8 +54,8 @@ class DeadLetter:
         }
 
 
-async def letters(queue: Queue) -> AsyncIterator[DeadLetter]:
-    """All dead letters, oldest first."""
+async def all_dead_letters(queue: Queue) -> AsyncIterator[DeadLetter]:
+    """Yield all dead letters, oldest first."""
     start = b"-"
     while True:
         page = await queue.range(DEAD_LETTER_STREAM, start=start, count=PAGE)
@@ -67,7 +67,7 @@ async def letters(queue: Queue) -> AsyncIterator[DeadLetter]:
 
 
 async def find(queue: Queue, letter_id: str) -> DeadLetter | None:
-    """The dead letter of this id."""
+    """Return the dead letter with this id, or None."""
     if not _ID.fullmatch(letter_id):
         return None
     found = await queue.range(DEAD_LETTER_STREAM, start=letter_id.encode(), end=letter_id.encode(), count=1)
@@ -75,12 +75,12 @@ async def find(queue: Queue, letter_id: str) -> DeadLetter | None:
 
 
 async def replay(queue: Queue, letter: DeadLetter) -> str:
-    """Put the envelope back at the end of its stream; its id there. It leaves the dead letters in the same step."""
+    """Append the envelope to its stream again, delete the dead letter, and return the new entry id."""
     return (await queue.replay(letter.entry)).decode()
 
 
 async def drop(queue: Queue, letter: DeadLetter) -> None:
-    """Delete the envelope for good."""
+    """Delete the dead letter for good."""
     await queue.remove_dead_letters([letter.entry])
 
 

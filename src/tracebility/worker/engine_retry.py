@@ -1,4 +1,4 @@
-"""Retries a statement until the engine answers, or until the worker is told to end."""
+"""Retries a ClickHouse statement until it succeeds or the worker stops."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
@@ -12,7 +12,7 @@ from tracebility.stores.clickhouse import EngineRejected
 from tracebility.worker.metrics import WorkerMetrics
 
 BACKOFF = Backoff(first_s=0.1, longest_s=5.0)
-# What an engine says of a statement may quote all of its parameters.
+# The engine's error texts may quote all parameters of a statement.
 REASON_CHARS = 500
 
 T = TypeVar("T")
@@ -20,23 +20,25 @@ log = structlog.get_logger()
 
 
 class Stopped(Exception):
-    """The worker is to end while a store is away; what it holds stays pending in the queue."""
+    """The worker stops while a store is unavailable; its entries stay pending in the queue."""
 
 
 class EngineRetry:
-    """Calls the engine until it answers."""
+    """Retries calls of the engine with backoff."""
 
     def __init__(self, metrics: WorkerMetrics, stop: asyncio.Event) -> None:
         self._metrics = metrics
         self.stop = stop
 
     async def until_answered(self, call: Callable[[], Awaitable[T]], given_up: Collection[int] = ()) -> T:
-        """What ``call`` answers, however long that takes; only a rejection by a code of ``given_up`` ends it.
+        """Retry ``call`` until it succeeds, and return its result.
 
-        An engine that cannot start a thread or open a file rejects whatever it is asked, by codes that nobody can list.
+        Rejections are retried too, except those with a code in ``given_up``: an engine that cannot start a thread or
+        open a file rejects every statement, with codes that cannot be listed.
 
         Raises:
-            Stopped: when the worker is to end before the engine has answered.
+            EngineRejected: when the engine rejects the statement with a code in ``given_up``.
+            Stopped: when the worker stops before the call succeeds.
         """
         tries = 0
         while True:
@@ -49,20 +51,20 @@ class EngineRetry:
                 await self.wait(tries, error)
 
     async def wait(self, tries: int, error: Exception) -> None:
-        """Wait before the next try.
+        """Wait before the next attempt.
 
         Raises:
-            Stopped: when the worker is to end.
+            Stopped: when the worker stops.
         """
         self._metrics.waits.labels("clickhouse").inc()
         if tries == 1 or tries % 20 == 0:
-            log.warning("engine does not take the batch; holding it", tries=tries, reason=brief(error))
+            log.warning("ClickHouse does not accept a statement; retrying", tries=tries, reason=brief(error))
         await pause(self.stop, BACKOFF.delay_s(tries))
         if self.stop.is_set():
             raise Stopped
 
 
 def brief(error: Exception) -> str:
-    """What it says, or the beginning of that."""
+    """Return the error's text, truncated."""
     text = str(error)
     return text if len(text) <= REASON_CHARS else f"{text[:REASON_CHARS]} ... ({len(text)} characters)"

@@ -1,7 +1,7 @@
-"""Which runs are too large to be computed with others', which of them are behind their spans, and whose turn is next.
+"""Tracks runs that are too large to be recomputed together with others, and schedules their recomputation.
 
-What a worker knows of this is in its memory only. Where it ends, or forgets a run, before a row was computed, the row
-stays behind until the next span of the run: its spans and what is metered of them are stored either way.
+This state is only in the worker's memory. If the worker stops or forgets a run before it recomputed its row, the row
+stays outdated until the run's next span. Its spans and metered usage are stored in any case.
 """
 
 from collections import OrderedDict
@@ -9,28 +9,28 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# Some 40 us a span, so that 100 MB of such a run's spans take seconds: others' batches take a quarter of one.
+# At 40 us per span a run of this size takes 0.4 s, more than the 0.25 s of a normal batch.
 LARGE_SPANS = 10_000
-# Of runs that are not so large a statement may compute this many spans at once; those below the least are never apart.
+# Spans of smaller runs that one statement may recompute together. Runs below LEAST_SPANS are never computed alone.
 TOGETHER_SPANS = 50_000
 LEAST_SPANS = 1_000
-# A run is forgotten by those that had spans since, and found again by its next one.
-MOST_LARGE_RUNS = 1_000
+# Beyond this the run without spans for longest is forgotten; its next span finds it again.
+MAX_LARGE_RUNS = 1_000
 
-# While spans keep coming, a run is computed for a twentieth of the time at most.
+# While spans keep arriving, recomputing a run may take at most 1/20 of the time.
 PACE = 20
 LEAST_PACE_S = 10.0
-# Once none has come for so long, its row is to be right soon: for a third of the time at most.
+# Once no span has arrived for this long, the row is recomputed soon: at most 1/3 of the time.
 QUIET_S = 2.0
 QUIET_PACE = 2
-# One that cannot be computed is tried half as often each time.
+# After each failure the interval is doubled, up to this.
 LONGEST_PACE_S = 3600.0
-# One that takes no longer alone can be computed with others again.
+# A run that takes at most this long alone is computed with others again.
 SMALL_AGAIN_S = 0.5
 
 
 class RunKey(NamedTuple):
-    """A trace of an org. Of all its projects: an id that several of them use is computed for each in one go."""
+    """A trace of an org. If several projects use the same trace id, their runs are computed together."""
 
     org: str
     trace: str
@@ -41,13 +41,13 @@ class LargeRun:
     """A run that is computed alone."""
 
     key: RunKey
-    touched_at: float | None = None  # when the newest spans came that its row does not show
+    touched_at: float | None = None  # arrival of the newest spans that the row does not include; None: up to date
     ended_at: float | None = None
     took_s: float = 0.0
     failures: int = 0
 
     def due_at(self) -> float:
-        """When a run that is behind is to be computed."""
+        """Return when an outdated run is due for recomputation."""
         touched_at = self.touched_at or 0.0
         if self.ended_at is None:
             return touched_at
@@ -59,41 +59,41 @@ class LargeRun:
 
 
 class LargeRuns:
-    """The large runs that a worker knows of."""
+    """The large runs known to a worker."""
 
     def __init__(self) -> None:
-        self._runs: OrderedDict[RunKey, LargeRun] = OrderedDict()  # the one that had no spans for longest first
+        self._runs: OrderedDict[RunKey, LargeRun] = OrderedDict()  # the run without spans for longest is first
 
     def __contains__(self, key: RunKey) -> bool:
         return key in self._runs
 
     def add(self, key: RunKey, ended_at: float | None = None, took_s: float = 0.0) -> LargeRun | None:
-        """Know a run as large, and how it was computed with others if it was; the run that is forgotten for it."""
+        """Add a large run, with its last computation if there was one. Returns the run that was forgotten for it."""
         if key not in self._runs:
             self._runs[key] = LargeRun(key, None, ended_at, took_s)
-            if len(self._runs) > MOST_LARGE_RUNS:
+            if len(self._runs) > MAX_LARGE_RUNS:
                 return self._runs.popitem(last=False)[1]
         return None
 
     def among(self, traces: Collection[str], orgs: Collection[str]) -> set[RunKey]:
-        """The large runs of ``traces`` in ``orgs``."""
+        """Return the large runs of ``traces`` in ``orgs``."""
         if not self._runs:
             return set()
-        some, whose = set(traces), set(orgs)
-        return {key for key in self._runs if key.trace in some and key.org in whose}
+        wanted_traces, wanted_orgs = set(traces), set(orgs)
+        return {key for key in self._runs if key.trace in wanted_traces and key.org in wanted_orgs}
 
     def touch(self, keys: Iterable[RunKey], now: float) -> None:
-        """Spans came of these, so that they are behind now."""
+        """Mark runs as outdated, because new spans arrived."""
         for key in keys:
             self._runs[key].touched_at = now
             self._runs.move_to_end(key)
 
     def behind(self) -> list[LargeRun]:
-        """The runs whose rows do not show all of their spans."""
+        """Return the runs whose rows do not include all of their spans."""
         return [run for run in self._runs.values() if run.touched_at is not None]
 
     def next(self, now: float) -> LargeRun | None:
-        """Of those that are behind the one to compute first: what is due, and of the org that waits for longest."""
+        """Return the outdated run to compute next: due runs first, and among them the org that has waited longest."""
         served: dict[str, float] = {}
         for run in self._runs.values():
             served[run.key.org] = max(served.get(run.key.org, 0.0), run.ended_at or 0.0)
@@ -104,7 +104,7 @@ class LargeRuns:
         )
 
     def computed(self, run: LargeRun, seen: float | None, now: float, took_s: float) -> None:
-        """``run`` was computed, from all spans that it had by ``seen``, its `touched_at` of before."""
+        """Record that ``run`` was computed. ``seen``: its `touched_at` when the computation began."""
         run.ended_at, run.took_s, run.failures = now, took_s, 0
         if run.touched_at == seen:
             run.touched_at = None
@@ -112,12 +112,12 @@ class LargeRuns:
                 self._runs.pop(run.key, None)
 
     def failed(self, run: LargeRun, now: float, took_s: float) -> None:
-        """``run`` could not be computed; it stays behind."""
+        """Record that ``run`` could not be computed; it stays outdated."""
         run.ended_at, run.took_s, run.failures = now, took_s, run.failures + 1
 
 
 def too_large(sizes: Iterable[tuple[RunKey, int]]) -> Sequence[RunKey]:
-    """Of runs and their spans those to compute alone: the largest, until what is left of them can be done together."""
+    """Return the runs to compute alone: the largest, until the others can be computed together."""
     largest_first = sorted(sizes, key=lambda one: one[1], reverse=True)
     left = sum(spans for _, spans in largest_first)
     found: list[RunKey] = []

@@ -1,7 +1,7 @@
-"""Envelopes from before the shards: one field, JSON, a project and no tenant. What they lack is found out here.
+"""Reads legacy envelopes, from before sharding: one JSON field with a project and no org.
 
-Form: ``{"v": 1, "source": "native" | "otlp", "project_id", "received_at", "payload"}``; the payload is a run object, or
-an OTLP request in base64.
+Format: ``{"v": 1, "source": "native" | "otlp", "project_id", "received_at", "payload"}``. The payload is a run object,
+or an OTLP request in base64.
 """
 
 import asyncio
@@ -26,28 +26,28 @@ from tracebility.worker.metrics import WorkerMetrics
 FIELD = b"d"
 VERSION = 1
 KEY_ID = "legacy"
-# Whose a project is does not change; that there is one now may.
+# The org of a project never changes, but an unknown project may be created later.
 UNKNOWN_FOR_S = 60.0
-# An answer is waited for so long, and all orgs with it. One that comes later is used by a later try.
-PATIENCE_S = 0.2
-# After a question failed, or while one is late, nobody waits at all; it is asked again after so long.
-ASK_AGAIN_S = 1.0
+# The wait for a look-up blocks the worker for all orgs, so it is short. A later answer is used by the next attempt.
+LOOKUP_WAIT_S = 0.2
+# After a failed or slow look-up, attempts fail at once for this long.
+LOOKUP_RETRY_S = 1.0
 
 log = structlog.get_logger()
 
 
 class Owners(Protocol):
-    """Where it is known whose a project is."""
+    """Looks up the org of a project."""
 
     async def owner_of(self, project_id: UUID) -> tuple[UUID, UUID] | None:
-        """Org and workspace of the project; None when there is no such project.
+        """Return the project's org and workspace; None when the project does not exist.
 
         Raises:
             StoreUnavailable: when the store does not answer.
         """
 
 
-class _Said(msgspec.Struct):
+class _LegacyEntry(msgspec.Struct):
     v: int
     source: str
     project_id: Any
@@ -56,34 +56,34 @@ class _Said(msgspec.Struct):
 
 
 class Legacy:
-    """Makes envelopes of what the stream from before the shards holds."""
+    """Converts legacy entries to envelopes."""
 
     def __init__(self, owners: Owners, metrics: WorkerMetrics) -> None:
         self._owners = owners
         self._metrics = metrics
         self._known: dict[UUID, tuple[UUID, UUID]] = {}
         self._unknown_until: dict[UUID, float] = {}
-        self._asking: dict[UUID, asyncio.Future[tuple[UUID, UUID] | None]] = {}
-        self._away_until = 0.0
+        self._lookups: dict[UUID, asyncio.Future[tuple[UUID, UUID] | None]] = {}
+        self._down_until = 0.0
 
     async def envelope(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Envelope:
-        """The envelope of an entry; the same whenever and however often it is delivered.
+        """Convert an entry. The result is the same for every delivery.
 
         Raises:
-            MalformedEnvelope: when it is none.
-            StoreUnavailable: when it cannot be found out whose it is. It must not become nobody's for that.
+            MalformedEnvelope: when the entry is not a legacy envelope.
+            StoreUnavailable: when the org cannot be looked up; the entry must not go to the sentinel tenant then.
         """
-        said = _read(fields)
-        body, content_type = _body(said)
+        legacy = _read(fields)
+        body, content_type = _body(legacy)
         try:
-            found = native.inspect(body) if said.source == "native" else otlp.inspect(body, content_type)
+            found = native.inspect(body) if legacy.source == "native" else otlp.inspect(body, content_type)
         except Problem as problem:
             raise MalformedEnvelope(problem.detail) from problem
         if not found.items:
             raise MalformedEnvelope(f"nothing in it can be kept: {found.rejected[0].error if found.rejected else ''}")
-        project_id = _uuid(said.project_id)
-        org_id, workspace_id = await self._owner(project_id, said.project_id)
-        accepted_us = _accepted_us(said.received_at, entry_id)
+        project_id = _uuid(legacy.project_id)
+        org_id, workspace_id = await self._owner(project_id, legacy.project_id)
+        accepted_us = _accepted_us(legacy.received_at, entry_id)
         header = Header(
             id=UUID(bytes=blake2b(fields[FIELD], digest_size=16).digest()),
             org_id=org_id,
@@ -92,7 +92,7 @@ class Legacy:
             key_id=KEY_ID,
             accepted_at_us=accepted_us,
             period=datetime.fromtimestamp(accepted_us / 1e6, UTC).strftime("%Y-%m"),
-            source=said.source,
+            source=legacy.source,
             content_type=content_type,
             content_encoding="identity",
             items=found.items,
@@ -102,64 +102,66 @@ class Legacy:
         )
         return Envelope(header, body)
 
-    async def _owner(self, project_id: UUID, said: Any) -> tuple[UUID, UUID]:
+    async def _owner(self, project_id: UUID, legacy: Any) -> tuple[UUID, UUID]:
         owner = self._known.get(project_id)
         if owner is None and self._unknown_until.get(project_id, 0.0) < time.monotonic():
-            owner = await self._asked(project_id)
+            owner = await self._look_up(project_id)
             if owner is not None:
                 self._known[project_id] = owner
         if owner is not None:
             return owner
         if project_id not in self._unknown_until:
             log.warning(
-                "legacy envelope of an unknown project; kept under the sentinel tenant", project_id=str(said)[:64]
+                "legacy envelope of an unknown project, stored under the sentinel tenant", project_id=str(legacy)[:64]
             )
         self._unknown_until[project_id] = time.monotonic() + UNKNOWN_FOR_S
         self._metrics.legacy_unknown.inc()
         return SENTINEL_ORG, SENTINEL_WORKSPACE
 
-    async def _asked(self, project_id: UUID) -> tuple[UUID, UUID] | None:
+    async def _look_up(self, project_id: UUID) -> tuple[UUID, UUID] | None:
         now = time.monotonic()
-        asking = self._asking.get(project_id)
-        if asking is None:
-            if now < self._away_until:
-                raise StoreUnavailable("postgres", "did not answer a moment ago")
-            asking = asyncio.ensure_future(self._owners.owner_of(project_id))
-            self._asking[project_id] = asking
-            await asyncio.wait([asking], timeout=PATIENCE_S)
-        if not asking.done():
-            self._away_until = now + ASK_AGAIN_S
+        lookup = self._lookups.get(project_id)
+        if lookup is None:
+            if now < self._down_until:
+                raise StoreUnavailable("postgres", "did not answer the last look-up")
+            lookup = asyncio.ensure_future(self._owners.owner_of(project_id))
+            self._lookups[project_id] = lookup
+            await asyncio.wait([lookup], timeout=LOOKUP_WAIT_S)
+        if not lookup.done():
+            self._down_until = now + LOOKUP_RETRY_S
             raise StoreUnavailable("postgres", "has not answered yet")
-        del self._asking[project_id]
+        del self._lookups[project_id]
         try:
-            return asking.result()
+            return lookup.result()
         except StoreUnavailable:
-            self._away_until = now + ASK_AGAIN_S
+            self._down_until = now + LOOKUP_RETRY_S
             raise
 
 
-def _read(fields: Mapping[bytes, bytes]) -> _Said:
+def _read(fields: Mapping[bytes, bytes]) -> _LegacyEntry:
     try:
-        said = msgspec.json.decode(fields[FIELD], type=_Said)
+        legacy = msgspec.json.decode(fields[FIELD], type=_LegacyEntry)
     except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedEnvelope(f"not an envelope from before the shards: {error}") from error
-    if said.v != VERSION or said.source not in ("native", "otlp"):
-        raise MalformedEnvelope(f"version {said.v}, source {said.source[:32]!r}: this program reads 1, native and otlp")
-    return said
+        raise MalformedEnvelope(f"not a legacy envelope: {error}") from error
+    if legacy.v != VERSION or legacy.source not in ("native", "otlp"):
+        raise MalformedEnvelope(
+            f"version {legacy.v}, source {legacy.source[:32]!r}: this program reads 1, native and otlp"
+        )
+    return legacy
 
 
-def _body(said: _Said) -> tuple[bytes, str]:
-    if said.source == "native":
-        return msgspec.json.encode({"runs": [said.payload]}), "json"
+def _body(legacy: _LegacyEntry) -> tuple[bytes, str]:
+    if legacy.source == "native":
+        return msgspec.json.encode({"runs": [legacy.payload]}), "json"
     try:
-        return b64decode(said.payload, validate=True), "protobuf"
+        return b64decode(legacy.payload, validate=True), "protobuf"
     except (ValueError, TypeError) as error:
-        raise MalformedEnvelope(f"its payload is not base64: {error}") from error
+        raise MalformedEnvelope(f"the payload is not base64: {error}") from error
 
 
-def _uuid(said: Any) -> UUID:
+def _uuid(legacy: Any) -> UUID:
     try:
-        return UUID(str(said))
+        return UUID(str(legacy))
     except ValueError:
         return SENTINEL
 

@@ -1,8 +1,8 @@
-"""What the worker counts. Labels name kinds, never tenants."""
+"""Metrics of the worker. Labels name kinds of things, never tenants."""
 
 from tracebility.telemetry import Metrics
 
-# From an idle worker's linger to the backlog of an outage.
+# From the linger time of an idle worker to the backlog after an outage.
 _LAG_BUCKETS_S = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 
@@ -11,36 +11,34 @@ class WorkerMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self.all = metrics
-        self.spans = metrics.counter("tracebility_worker_spans", "Spans written to the engine and acknowledged.")
+        self.spans = metrics.counter("tracebility_worker_spans", "Spans written to ClickHouse and acknowledged.")
         self.envelopes = metrics.counter("tracebility_worker_envelopes", "Envelopes written and acknowledged.")
         self.batches = metrics.counter("tracebility_worker_batches", "Batches written.")
         self.dead = metrics.counter("tracebility_worker_dead_letters", "Envelopes moved to the dead letters.")
         self.dropped = metrics.counter(
             "tracebility_worker_dropped_envelopes",
-            "Envelopes dropped after their accept: legacy or degraded ones of an org that was over its quota.",
+            "Accepted envelopes that were dropped: legacy or degraded ones of an org over its quota.",
         )
-        self.legacy = metrics.counter(
-            "tracebility_worker_legacy_envelopes", "Envelopes read from the stream from before the shards."
-        )
+        self.legacy = metrics.counter("tracebility_worker_legacy_envelopes", "Envelopes read from the legacy stream.")
         self.legacy_unknown = metrics.counter(
             "tracebility_worker_legacy_unknown_envelopes",
-            "Of those, envelopes of a project that nobody knows; they are kept under the sentinel tenant.",
+            "Legacy envelopes of unknown projects, stored under the sentinel tenant.",
         )
         self.reclaimed = metrics.counter(
-            "tracebility_worker_reclaimed_envelopes", "Envelopes taken over from a worker that fell silent."
+            "tracebility_worker_reclaimed_envelopes", "Envelopes claimed from a worker that died or hung."
         )
         self.lost = metrics.counter(
             "tracebility_worker_lost_entries",
-            "Entries that vanished from a stream while they were pending. Anything but 0 is data loss.",
+            "Pending entries that are missing in their stream. Any value above 0 is data loss.",
         )
         self.stale_runs = metrics.counter(
-            "tracebility_worker_stale_runs", "Runs whose row could not be computed; their spans are stored."
+            "tracebility_worker_stale_runs", "Runs whose row could not be recomputed; their spans are stored."
         )
         self.runs_behind = metrics.gauge(
-            "tracebility_worker_runs_behind", "Large runs whose row does not show all of their spans yet."
+            "tracebility_worker_runs_behind", "Large runs whose row does not include all of their spans yet."
         )
         self.waits = metrics.counter(
-            "tracebility_worker_store_failures", "Calls that a store did not answer; they are tried again.", ("store",)
+            "tracebility_worker_store_failures", "Failed calls of a store; they are retried.", ("store",)
         )
         self.stage_seconds = metrics.histogram(
             "tracebility_worker_stage_seconds",
@@ -49,11 +47,11 @@ class WorkerMetrics:
         )
         self.lag_seconds = metrics.histogram(
             "tracebility_worker_lag_seconds",
-            "Time from an envelope's accept to its acknowledgement.",
+            "Time from the acceptance of an envelope to its acknowledgement.",
             buckets=_LAG_BUCKETS_S,
         )
         self.held_bytes = metrics.gauge(
-            "tracebility_worker_held_bytes", "Bytes of envelopes read and not acknowledged."
+            "tracebility_worker_held_bytes", "Bytes of pending envelopes: read and not acknowledged."
         )
         self.queue_length = metrics.gauge("tracebility_queue_entries", "Entries in each shard's stream.", ("shard",))
         self.queue_oldest_seconds = metrics.gauge(

@@ -1,4 +1,4 @@
-"""What became of envelopes, written before the queue forgets them: the part of the books that the data plane keeps."""
+"""Writes the outcomes of envelopes (stored, dropped, dead) to ClickHouse, before their entries leave the queue."""
 
 import re
 import time
@@ -11,17 +11,17 @@ from tracebility.stores import native_format as native
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.native_format import Column
 from tracebility.stores.queries import query
-from tracebility.stores.queue.entries import AGAIN, COUNTS_LEFT_MS, Entry
-from tracebility.tenant.ledger import Book, book_of
+from tracebility.stores.queue.entries import COUNTS_LEFT_MS, MAYBE_DUPLICATE, Entry
+from tracebility.tenant.ledger import LedgerEntry, ledger_entry
 from tracebility.wire.envelope import Header
 from tracebility.worker.columns import Block
 
-# What every reason of a kind begins with; the details are the dead letter's.
+# The constant beginning of a reason. Its details are kept in the dead letter only.
 _KIND = re.compile(r"[^:,]*")
 
 
 class Outcome(NamedTuple):
-    """An envelope, where it came from, and what became of it."""
+    """The outcome of an envelope."""
 
     stream: str
     entry: Entry
@@ -30,14 +30,14 @@ class Outcome(NamedTuple):
     reason: str = ""
 
     @property
-    def book(self) -> Book:
-        """What the books say of it."""
-        return book_of(self.stream, self.header)
+    def book(self) -> LedgerEntry:
+        """The envelope's ledger entry."""
+        return ledger_entry(self.stream, self.header)
 
 
-async def known_before(engine: Engine, outcomes: Iterable[Outcome]) -> set[UUID]:
-    """The envelopes whose outcome is written already, of those that may be here once more."""
-    again = [one.header for one in outcomes if AGAIN.encode() in one.entry.fields or _is_old(one.entry)]
+async def envelopes_with_outcome(engine: Engine, outcomes: Iterable[Outcome]) -> set[UUID]:
+    """Return the possible redeliveries that already have an outcome."""
+    again = [one.header for one in outcomes if MAYBE_DUPLICATE.encode() in one.entry.fields or _is_old(one.entry)]
     if not again:
         return set()
     found = await engine.query(
@@ -53,7 +53,7 @@ async def known_before(engine: Engine, outcomes: Iterable[Outcome]) -> set[UUID]
 
 
 def outcome_block(outcomes: Sequence[Outcome]) -> Block:
-    """Rows of ``envelope_outcome``."""
+    """Encode the rows of ``envelope_outcome``."""
     headers = [one.header for one in outcomes]
     now_us = time.time_ns() // 1000
     columns = (
@@ -72,7 +72,7 @@ def outcome_block(outcomes: Sequence[Outcome]) -> Block:
 
 
 def _is_old(entry: Entry) -> bool:
-    """Whether a copy of it may have come and gone, and be forgotten; clocks may differ by half of that."""
+    """Whether another entry of the envelope may have been removed and forgotten. Allows for some clock skew."""
     return time.time() * 1000 - int(entry.id.partition(b"-")[0]) > COUNTS_LEFT_MS / 2
 
 

@@ -65,7 +65,7 @@ def _shortened(texts: Pieces, which: _Ints) -> Pieces:
     for place in which.tolist():
         cell = texts[place]
         if len(cell) > PREVIEW_CHARS:
-            head = cell[: PREVIEW_CHARS * _UTF8_BYTES + native.MOST_VARINT_BYTES]
+            head = cell[: PREVIEW_CHARS * _UTF8_BYTES + native.MAX_VARINT_BYTES]
             cell = native.text(native.read_text(head)[:PREVIEW_CHARS])
         short[place] = cell
     return short

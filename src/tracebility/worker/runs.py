@@ -1,7 +1,7 @@
-"""The rows of runs, computed from all of their spans after every batch that touches them.
+"""Recomputes the rows of runs from all of their spans, after every batch that touches them.
 
-One run's size is nobody else's wait: a statement that takes long, or cannot be done, is looked into, and its large runs
-are computed alone from then on, one at a time and not after every batch, while the others go on.
+Large runs must not delay others: when a statement is slow or fails, its large runs are identified. From then on they
+are computed alone, one at a time and less often, in a background task.
 """
 
 import asyncio
@@ -15,33 +15,33 @@ from tracebility.retry import pause
 from tracebility.stores.clickhouse import BAD_DATA, LONGEST_TIMEOUT_S, Engine, EngineRejected
 from tracebility.stores.queries import query
 from tracebility.worker.engine_retry import EngineRetry, Stopped, brief
-from tracebility.worker.large_runs import LEAST_SPANS, MOST_LARGE_RUNS, LargeRun, LargeRuns, RunKey, too_large
+from tracebility.worker.large_runs import LEAST_SPANS, MAX_LARGE_RUNS, LargeRun, LargeRuns, RunKey, too_large
 from tracebility.worker.metrics import WorkerMetrics
 
-# An id is about 45 bytes of a request, and servers take 1 MiB of what is no data.
-TRACES_A_STATEMENT = 5_000
-# A recompute that fails so often while the engine does it for no traces is tried in halves, down to the run at fault.
+# An id takes about 45 bytes of the request, and servers limit parameters to 1 MiB.
+TRACES_PER_STATEMENT = 5_000
+# A recompute that failed this often, while an empty one succeeds, is split in halves to find the run that causes it.
 RECOMPUTE_TRIES = 4
-# A full batch of small runs takes a quarter of a second. What takes longer than this is looked into, and what takes
-# longer than that is ended first. To look costs a fifth of a recompute, so it is not done for nothing: only after this,
-# and before each statement for a while once there were large runs, of which more may come.
+# A full batch of small runs takes 0.25 s. A statement slower than SLOW_S is searched for large runs, and one slower
+# than LONGEST_TOGETHER_S is cancelled first. The search costs a fifth of a recompute, so it runs only then, and before
+# each statement for LOOK_FIRST_S after large runs were found.
 SLOW_S = 1.0
 LONGEST_TOGETHER_S = 3
 LOOK_FIRST_S = 60.0
 NAP_S = 0.5
 
-# No recompute asks for what an earlier one asked for: to remember the answers costs a microsecond a span.
+# Recomputes never repeat a query condition, so the cache would only cost a microsecond per span.
 _SETTINGS = {"use_query_condition_cache": "0"}
-# Others have the second core meanwhile. Spans lie in the order that they are computed in, so small blocks are enough:
-# 100,000 spans with a message of 16 KB each take 200 MB instead of more than 800, and the same time. What takes longer
-# than its answer is waited for is ended.
+# One thread leaves the other cores to other work. Spans are stored in the order of computation, so small blocks
+# suffice: 100,000 spans with a message of 16 KB each take 200 MB instead of more than 800, in the same time. The time
+# limit is below the client's timeout.
 _ALONE = {"max_threads": "1", "max_block_size": "1024", "max_execution_time": str(LONGEST_TIMEOUT_S - 5)}
 
 log = structlog.get_logger()
 
 
 class Runs:
-    """Computes runs; what is too large for a batch in a task of its own."""
+    """Recomputes runs; large runs in a background task."""
 
     def __init__(self, engine: Engine, metrics: WorkerMetrics, retry: EngineRetry) -> None:
         self._engine = engine
@@ -53,26 +53,26 @@ class Runs:
         self._look_first_until = self._unbounded_until = 0.0
 
     async def recompute(self, traces: Sequence[str], orgs: Sequence[str]) -> None:
-        """Compute the runs of ``traces`` in ``orgs``; the large ones among them later.
+        """Recompute the runs of ``traces`` in ``orgs``; large ones are only scheduled.
 
         Raises:
-            Stopped: when the worker is to end before the engine has answered.
+            Stopped: when the worker stops before the engine has answered.
         """
-        for start in range(0, len(traces), TRACES_A_STATEMENT):
-            await self._recompute(traces[start : start + TRACES_A_STATEMENT], orgs)
+        for start in range(0, len(traces), TRACES_PER_STATEMENT):
+            await self._recompute(traces[start : start + TRACES_PER_STATEMENT], orgs)
 
     async def finish(self) -> None:
-        """Compute the large runs that are behind, without waiting for their time: the worker is to end."""
+        """Recompute all outdated large runs now, because the worker stops."""
         if self._alone is not None:
             await self._alone
 
     def close(self) -> None:
-        """End, and say whose rows stay behind until their next span."""
+        """Stop, and log the runs whose rows stay outdated until their next span."""
         if self._alone is not None:
             self._alone.cancel()
         if behind := self._large.behind():
             self._metrics.stale_runs.inc(len(behind))
-            log.warning("large runs not computed; their next spans will", runs=[run.key for run in behind[:20]])
+            log.warning("large runs stay outdated until their next span", runs=[run.key for run in behind[:20]])
 
     async def _recompute(self, traces: Sequence[str], orgs: Sequence[str], tries: int = 0) -> None:
         touched: set[RunKey] = set()
@@ -93,7 +93,7 @@ class Runs:
             except (StoreUnavailable, EngineRejected) as error:
                 if await self._find_large(traces, orgs):
                     continue
-                if is_bounded:  # a slow machine is not helped by what is begun and ended
+                if is_bounded:  # on a slow machine, do not start statements only to cancel them
                     self._unbounded_until = time.monotonic() + LOOK_FIRST_S
                 tries += 1
                 is_bad = isinstance(error, EngineRejected) and error.code in BAD_DATA
@@ -108,7 +108,9 @@ class Runs:
                 return
 
     async def _recompute_halves(self, traces: Sequence[str], orgs: Sequence[str]) -> None:
-        """Spare the others when one run cannot be computed. What fails again is halved at once."""
+        """Recompute each half separately, so that one failing run does not stop the others. Splits failing halves
+        again.
+        """
         if len(traces) == 1:
             sizes = await self._retry.until_answered(lambda: self._sizes(traces, orgs, 1))
             for key, _ in sizes:
@@ -120,7 +122,9 @@ class Runs:
             await self._recompute(half, orgs, RECOMPUTE_TRIES - 1)
 
     async def _find_large(self, traces: Sequence[str], orgs: Sequence[str], took_s: float | None = None) -> bool:
-        """Whether there are large runs among ``traces`` that were not known yet. Computed ``took_s`` long, or not."""
+        """Find new large runs among ``traces``; True if there are any. ``took_s``: duration of their recompute, if it
+        succeeded.
+        """
         try:
             sizes = await self._sizes(traces, orgs, LEAST_SPANS)
         except (StoreUnavailable, EngineRejected):
@@ -131,13 +135,13 @@ class Runs:
             self._set_aside(key) if took_s is None else self._set_aside(key, now, took_s)
         if found:
             self._look_first_until = now + LOOK_FIRST_S
-            log.info("large runs are computed alone from now on", runs=found[:20])
+            log.info("large runs are recomputed alone from now on", runs=found[:20])
         return bool(found)
 
     def _set_aside(self, key: RunKey, ended_at: float | None = None, took_s: float = 0.0) -> None:
         forgotten = self._large.add(key, ended_at, took_s)
         if forgotten is not None and forgotten.touched_at is not None:
-            self._not_computed(forgotten, f"more than {MOST_LARGE_RUNS} runs are large")
+            self._not_computed(forgotten, f"more than {MAX_LARGE_RUNS} runs are large")
 
     async def _sizes(self, traces: Sequence[str], orgs: Sequence[str], least: int) -> list[tuple[RunKey, int]]:
         found = await self._engine.query(
@@ -172,9 +176,9 @@ class Runs:
             await pause(stop, took_s)
 
     async def _compute_one(self, run: LargeRun) -> float:
-        """Compute a run alone; the seconds that it took."""
+        """Recompute a run alone, and return the seconds that it took."""
         version = await self._clock()
-        seen = run.touched_at  # what comes from here on may not be seen
+        seen = run.touched_at  # spans that arrive from here on may be missing in the result
         began = time.monotonic()
         try:
             await self._compute([run.key.trace], [run.key.org], [], version, _ALONE, LONGEST_TIMEOUT_S)
@@ -183,7 +187,7 @@ class Runs:
             if await self._can_compute():
                 self._large.failed(run, time.monotonic(), took_s)
                 self._not_computed(run, brief(error))
-            else:  # the engine's fault, not the run's
+            else:  # the engine fails for all statements
                 await self._retry.wait(RECOMPUTE_TRIES, error)
         else:
             took_s = time.monotonic() - began
@@ -192,7 +196,7 @@ class Runs:
 
     def _not_computed(self, run: LargeRun, reason: str) -> None:
         self._metrics.stale_runs.inc()
-        log.error("run not computed", org_id=run.key.org, trace_id=run.key.trace, reason=reason)
+        log.error("a run could not be recomputed", org_id=run.key.org, trace_id=run.key.trace, reason=reason)
 
     async def _clock(self) -> int:
         return int((await self._retry.until_answered(lambda: self._engine.query(query("engine_clock")))).rows[0][0])
@@ -214,7 +218,7 @@ class Runs:
         )
 
     async def _can_compute(self) -> bool:
-        """Whether the engine can do what it is asked, but for what it is asked it for."""
+        """Whether the engine can run the statement at all, tried without traces."""
         try:
             await self._compute([], [], [], 0, {})
         except (StoreUnavailable, EngineRejected):

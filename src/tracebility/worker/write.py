@@ -23,7 +23,7 @@ from tracebility.worker.columns import Block, meter_block, span_block
 from tracebility.worker.engine_retry import EngineRetry, brief
 from tracebility.worker.mapping import map_pending
 from tracebility.worker.metrics import WorkerMetrics
-from tracebility.worker.outcomes import Outcome, known_before, outcome_block
+from tracebility.worker.outcomes import Outcome, envelopes_with_outcome, outcome_block
 from tracebility.worker.runs import Runs
 from tracebility.worker.span_reader import AttributeNames
 
@@ -132,12 +132,12 @@ class Writer:
         return refusals
 
     async def known(self, outcomes: Sequence[Outcome]) -> set[UUID]:
-        """As `known_before`.
+        """As `envelopes_with_outcome`.
 
         Raises:
             Stopped: as `write`.
         """
-        return await self._retry.until_answered(lambda: known_before(self._engine, outcomes))
+        return await self._retry.until_answered(lambda: envelopes_with_outcome(self._engine, outcomes))
 
     async def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Write what became of envelopes.

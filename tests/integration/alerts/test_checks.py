@@ -26,7 +26,7 @@ from tracebility.alerts.webhook import Notifier
 from tracebility.audit.events import AuditWriter, Event
 from tracebility.audit.verify import Problem
 from tracebility.config import Settings
-from tracebility.errors import TrailTampered
+from tracebility.errors import AuditLogTampered
 from tracebility.ids import OrgId
 from tracebility.operator import service
 from tracebility.stores import postgres, redis_control
@@ -35,7 +35,7 @@ from tracebility.stores.queue import Queue
 from tracebility.stores.queue.entries import DEAD_BYTES
 from tracebility.telemetry import Metrics
 from tracebility.tenant.dead_letters import flag_key
-from tracebility.tenant.ledger import Book, accepted_key
+from tracebility.tenant.ledger import LedgerEntry, accepted_key
 from tracebility.tenant.quota import DISK_BUFFERS, EDGES
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, overflow_of, stream_of
 
@@ -65,7 +65,7 @@ async def standing_alerts(control: postgres.Postgres) -> StandingAlerts:
 @pytest.fixture
 def alerts(
     standing_alerts: StandingAlerts, control: postgres.Postgres, engine: Engine, queue: Queue,
-    store: redis_control.Hot, tampered: list[Problem],
+    store: redis_control.RedisControl, tampered: list[Problem],
 ) -> Alerts:  # fmt: skip
     return Alerts(standing_alerts, control, engine, queue, store, nothing_missing, lambda: tampered)
 
@@ -95,7 +95,7 @@ async def test_nothing_is_told_where_nothing_is_wrong(alerts: Alerts) -> None:
 
 
 async def test_an_envelope_that_its_stream_lost_is_named(ledgers: LedgerCheck, queue: Queue) -> None:
-    entry = Book(stream_of(4), uuid4(), uuid4(), 500_000, 7)
+    entry = LedgerEntry(stream_of(4), uuid4(), uuid4(), 500_000, 7)
     await queue.append_groups([], [entry])
     found = await ledgers.tick()
     assert found is not None
@@ -105,7 +105,7 @@ async def test_an_envelope_that_its_stream_lost_is_named(ledgers: LedgerCheck, q
 
 
 async def test_what_waits_for_long_and_a_shard_that_grows_alone_are_told(
-    alerts: Alerts, queue: Queue, store: redis_control.Hot
+    alerts: Alerts, queue: Queue, store: redis_control.RedisControl
 ) -> None:
     old = f"{int(time.time() * 1000) - 90_000}-1"
     await store.command("XADD", stream_of(2), old, "h", "")
@@ -125,7 +125,7 @@ async def test_what_waits_beside_a_shard_is_of_it(alerts: Alerts, queue: Queue) 
 
 
 async def test_a_ledger_that_does_not_balance_is_told_until_it_does(
-    ledgers: LedgerCheck, store: redis_control.Hot, due: set[UUID]
+    ledgers: LedgerCheck, store: redis_control.RedisControl, due: set[UUID]
 ) -> None:
     org_id = uuid4()
     due.add(org_id)
@@ -153,7 +153,7 @@ async def test_a_trail_that_is_not_as_it_was_written_is_told(alerts: Alerts, tam
 
 
 async def test_dead_letters_stand_until_the_last_is_gone_and_a_new_leader_knows_of_them(
-    alerts: Alerts, queue: Queue, store: redis_control.Hot, control: postgres.Postgres, engine: Engine,
+    alerts: Alerts, queue: Queue, store: redis_control.RedisControl, control: postgres.Postgres, engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     await control.execute("DELETE FROM notification WHERE kind = 'dead_letters'")
@@ -171,7 +171,7 @@ async def test_dead_letters_stand_until_the_last_is_gone_and_a_new_leader_knows_
     await raw_streams.append(queue, [(DEAD_LETTER_STREAM, {"h": b""})])
     await standing(next_leader)
     assert await notified(control, "dead_letters") == ["firing"] * 2, "it was told a moment ago"
-    monkeypatch.setattr("tracebility.alerts.standing.TELL_AGAIN_S", 0.0)
+    monkeypatch.setattr("tracebility.alerts.standing.RENOTIFY_S", 0.0)
     await standing(next_leader)
     assert await notified(control, "dead_letters") == ["firing"] * 3, "but not forgotten"
 
@@ -183,9 +183,9 @@ async def test_dead_letters_stand_until_the_last_is_gone_and_a_new_leader_knows_
 
 
 async def test_an_org_that_has_more_dead_letters_than_its_share_is_told_and_stays_refused(
-    alerts: Alerts, queue: Queue, store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
+    alerts: Alerts, queue: Queue, store: redis_control.RedisControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracebility.tenant.dead_letters.MOST_BYTES", 1_000)
+    monkeypatch.setattr("tracebility.tenant.dead_letters.MAX_BYTES", 1_000)
     over, within = OrgId(uuid4()), OrgId(uuid4())
     for org_id, size in ((over, 1_001), (within, 1_000)):
         await store.command("HSET", DEAD_BYTES, str(org_id), size)
@@ -195,7 +195,9 @@ async def test_an_org_that_has_more_dead_letters_than_its_share_is_told_and_stay
     assert await standing(alerts) == {}
 
 
-async def test_a_queue_that_answers_before_its_disk_has_it_is_told(alerts: Alerts, store: redis_control.Hot) -> None:
+async def test_a_queue_that_answers_before_its_disk_has_it_is_told(
+    alerts: Alerts, store: redis_control.RedisControl
+) -> None:
     await store.command("CONFIG", "SET", "appendfsync", "everysec")
     try:
         found = (await standing(alerts))["queue_durability"]
@@ -208,7 +210,7 @@ async def test_a_queue_that_answers_before_its_disk_has_it_is_told(alerts: Alert
 
 
 async def test_a_disk_buffer_that_holds_something_is_told_and_whether_anyone_will_replay_it(
-    alerts: Alerts, store: redis_control.Hot
+    alerts: Alerts, store: redis_control.RedisControl
 ) -> None:
     await store.command("HSET", DISK_BUFFERS, "lives", 10, "gone", 5, "empty", 0)
     await store.command("ZADD", EDGES, int(time.time() * 1000), "lives")
@@ -303,7 +305,7 @@ async def test_an_org_whose_trail_takes_no_more_keeps_no_other_from_being_told_o
 
     async def takes_no_more(writer: AuditWriter, transaction: Any, event: Event) -> None:
         if event.org_id == tampered:
-            raise TrailTampered
+            raise AuditLogTampered
         await record(writer, transaction, event)
 
     monkeypatch.setattr(AuditWriter, "record", takes_no_more)
@@ -377,7 +379,7 @@ async def told(webhook: Webhook, kind: str, state: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("store_name", ["clickhouse", "redis", "postgres"])
 async def test_a_store_that_hangs_is_told_and_holds_up_no_other_check(
-    leading_operator: Webhook, roads: dict[str, Proxy], empty_queue: Queue, store: redis_control.Hot,
+    leading_operator: Webhook, roads: dict[str, Proxy], empty_queue: Queue, store: redis_control.RedisControl,
     store_name: str,
 ) -> None:  # fmt: skip
     await raw_streams.append(empty_queue, [(DEAD_LETTER_STREAM, {"h": b""})])

@@ -10,7 +10,7 @@ from tests.harness.trail import refusals_written
 
 from tracebility.api import pages, scope
 from tracebility.api.app import routes
-from tracebility.audit.access_log import LINES_A_WINDOW
+from tracebility.audit.access_log import EVENTS_PER_WINDOW
 from tracebility.audit.events import AuditWriter
 from tracebility.audit.metrics import AuditMetrics
 from tracebility.audit.relay import AuditRelay
@@ -92,7 +92,7 @@ async def test_the_rest_of_a_window_is_one_line_with_its_count(
     path = "/v1/projects/{project_id}/runs"
     for _ in range(5):
         await api.get(path.format(project_id=mine.project_id), headers=mine.headers())
-    await services.access.flush(all_of_it=True)
+    await services.access.flush(everything=True)
     first, rest = await trail.of(mine.org_id, READ)
     assert (first["details"], rest["details"]["count"]) == ({"route": path, "count": 1}, 4)
     assert datetime.fromisoformat(rest["details"]["since"]) <= first["event_time"]
@@ -111,7 +111,7 @@ async def test_a_tenants_reads_go_on_without_the_trail_and_are_told_when_it_is_b
         for _ in range(3):
             answer = await api.get(f"/v1/projects/{mine.project_id}/runs", headers=mine.headers())
             assert answer.status_code == 200
-    await services.access.flush(all_of_it=True)
+    await services.access.flush(everything=True)
     assert [event["details"]["count"] for event in await trail.of(mine.org_id, READ)] == [3]
 
 
@@ -164,17 +164,17 @@ async def test_a_flood_of_refused_attempts_makes_so_many_lines_and_one_with_the_
     api: httpx.AsyncClient, two_orgs: Any, trail: Any, services: Any
 ) -> None:
     mine, other = two_orgs
-    for _ in range(LINES_A_WINDOW + 30):
+    for _ in range(EVENTS_PER_WINDOW + 30):
         answer = await api.get(f"/v1/projects/{other.project_id}/runs", headers=mine.headers())
         assert answer.status_code == 404
     await refusals_written()
-    assert len(await trail.of(mine.org_id, DENIED)) == LINES_A_WINDOW
+    assert len(await trail.of(mine.org_id, DENIED)) == EVENTS_PER_WINDOW
     answer = await api.get(f"/v1/admin/orgs/{other.org_id}", headers=mine.headers())
     await refusals_written()
-    assert len(await trail.of(mine.org_id, DENIED)) == LINES_A_WINDOW + 1, "another kind of id has lines of its own"
-    await services.access.flush(all_of_it=True)
+    assert len(await trail.of(mine.org_id, DENIED)) == EVENTS_PER_WINDOW + 1, "another kind of id has lines of its own"
+    await services.access.flush(everything=True)
     lines = await trail.of(mine.org_id, DENIED)
-    assert [event["details"]["count"] for event in lines] == [1] * (LINES_A_WINDOW + 1) + [30]
+    assert [event["details"]["count"] for event in lines] == [1] * (EVENTS_PER_WINDOW + 1) + [30]
     assert {event["target_id"] for event in lines} == {str(other.project_id), str(other.org_id)}
     assert await trail.of(other.org_id, DENIED, READ) == []
 

@@ -10,7 +10,7 @@ import pytest
 
 from tracebility.api import cursor
 from tracebility.stores.clickhouse import Engine
-from tracebility.tenant.ledger import book_of
+from tracebility.tenant.ledger import ledger_entry
 from tracebility.tenant.shard_router import shard_of, stream_of
 from tracebility.wire.envelope import Header
 from tracebility.worker.columns import MAX_VERSION
@@ -85,7 +85,7 @@ async def test_what_is_in_flight_is_in_the_books_of_its_org_alone(api: Any, queu
         content_encoding="identity", items=4, bytes=2,
     )  # fmt: skip
     stream = stream_of(shard_of(org.org_id))
-    await queue.append_groups([], [book_of(stream, header)])
+    await queue.append_groups([], [ledger_entry(stream, header)])
     books = (await api.get(f"/v1/admin/orgs/{org.org_id}/ledger", headers=org.headers())).json()
     assert books == {
         "accepted": 4, "stored": 0, "dropped": [], "dead": 0, "in_flight": 4, "distinct": 0, "balanced": True

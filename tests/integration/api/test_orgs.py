@@ -10,7 +10,7 @@ import pytest
 
 from tracebility.errors import StoreUnavailable
 from tracebility.stores.changes import resolving
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 from tracebility.tenant.resolver import Resolver
 
 
@@ -331,7 +331,7 @@ async def test_with_redis_away_a_change_is_committed_and_answered(
     async def away(*_: object) -> None:
         raise StoreUnavailable("redis", "away")
 
-    monkeypatch.setattr(Hot, "command", away)
+    monkeypatch.setattr(RedisControl, "command", away)
     assert (await patch(api, operator, two_orgs[0].org_id, plan="team")).json()["plan"] == "team"
 
 

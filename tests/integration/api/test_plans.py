@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tracebility.orgs.plans import shown
 from tracebility.stores.changes import resolving
-from tracebility.tenant.limits import LARGEST_AMOUNT, LARGEST_BURST, MOST_REQUESTS_PER_S, Limits
+from tracebility.tenant.limits import MAX_AMOUNT, MAX_BURST, MAX_REQUESTS_PER_S, Limits
 from tracebility.validation import read
 
 WHOLE = {
@@ -53,8 +53,8 @@ async def listed(api: httpx.AsyncClient, operator: Any, name: str) -> dict[str, 
         ({"rate": {"requests_per_s": 7}}, UNLIMITED | {"rate": {"requests_per_s": 7, "burst": 7}}),
         ({"rate": {"requests_per_s": 7, "burst": None}}, UNLIMITED),
         (
-            {"meters": {"bytes": {"hard": LARGEST_AMOUNT}}},
-            UNLIMITED | {"meters": {"spans": None, "bytes": {"hard": LARGEST_AMOUNT, "soft": None}}},
+            {"meters": {"bytes": {"hard": MAX_AMOUNT}}},
+            UNLIMITED | {"meters": {"spans": None, "bytes": {"hard": MAX_AMOUNT, "soft": None}}},
         ),
         (
             {"meters": {"spans": {"hard": 0, "soft": 0}}},
@@ -109,16 +109,16 @@ async def test_two_who_make_one_plan_at_once_make_one(
         ({"rate": {"requests_per_s": 1.5}}, "rate.requests_per_s"),
         ({"rate": {"requests_per_s": "9"}}, "rate.requests_per_s"),
         ({"rate": {"requests_per_s": True}}, "rate.requests_per_s"),
-        ({"rate": {"requests_per_s": MOST_REQUESTS_PER_S + 1}}, "rate.requests_per_s"),
+        ({"rate": {"requests_per_s": MAX_REQUESTS_PER_S + 1}}, "rate.requests_per_s"),
         ({"rate": {"requests_per_s": 1, "burst": 0}}, "rate.burst"),
-        ({"rate": {"requests_per_s": 1, "burst": LARGEST_BURST + 1}}, "rate.burst"),
+        ({"rate": {"requests_per_s": 1, "burst": MAX_BURST + 1}}, "rate.burst"),
         ({"rate": {"per_minute": 1}}, "rate.per_minute"),
         ({"rate": 5}, "rate"),
         ({"rate": []}, "rate"),
         ({"meters": {"runs": {"hard": 1}}}, "meters.runs"),
         ({"meters": {"spans": 5}}, "meters.spans"),
         ({"meters": {"spans": {"hard": -1}}}, "meters.spans.hard"),
-        ({"meters": {"spans": {"hard": LARGEST_AMOUNT + 1}}}, "meters.spans.hard"),
+        ({"meters": {"spans": {"hard": MAX_AMOUNT + 1}}}, "meters.spans.hard"),
         ({"meters": {"spans": {"hard": 10**40}}}, "meters.spans.hard"),
         ({"meters": {"spans": {"hard": 1, "soft": 2}}}, "meters.spans.soft"),
         ({"meters": {"bytes": {"hard": 0, "soft": 1}}}, "meters.bytes.soft"),
@@ -210,7 +210,7 @@ async def test_a_body_that_cannot_be_read_is_refused(
     assert status == 200 or answer.headers["content-type"] == "application/problem+json"
 
 
-amounts = st.none() | st.integers(0, LARGEST_AMOUNT)
+amounts = st.none() | st.integers(0, MAX_AMOUNT)
 meters = st.none() | st.tuples(amounts, amounts).map(
     lambda pair: {"hard": pair[0], "soft": pair[1] if None in pair else min(pair)}
 )
@@ -219,8 +219,8 @@ plans = st.fixed_dictionaries(
     optional={
         "rate": st.none()
         | st.fixed_dictionaries(
-            {"requests_per_s": st.none() | st.integers(1, MOST_REQUESTS_PER_S)},
-            optional={"burst": st.none() | st.integers(1, LARGEST_BURST)},
+            {"requests_per_s": st.none() | st.integers(1, MAX_REQUESTS_PER_S)},
+            optional={"burst": st.none() | st.integers(1, MAX_BURST)},
         ),
         "meters": st.none() | st.fixed_dictionaries({}, optional={"spans": meters, "bytes": meters}),
         "retention_days": st.none() | st.integers(1, 36_500),

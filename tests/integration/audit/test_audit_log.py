@@ -1,4 +1,4 @@
-"""A page of a trail is of both stores, in one order, whatever either has twice or alone."""
+"""A page of a trail is of both stores, in one order, whatever either has twice or unmatched."""
 
 from typing import Any
 

@@ -234,7 +234,7 @@ async def test_a_row_that_stands_on_what_is_no_hash_is_no_deleted_event(written:
 async def test_a_row_that_fits_a_number_that_an_event_has_is_no_deleted_event(written: Any) -> None:
     """Whoever can write to the data plane can hash. A place in the chain is one event's: the control plane has it."""
     before = await written.rows()
-    third = (await chain_store.written_of(written.control, [written.events[2]]))[written.events[2]]
+    third = (await chain_store.events_by_id(written.control, [written.events[2]]))[written.events[2]]
     forged = replace(third, event_id=uuid7(), actor_id="somebody")
     await chain_store.insert(written.engine, [replace(forged, hash=forged.hash_after(before[1]["hash"]))])
     run = await written.reconciler().tick()

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from tracebility.audit import chain_store
-from tracebility.audit.prefilter import suspects
+from tracebility.audit.prefilter import suspect_chains
 from tracebility.audit.verify import Verification
 from tracebility.ids import uuid7
 
@@ -245,7 +245,7 @@ async def test_each_tampering_is_found_and_located(
     expected = await TAMPERINGS[name](trail)
     found = await trail.problems()
     monkeypatch.setattr(chain_store, "PAGE", 99)  # of all orgs
-    assert (trail.org_id in await suspects(trail.control, trail.engine)) == bool(expected)
+    assert (trail.org_id in await suspect_chains(trail.control, trail.engine)) == bool(expected)
     assert sorted(found, key=str) == sorted(
         ((kind, None if number is None else trail.events[number - 1], seq) for kind, number, seq in expected), key=str
     )
@@ -256,10 +256,10 @@ async def test_what_waits_for_the_relay_is_no_problem(trail: Any) -> None:
     await trail.relay()
     await trail.write(2)
     assert await trail.problems() == []
-    assert trail.org_id not in await suspects(trail.control, trail.engine)
+    assert trail.org_id not in await suspect_chains(trail.control, trail.engine)
     await trail.tamper((EDIT, trail.events[3]))
     assert await trail.problems() == [("edited", trail.events[3], 4)]
-    assert trail.org_id in await suspects(trail.control, trail.engine)
+    assert trail.org_id in await suspect_chains(trail.control, trail.engine)
     await trail.relay()
 
 

@@ -136,7 +136,7 @@ async def queue(cluster: Cluster) -> AsyncIterator[Queue]:
 
 
 @pytest.fixture
-async def hot_store(cluster: Cluster) -> AsyncIterator[redis_control.Hot]:
+async def hot_store(cluster: Cluster) -> AsyncIterator[redis_control.RedisControl]:
     """The control role, on the cluster."""
     opened = await redis_control.connect(cluster.url)
     yield opened

@@ -27,7 +27,7 @@ from tracebility.ingest.service import open_services
 from tracebility.quota.reconciler import QuotaReconciler
 from tracebility.shards.shard_map import ShardMove, move
 from tracebility.stores import postgres, redis_control
-from tracebility.stores.changes import nudge
+from tracebility.stores.changes import notify
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.ledger import Ledger, OrgQueue, RawRows, ledger
 from tracebility.stores.queue import Queue
@@ -65,11 +65,11 @@ async def send(edge: httpx.AsyncClient, tenant: Any, count: int) -> httpx.Respon
 
 
 @asynccontextmanager
-async def a_worker(queue: Queue, engine: Engine, hot_store: redis_control.Hot) -> AsyncIterator[None]:
+async def a_worker(queue: Queue, engine: Engine, hot_store: redis_control.RedisControl) -> AsyncIterator[None]:
     """A worker in this process."""
     stop = asyncio.Event()
     services = WorkerServices(queue, engine, hot_store, WorkerMetrics(Metrics()), None)
-    task = asyncio.create_task(services.drain(stop))
+    task = asyncio.create_task(services.consume(stop))
     yield
     stop.set()
     await task
@@ -97,7 +97,7 @@ async def test_what_is_sent_is_stored_settled_and_in_the_books(
     control: postgres.Postgres,
     engine: Engine,
     queue: Queue,
-    hot_store: redis_control.Hot,
+    hot_store: redis_control.RedisControl,
     two_orgs: Any,
 ) -> None:
     [tenant, _] = two_orgs
@@ -114,7 +114,7 @@ async def test_what_is_sent_is_stored_settled_and_in_the_books(
     period = datetime.now(UTC).strftime("%Y-%m")
     assert await hot_store.command("HGET", usage_key(tenant.org_id, period), SPANS) == b"9"
     metrics = AlertMetrics(Metrics())
-    ledgers = LedgerCheck(StandingAlerts(control, metrics), engine, queue, metrics, later.looked_at)
+    ledgers = LedgerCheck(StandingAlerts(control, metrics), engine, queue, metrics, later.settled_orgs)
     assert await ledgers.tick() is None
 
 
@@ -124,7 +124,7 @@ async def test_an_org_is_moved_to_another_shard_on_another_node(
     control: postgres.Postgres,
     engine: Engine,
     queue: Queue,
-    hot_store: redis_control.Hot,
+    hot_store: redis_control.RedisControl,
     two_orgs: Any,
 ) -> None:
     [tenant, _] = two_orgs
@@ -135,7 +135,7 @@ async def test_an_org_is_moved_to_another_shard_on_another_node(
     async with control.transaction() as transaction:
         wanted = ShardMove(org_id=tenant.org_id, shards=[away], force=True)
         await move(transaction, Actor("operator", "test"), wanted, datetime.now(UTC))
-    await nudge(hot_store)
+    await notify(hot_store)
     async with asyncio.timeout(DEADLINE_S):
         while not await queue.accepted([stream_of(away)], tenant.org_id):
             await send(edge, tenant, 2)
@@ -147,7 +147,7 @@ async def test_an_org_is_moved_to_another_shard_on_another_node(
 
 
 async def test_a_dead_letter_goes_to_its_own_node_and_comes_back(
-    edge: httpx.AsyncClient, engine: Engine, queue: Queue, hot_store: redis_control.Hot, two_orgs: Any
+    edge: httpx.AsyncClient, engine: Engine, queue: Queue, hot_store: redis_control.RedisControl, two_orgs: Any
 ) -> None:
     [tenant, _] = two_orgs
     stream = stream_of(shard_of(tenant.org_id))
@@ -172,7 +172,7 @@ async def test_a_slot_that_moves_under_load_loses_and_doubles_nothing(
     cluster: Any,
     engine: Engine,
     queue: Queue,
-    hot_store: redis_control.Hot,
+    hot_store: redis_control.RedisControl,
     two_orgs: Any,
 ) -> None:
     """Its keys go one by one, so for a while the stream is on one node and its books are on the other."""
@@ -237,7 +237,9 @@ async def test_what_is_asked_of_a_slot_under_way_is_done_and_not_refused(cluster
     assert await queue._pipeline([("DEL", stream, beside)]) == [2]
 
 
-async def test_every_key_of_an_org_is_forgotten_on_whichever_node(hot_store: redis_control.Hot, two_orgs: Any) -> None:
+async def test_every_key_of_an_org_is_forgotten_on_whichever_node(
+    hot_store: redis_control.RedisControl, two_orgs: Any
+) -> None:
     periods = [f"2026-{month:02}" for month in range(1, 13)]
     for period in periods:
         await hot_store.command("SET", over_flag(two_orgs[0].org_id, period), "spans", "PX", 60_000)
@@ -245,7 +247,7 @@ async def test_every_key_of_an_org_is_forgotten_on_whichever_node(hot_store: red
 
 
 async def test_with_a_node_away_it_is_refused_and_what_the_others_gave_is_not_lost(
-    cluster: Any, queue: Queue, hot_store: redis_control.Hot
+    cluster: Any, queue: Queue, hot_store: redis_control.RedisControl
 ) -> None:
     names = [f"test:{uuid4().hex}" for _ in range(30)]
     await queue.ensure_group(names)

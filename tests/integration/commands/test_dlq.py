@@ -10,7 +10,7 @@ from tests.harness import streams as raw_streams
 from tracebility.ids import OrgId, uuid7
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queue import Queue
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 from tracebility.tenant.resends import removal_key
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM, stream_of
 from tracebility.wire.envelope import Envelope, Header
@@ -46,7 +46,7 @@ async def events(control: Postgres, org_id: UUID | None) -> list[Any]:
 
 
 async def test_what_is_replayed_or_dropped_is_in_the_trail(
-    commands: Any, control: Postgres, queue: Queue, letters: list[tuple[str, UUID | None]], hot_store: Hot
+    commands: Any, control: Postgres, queue: Queue, letters: list[tuple[str, UUID | None]], hot_store: RedisControl
 ) -> None:
     (first, org_id), (second, _), (unknown, _), (unreadable, _) = letters
     assert org_id is not None

@@ -19,7 +19,7 @@ from tracebility.ids import OrgId, ProjectId
 from tracebility.stores.clickhouse import Engine
 from tracebility.stores.postgres import Postgres
 from tracebility.stores.queue import Queue
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 from tracebility.telemetry import Metrics
 from tracebility.tenant.ledger import accepted_key
 from tracebility.tenant.shard_router import shard_of, stream_of
@@ -28,7 +28,7 @@ BETWEEN = ("--from", "2026-03-01T10:00:00Z", "--to", "2026-03-01T12:00:00Z")
 
 
 @pytest.fixture
-async def unbalanced(two_orgs: Any, hot_store: Hot) -> AsyncIterator[OrgId]:
+async def unbalanced(two_orgs: Any, hot_store: RedisControl) -> AsyncIterator[OrgId]:
     """An org of which four items were accepted, and nothing is known of what became of them."""
     org_id: OrgId = two_orgs[0].org_id
     key = accepted_key(stream_of(shard_of(org_id)), org_id)
@@ -78,7 +78,8 @@ def test_the_books_of_a_deleted_org_are_closed(commands: Any) -> None:
 
 
 async def test_the_books_of_a_deleted_org_balance_for_whoever_asks_for_them(
-    commands: Any, control: Postgres, engine: Engine, empty_queue: Queue, empty_hot_store: Hot, empty_redis_url: str,
+    commands: Any, control: Postgres, engine: Engine, empty_queue: Queue, empty_hot_store: RedisControl,
+    empty_redis_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv(STREAM_VARIABLE, empty_redis_url)

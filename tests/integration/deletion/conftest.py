@@ -33,7 +33,9 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def work(control: postgres.Postgres, engine: clickhouse.Engine, streams: Queue, store: redis_control.Hot) -> Work:
+async def work(
+    control: postgres.Postgres, engine: clickhouse.Engine, streams: Queue, store: redis_control.RedisControl
+) -> Work:
     """The clock is past the wait for what is under way."""
     await control.execute("UPDATE deletion_job SET state = 'failed' WHERE state IN ('queued', 'running')")
     metrics = DeletionMetrics(Metrics())

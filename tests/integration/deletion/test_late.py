@@ -23,9 +23,9 @@ async def test_a_row_that_comes_in_the_middle_goes_too(filled: Any, work: Work, 
     erasing = work.deleter._eraser.erase
     came = 0
 
-    async def erase(which: Any) -> Any:
+    async def erase(selection: Any) -> Any:
         nonlocal came
-        gone = await erasing(which)
+        gone = await erasing(selection)
         if not came:
             came += 1
             await mine.add("span", late_row(mine))
@@ -83,10 +83,10 @@ async def test_a_sweep_that_fails_for_one_deletion_looks_at_the_others(
     stuck, whole = sorted(filled, key=lambda one: one.org_id)
     erasing = work.deleter._eraser.erase
 
-    async def erase(which: Any) -> Any:
-        if which.parameters["org"] == str(stuck.org_id):
+    async def erase(selection: Any) -> Any:
+        if selection.parameters["org"] == str(stuck.org_id):
             raise StoreUnavailable("clickhouse", "on purpose")
-        return await erasing(which)
+        return await erasing(selection)
 
     with monkeypatch.context() as broken:
         broken.setattr(work.deleter._eraser, "erase", erase)
@@ -112,7 +112,7 @@ async def test_what_is_in_the_queue_is_waited_for(filled: Any, work: Work, strea
 
 
 async def test_what_nobody_drains_is_not_waited_for(
-    filled: Any, work: Work, streams: Queue, control: postgres.Postgres, engine: Any, store: redis_control.Hot
+    filled: Any, work: Work, streams: Queue, control: postgres.Postgres, engine: Any, store: redis_control.RedisControl
 ) -> None:
     mine, _ = filled
     await raw_streams.append(streams, [(LEGACY_STREAM, {"d": b"{}"})])

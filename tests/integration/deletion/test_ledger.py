@@ -19,7 +19,7 @@ from tracebility.telemetry import Metrics
 
 @pytest.fixture
 async def sender(
-    filled: tuple[Filled, Filled], streams: Queue, engine: clickhouse.Engine, store: redis_control.Hot
+    filled: tuple[Filled, Filled], streams: Queue, engine: clickhouse.Engine, store: redis_control.RedisControl
 ) -> Filled:
     """An org of which five spans are stored, and an item that nobody could read is dead."""
     mine, _ = filled
@@ -63,7 +63,7 @@ def said(found: Ledger) -> tuple[int, int, int, int]:
 
 
 async def test_the_books_of_an_org_are_after_its_deletion_as_they_were_before(
-    sender: Filled, work: Work, books: Any, alerted: Any, store: redis_control.Hot
+    sender: Filled, work: Work, books: Any, alerted: Any, store: redis_control.RedisControl
 ) -> None:
     before = await books()
     assert said(before) == (6, 5, 1, 0)
@@ -81,7 +81,7 @@ async def test_the_books_of_an_org_are_after_its_deletion_as_they_were_before(
 
 
 async def test_what_comes_after_a_deletion_enters_and_leaves_the_books(
-    sender: Filled, work: Work, books: Any, alerted: Any, streams: Queue, engine: Any, store: redis_control.Hot
+    sender: Filled, work: Work, books: Any, alerted: Any, streams: Queue, engine: Any, store: redis_control.RedisControl
 ) -> None:
     """From the disk buffer of an edge that was cut off."""
     await work.done(await work.ask(jobs.delete_org, sender.org_id, work_now()))
@@ -95,7 +95,8 @@ async def test_what_comes_after_a_deletion_enters_and_leaves_the_books(
 
 
 async def test_what_is_in_the_queue_while_its_org_is_forgotten_counts_once(
-    sender: Filled, work: Work, books: Any, alerted: Any, streams: Queue, engine: Any, store: redis_control.Hot,
+    sender: Filled, work: Work, books: Any, alerted: Any, streams: Queue, engine: Any,
+    store: redis_control.RedisControl,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """It came when what was accepted before the deletion had left."""

@@ -12,7 +12,7 @@ from tracebility.deletion.metrics import DeletionMetrics
 from tracebility.deletion.retention import Retention
 from tracebility.ids import SENTINEL, OrgId, ProjectId, uuid7
 from tracebility.stores import clickhouse, postgres
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 from tracebility.telemetry import Metrics
 from tracebility.tenant.resends import removal_key
 
@@ -74,14 +74,14 @@ async def two_keepers(two_orgs: Any, control: postgres.Postgres, engine: clickho
 
 @pytest.fixture
 def retention(
-    control: postgres.Postgres, engine: clickhouse.Engine, hot_store: Hot, monkeypatch: pytest.MonkeyPatch
+    control: postgres.Postgres, engine: clickhouse.Engine, hot_store: RedisControl, monkeypatch: pytest.MonkeyPatch
 ) -> Retention:
     monkeypatch.setattr("tracebility.deletion.erase.PAUSE_S", 0.0)
     return Retention(control, engine, hot_store, DeletionMetrics(Metrics()))
 
 
 async def test_old_rows_go_from_every_table_and_other_orgs_keep_theirs(
-    two_keepers: Any, retention: Retention, hot_store: Hot
+    two_keepers: Any, retention: Retention, hot_store: RedisControl
 ) -> None:
     brief, long = two_keepers
     await brief.keep(1)
@@ -133,8 +133,8 @@ async def test_a_project_may_keep_less_and_never_more_than_its_org(
         for days in (0, 5, 20):
             await keeper.add(project, days)
     await keeper.keep(10)
-    await control.execute("keep_project_for", keeper.first, 2)
-    await control.execute("keep_project_for", keeper.second, 400)
+    await control.execute("set_project_retention", keeper.first, 2)
+    await control.execute("set_project_retention", keeper.second, 400)
     await retention.tick()
     assert await keeper.left() == [("first", "0 days"), ("second", "0 days"), ("second", "5 days")]
 
@@ -166,7 +166,9 @@ async def test_rows_of_before_tenancy_age_with_their_project(two_keepers: Any, r
     assert [str(project) for (project,) in result.rows] == [str(other.first)]
 
 
-async def test_a_row_is_kept_until_the_day_is_over(two_keepers: Any, control: Any, engine: Any, hot_store: Hot) -> None:
+async def test_a_row_is_kept_until_the_day_is_over(
+    two_keepers: Any, control: Any, engine: Any, hot_store: RedisControl
+) -> None:
     keeper, _ = two_keepers
     await keeper.keep(10)
     midnight = time.time() // 86_400 * 86_400

@@ -56,7 +56,7 @@ async def test_what_came_before_the_same_was_asked_for_again_goes(
 
     begun = await work.ask(jobs.delete_user, mine.org_id, UserDeletion("ann"))
     while (row := await control.fetchrow("read_deletion", begun.id))["step"] == "drain":  # type: ignore[index]
-        await work.deleter._step_or_note(_job(row))  # type: ignore[arg-type]
+        await work.deleter._try_step(_job(row))  # type: ignore[arg-type]
     await came()
     again = await work.ask(jobs.delete_user, mine.org_id, UserDeletion("ann"))
     assert again.id != begun.id
@@ -90,7 +90,7 @@ async def test_who_was_overtaken_changes_nothing(
     filled: Any, work: Work, control: postgres.Postgres, monkeypatch: Any
 ) -> None:
     """It stood still in the middle of a batch, and comes back while another operator has the next one."""
-    monkeypatch.setattr("tracebility.deletion.erase.RUNS_A_STATEMENT", 1)
+    monkeypatch.setattr("tracebility.deletion.erase.RUNS_PER_STATEMENT", 1)
     mine, _ = filled
     job = await work.ask(jobs.delete_user, mine.org_id, UserDeletion("ann"))
 
@@ -98,9 +98,9 @@ async def test_who_was_overtaken_changes_nothing(
         return await control.fetchrow("read_deletion", job.id)
 
     async def until_a_batch_is_written_down() -> Any:
-        await work.deleter._step_or_note(_job(await now()))
+        await work.deleter._try_step(_job(await now()))
         while "batch" not in (row := await now())["progress"]:
-            await work.deleter._step_or_note(_job(row))
+            await work.deleter._try_step(_job(row))
         return row
 
     old = await until_a_batch_is_written_down()

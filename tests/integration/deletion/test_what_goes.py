@@ -49,14 +49,14 @@ async def test_a_run_goes_with_all_that_names_it(filled: Any, work: Work, contro
 
 
 async def test_a_body_whose_run_was_deleted_is_new_when_it_is_sent_again(
-    filled: Any, work: Work, store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
+    filled: Any, work: Work, store: redis_control.RedisControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine, other = filled
     erasing, erased_us = work.deleter._eraser.erase, 0
 
-    async def erase(which: Any) -> Any:
+    async def erase(selection: Any) -> Any:
         nonlocal erased_us
-        gone = await erasing(which)
+        gone = await erasing(selection)
         erased_us = time.time_ns() // 1000
         return gone
 
@@ -91,7 +91,7 @@ async def test_what_is_sent_after_a_deletion_was_asked_for_stays(filled: Any, wo
 
 
 async def test_a_users_runs_go_whole_in_every_project(filled: Any, work: Work, monkeypatch: Any) -> None:
-    monkeypatch.setattr("tracebility.deletion.erase.RUNS_A_STATEMENT", 1)  # more than one batch
+    monkeypatch.setattr("tracebility.deletion.erase.RUNS_PER_STATEMENT", 1)  # more than one batch
     mine, other = filled
     others = await other.rows()
     before = await mine.rows()
@@ -124,7 +124,7 @@ async def test_a_project_goes_with_its_keys_and_dead_letters(
 
 
 async def test_an_org_goes_but_for_what_usage_and_the_trail_name(
-    filled: Any, work: Work, control: postgres.Postgres, streams: Queue, store: redis_control.Hot
+    filled: Any, work: Work, control: postgres.Postgres, streams: Queue, store: redis_control.RedisControl
 ) -> None:
     mine, other = filled
     others = await other.rows()
@@ -152,7 +152,7 @@ async def test_an_org_goes_but_for_what_usage_and_the_trail_name(
 
 
 async def test_nothing_of_a_deleted_org_comes_back_to_the_hot_counter(
-    filled: Any, work: Work, control: postgres.Postgres, streams: Queue, store: redis_control.Hot, engine: Any
+    filled: Any, work: Work, control: postgres.Postgres, streams: Queue, store: redis_control.RedisControl, engine: Any
 ) -> None:
     """Its last usage is settled with its end, and what is said of it later changes nothing."""
     mine, other = filled

@@ -73,14 +73,14 @@ async def test_what_the_queue_does_not_take_is_kept_and_arrives(
         assert len(bodies) == 30
 
 
-async def held_by(hot_store: redis_control.Hot, edge: Any) -> int:
+async def held_by(hot_store: redis_control.RedisControl, edge: Any) -> int:
     """The bytes that an edge says are in its disk buffer."""
     names = [name for name in await hot_store.command("HKEYS", DISK_BUFFERS) if str(edge.spool_dir) in name.decode()]
     return int(await hot_store.command("HGET", DISK_BUFFERS, names[0])) if names else 0
 
 
 async def test_a_full_queue_spills_and_a_full_disk_refuses(
-    run_edge: Any, stores: Any, new_tenant: Any, hot_store: redis_control.Hot
+    run_edge: Any, stores: Any, new_tenant: Any, hot_store: redis_control.RedisControl
 ) -> None:
     tenants = [await new_tenant("ingest:write") for _ in range(6)]
     client = Redis.from_url(stores.redis_url)
@@ -122,20 +122,21 @@ async def test_a_process_that_ends_leaves_its_buffer_to_the_next(
     assert [envelope.body for envelope in await tenant.envelopes()] == sent
 
 
-async def said_of(hot_store: redis_control.Hot, edge: Any) -> bytes | None:
+async def said_of(hot_store: redis_control.RedisControl, edge: Any) -> bytes | None:
     [name] = [name for name in await hot_store.command("HKEYS", DISK_BUFFERS) if str(edge.spool_dir) in name.decode()]
     said: bytes | None = await hot_store.command("HGET", OLDEST_BUFFERED, name)
     return said
 
 
-async def told(hot_store: redis_control.Hot, edge: Any, something: bool) -> None:
+async def told(hot_store: redis_control.RedisControl, edge: Any, something: bool) -> None:
     async with asyncio.timeout(30):
         while (await said_of(hot_store, edge) is not None) != something:  # noqa: ASYNC110  (the product tells nobody)
             await asyncio.sleep(0.1)
 
 
 async def test_what_waits_in_a_disk_buffer_is_not_settled_away(
-    run_edge: Any, new_tenant: Any, control: Any, engine: Any, hot_store: redis_control.Hot, empty_redis_url: str,
+    run_edge: Any, new_tenant: Any, control: Any, engine: Any,
+    hot_store: redis_control.RedisControl, empty_redis_url: str,
     empty_queue: Queue, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     tenant, plan = await new_tenant("ingest:write"), f"p{uuid4().hex[:12]}"
@@ -179,7 +180,7 @@ async def test_what_waits_in_a_disk_buffer_is_not_settled_away(
 
 
 async def test_what_a_full_redis_sends_to_disk_is_told_and_what_is_left_there_at_the_end_too(
-    run_edge: Any, tenant: Any, hot_store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
+    run_edge: Any, tenant: Any, hot_store: redis_control.RedisControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [_, allowed] = await hot_store.command("CONFIG", "GET", "maxmemory")
     async with run_edge() as edge:

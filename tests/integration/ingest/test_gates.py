@@ -12,11 +12,11 @@ from tests.harness.proxy import Proxy, Road
 from tracebility.errors import Overloaded
 from tracebility.stores import postgres
 from tracebility.stores.queue import Queue, connect_queue
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 from tracebility.tenant import keys
 from tracebility.tenant.context import Scope
 from tracebility.tenant.dead_letters import flag_key
-from tracebility.tenant.quota import LOCAL_MOST, SPANS
+from tracebility.tenant.quota import LOCAL_MAX, SPANS
 from tracebility.tenant.resends import digest, invalidate_marks
 from tracebility.tenant.shard_router import overflow_of, shard_of
 from tracebility.wire.envelope import from_fields
@@ -107,7 +107,9 @@ async def test_the_same_body_for_another_project_is_another_one(
     assert await kept(tenant) == 4
 
 
-async def test_the_same_body_is_new_once_data_of_its_org_was_removed(edge: Any, limited: Any, hot_store: Hot) -> None:
+async def test_the_same_body_is_new_once_data_of_its_org_was_removed(
+    edge: Any, limited: Any, hot_store: RedisControl
+) -> None:
     tenant, other, body = await limited(spans=10), await limited(spans=10), runs(5)
     for sender in (tenant, other):
         assert (await edge.runs(sender, body)).status_code == 202
@@ -138,7 +140,7 @@ async def test_what_could_not_be_kept_is_given_back(edge: Any, limited: Any, mon
 
 
 async def test_an_org_of_which_too_much_could_not_be_stored_is_refused_and_nobody_else(
-    edge: Any, limited: Any, hot_store: Hot
+    edge: Any, limited: Any, hot_store: RedisControl
 ) -> None:
     tenant, other, body = await limited(spans=5), await limited(spans=5), runs(2)
     assert (await edge.runs(tenant, body)).status_code == 202
@@ -210,7 +212,7 @@ async def test_with_redis_away_limits_are_this_process_s_own(
         assert statuses[0] == 202
         assert statuses[-1] == 429
         await small.queue.close()
-    assert LOCAL_MOST[SPANS] == 10_000
+    assert LOCAL_MAX[SPANS] == 10_000
 
 
 async def test_who_was_over_the_quota_stays_over_it_while_redis_is_away(

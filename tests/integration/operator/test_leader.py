@@ -11,7 +11,7 @@ import pytest
 
 from tracebility.operator.loops import Loop, run, run_once
 from tracebility.operator.metrics import OperatorMetrics
-from tracebility.stores.leader import LOCK, SILENT_S, Lease, leading
+from tracebility.stores.leader import HUNG_AFTER_S, LOCK, Lease, leading
 from tracebility.stores.postgres import Postgres
 from tracebility.telemetry import Metrics
 
@@ -80,13 +80,13 @@ async def test_a_stalled_leader_that_resumes_leads_no_more_and_writes_nothing(
     async def another_leads() -> bool:
         return (await leader(control))[0] in set(processes) - {first}
 
-    await until("the other leads", another_leads, SILENT_S + TAKEN_OVER_S)
+    await until("the other leads", another_leads, HUNG_AFTER_S + TAKEN_OVER_S)
 
     async def relay_is_noted() -> bool:
-        noted = await control.fetchval("SELECT fence FROM operator_loop WHERE name = 'audit-relay'")
-        return bool(noted is not None and noted > fence)
+        recorded = await control.fetchval("SELECT fence FROM operator_loop WHERE name = 'audit-relay'")
+        return bool(recorded is not None and recorded > fence)
 
-    await until("the new leader's loop is noted", relay_is_noted)
+    await until("the new leader's loop is recorded", relay_is_noted)
     os.kill(first, signal.SIGCONT)
     for _ in range(100):
         assert await relay_is_noted(), "the old leader wrote"
@@ -137,7 +137,7 @@ async def test_a_loop_of_a_former_leader_writes_nothing(stores: Any, control: Po
             sql = "SELECT fence FROM operator_loop WHERE name = 'test-stale'"
             return bool(await control.fetchval(sql) == lease.fence)
 
-        await until("the leader's loop is noted", is_noted)
+        await until("the leader's loop is recorded", is_noted)
         running.cancel()
 
 
@@ -152,7 +152,7 @@ async def test_a_tick_that_fails_ends_no_loop_and_is_told(stores: Any, control: 
     async def good(fence: int) -> None:
         ticks["test-good"] += 1
 
-    async def noted(name: str) -> Any:
+    async def recorded(name: str) -> Any:
         return await control.fetchrow("SELECT * FROM operator_loop WHERE name = $1", name)
 
     metrics = OperatorMetrics(Metrics())
@@ -161,16 +161,16 @@ async def test_a_tick_that_fails_ends_no_loop_and_is_told(stores: Any, control: 
         running = asyncio.create_task(run(loops, lease, control, metrics))
 
         async def failure_is_noted() -> bool:
-            row = await noted("test-bad")
+            row = await recorded("test-bad")
             return row is not None and row["last_error"] == "ValueError: out of order"
 
-        await until("the failure is noted", failure_is_noted)
+        await until("the failure is recorded", failure_is_noted)
 
         async def success_is_noted() -> bool:
-            row = await noted("test-bad")
+            row = await recorded("test-bad")
             return row["last_error"] == "" and row["last_success"] is not None
 
-        await until("the success is noted", success_is_noted)
+        await until("the success is recorded", success_is_noted)
 
         async def other_went_on() -> bool:
             return ticks["test-good"] >= 3

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from tests.harness.proxy import Proxy, Road
 
 from tracebility.audit.events import AuditWriter
-from tracebility.errors import StoreUnavailable, TrailTampered
+from tracebility.errors import AuditLogTampered, StoreUnavailable
 from tracebility.ids import OrgId
 from tracebility.ingest import enqueue, heartbeat
 from tracebility.ingest.disk_buffer import buffer
@@ -22,7 +22,7 @@ from tracebility.stores.clickhouse import Engine
 from tracebility.stores.queue import Queue
 from tracebility.stores.queue.entries import LATE
 from tracebility.tenant.quota import BYTES, METERED, OLDEST_BUFFERED, SLOT_US, SPANS, metered_member, usage_key
-from tracebility.tenant.scripts import SAY
+from tracebility.tenant.scripts import SET_FIELD
 from tracebility.worker.columns import MAX_VERSION
 
 PERIOD = "2026-11"
@@ -46,7 +46,7 @@ class Books:
     org_id: OrgId
     control: postgres.Postgres
     engine: Engine
-    store: redis_control.Hot
+    store: redis_control.RedisControl
     clock: Clock
 
     async def meter(self, *spans: tuple[UUID, int]) -> None:
@@ -92,7 +92,7 @@ class Books:
 
 
 @pytest.fixture
-async def books(control: postgres.Postgres, engine: Engine, store: redis_control.Hot) -> Books:
+async def books(control: postgres.Postgres, engine: Engine, store: redis_control.RedisControl) -> Books:
     org_id = OrgId(uuid4())
     await control.execute("insert_org", org_id, "org", "internal")
     return Books(org_id, control, engine, store, Clock())
@@ -142,9 +142,9 @@ async def test_what_is_in_a_disk_buffer_holds_the_watermark_and_in_one_that_is_g
     before = await reconciler.watermark()
     now_ms = books.clock.now_us // 1000
     for name, slot in (("one", before - 50), ("other", before - 60)):
-        await books.store.run(SAY, [OLDEST_BUFFERED], [name, f"{slot}|{now_ms}"])
+        await books.store.run(SET_FIELD, [OLDEST_BUFFERED], [name, f"{slot}|{now_ms}"])
     assert await reconciler.watermark() < before - 60
-    await books.store.run(SAY, [OLDEST_BUFFERED], ["other", ""])
+    await books.store.run(SET_FIELD, [OLDEST_BUFFERED], ["other", ""])
     assert before - 60 < await reconciler.watermark() < before - 50
     books.clock.now_us += 3_599 * 10**6
     assert await reconciler.watermark() < before - 50
@@ -157,15 +157,15 @@ async def test_what_came_from_a_disk_buffer_holds_the_watermark_until_it_has_lef
 ) -> None:
     before, stream = await reconciler.watermark(), "tracebility:ingest:v1:3"
     now_ms = books.clock.now_us // 1000
-    await streams.note_late(before - 50, now_ms + 10_000)
+    await streams.record_late(before - 50, now_ms + 10_000)
     await books.store.command("XADD", stream, f"{now_ms}-0", "h", "", "b", "")
     books.clock.now_us += 60 * 10**6
     assert await reconciler.watermark() < before - 50
     await books.store.command("XADD", stream, f"{now_ms + 30_000}-0", "h", "", "b", "")
     await books.store.command("XDEL", stream, f"{now_ms}-0")
     assert await reconciler.watermark() > before
-    await streams.note_late(before - 70, now_ms + 31_000)
-    await streams.note_late(before - 70, now_ms + 20_000)
+    await streams.record_late(before - 70, now_ms + 31_000)
+    await streams.record_late(before - 70, now_ms + 20_000)
     assert await reconciler.watermark() < before - 70
     await books.store.command("DEL", stream)
     assert await reconciler.watermark() > before
@@ -179,13 +179,13 @@ async def test_what_is_on_its_way_while_the_watermark_is_taken_is_seen(
     now_ms = books.clock.now_us // 1000
 
     async def go() -> None:
-        await streams.note_late(before - 50, now_ms + 10_000)
+        await streams.record_late(before - 50, now_ms + 10_000)
         await books.store.command("XADD", "tracebility:ingest:v1:3", f"{now_ms}-0", "h", "", "b", "")
-        await books.store.run(SAY, [OLDEST_BUFFERED], ["one", ""])
+        await books.store.run(SET_FIELD, [OLDEST_BUFFERED], ["one", ""])
 
     for name, is_before in product(("depths", "late_slots"), (True, False)):
         await books.store.command("DEL", LATE, "tracebility:ingest:v1:3")
-        await books.store.run(SAY, [OLDEST_BUFFERED], ["one", f"{before - 50}|{now_ms}"])
+        await books.store.run(SET_FIELD, [OLDEST_BUFFERED], ["one", f"{before - 50}|{now_ms}"])
         ask = getattr(streams, name)
 
         async def meanwhile(argument: Any, ask: Any = ask, is_before: bool = is_before) -> Any:
@@ -286,7 +286,7 @@ async def test_the_flag_stands_while_the_watermark_is_held(books: Books, reconci
     await books.meter((uuid4(), 600_000_000))
     await reconciler.tick()
     slot, now_ms = await reconciler.watermark() - 50, books.clock.now_us // 1000
-    await books.store.run(SAY, [OLDEST_BUFFERED], ["one", f"{slot}|{now_ms}"])
+    await books.store.run(SET_FIELD, [OLDEST_BUFFERED], ["one", f"{slot}|{now_ms}"])
     await books.store.command("DEL", f"quota:over:{books.org_id}:{PERIOD}")
     await books.say()
     assert (await reconciler.tick()).advanced == 0
@@ -313,7 +313,7 @@ async def test_an_org_whose_trail_takes_no_more_is_settled_and_so_are_the_others
     books: Books, reconciler: QuotaReconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def takes_no_more(*_: Any) -> None:
-        raise TrailTampered
+        raise AuditLogTampered
 
     await books.limit(100, 1)
     await books.meter((uuid4(), 600_000_000))

@@ -39,7 +39,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def loud(store: redis_control.Hot, two_orgs: Any, clock: Clock) -> AsyncIterator[Any]:
+async def loud(store: redis_control.RedisControl, two_orgs: Any, clock: Clock) -> AsyncIterator[Any]:
     """An org that sends everything that is sent."""
     org_id = two_orgs[0].org_id
     key = accepted_key(stream_of(shard_of(org_id)), org_id)
@@ -49,7 +49,9 @@ async def loud(store: redis_control.Hot, two_orgs: Any, clock: Clock) -> AsyncIt
 
 
 @pytest.fixture
-def balance(control: Postgres, streams: Queue, store: redis_control.Hot, clock: Clock) -> Callable[..., ShardBalance]:
+def balance(
+    control: Postgres, streams: Queue, store: redis_control.RedisControl, clock: Clock
+) -> Callable[..., ShardBalance]:
     def make(*, auto: bool, worth_items: int = LOUD_ITEMS) -> ShardBalance:
         metrics = ShardMetrics(Metrics())
         return ShardBalance(
@@ -112,7 +114,7 @@ async def test_where_it_may_the_operator_moves_and_is_then_content(
 
 
 async def test_a_burst_or_a_trickle_is_not_worth_a_word(
-    balance: Any, loud: Any, store: redis_control.Hot, two_orgs: Any, clock: Clock, control: Postgres
+    balance: Any, loud: Any, store: redis_control.RedisControl, two_orgs: Any, clock: Clock, control: Postgres
 ) -> None:
     trickle = balance(auto=True, worth_items=LOUD_ITEMS + 1)
     await trickle.tick()
@@ -121,7 +123,9 @@ async def test_a_burst_or_a_trickle_is_not_worth_a_word(
     assert await placed(control, loud) == (shard_of(loud),)
 
 
-async def test_a_skew_that_passes_begins_anew(balance: Any, loud: Any, store: redis_control.Hot, clock: Clock) -> None:
+async def test_a_skew_that_passes_begins_anew(
+    balance: Any, loud: Any, store: redis_control.RedisControl, clock: Clock
+) -> None:
     looking = balance(auto=False)
     await looking.tick()
     key, hour = accepted_key(stream_of(shard_of(loud)), loud), int(clock.now().timestamp()) // 3600

@@ -20,7 +20,7 @@ from tracebility.ids import OrgId
 from tracebility.shards.routing import org_loads, placements, routing
 from tracebility.shards.shard_map import HYSTERESIS, ShardMove, ShardMoved, coolest_for, look, move, plan, undo
 from tracebility.stores import postgres, redis_control
-from tracebility.stores.changes import nudge, resolving
+from tracebility.stores.changes import notify, resolving
 from tracebility.stores.postgres import Conflict, Postgres
 from tracebility.stores.queue import Queue
 from tracebility.tenant.ledger import accepted_key
@@ -219,11 +219,11 @@ async def until_routed(router: ShardRouter, org: OrgId, shards: tuple[int, ...],
 
 
 async def test_routers_hear_of_a_move_at_once(
-    stores: Any, hot_store: redis_control.Hot, org: OrgId, moving: Any
+    stores: Any, hot_store: redis_control.RedisControl, org: OrgId, moving: Any
 ) -> None:
     async with another_process(stores.pg_dsn, stores.redis_url) as router:
         moved = await moving(3, 4)
-        await nudge(hot_store)
+        await notify(hot_store)
         await until_routed(router, org, (3, 4), AT_ONCE_S)
         assert router.epoch >= moved.epoch
 
@@ -241,7 +241,7 @@ async def test_a_process_that_starts_knows_the_map(stores: Any, org: OrgId, movi
 
 
 async def test_with_postgres_away_a_router_goes_on_and_learns_when_it_is_back(
-    stores: Any, hot_store: redis_control.Hot, org: OrgId, moving: Any
+    stores: Any, hot_store: redis_control.RedisControl, org: OrgId, moving: Any
 ) -> None:
     async with (
         Proxy.before(stores.pg_dsn) as road,
@@ -250,7 +250,7 @@ async def test_with_postgres_away_a_router_goes_on_and_learns_when_it_is_back(
         road.road = Road.CLOSED
         road.reset()
         await moving(3, 4)
-        await nudge(hot_store)
+        await notify(hot_store)
         await asyncio.sleep(0.3)
         assert router.shards_of(org) == (shard_of(org),)
         road.road = Road.CLEAR

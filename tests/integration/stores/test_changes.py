@@ -11,7 +11,7 @@ from tests.harness.proxy import Proxy, Road
 
 from tracebility.errors import Overloaded, Suspended, Unauthenticated
 from tracebility.stores import changes, keys, postgres, redis_control
-from tracebility.stores.changes import Changes, nudge, resolving
+from tracebility.stores.changes import Changes, notify, resolving
 from tracebility.tenant.keys import generate
 from tracebility.tenant.redis_keys import shared_key
 from tracebility.tenant.resolver import Resolver
@@ -20,7 +20,7 @@ AT_ONCE_S, SOON_S = 1.0, 5.0
 
 
 @asynccontextmanager
-async def another_process(pg_dsn: str, redis_url: str) -> AsyncIterator[tuple[Resolver, redis_control.Hot]]:
+async def another_process(pg_dsn: str, redis_url: str) -> AsyncIterator[tuple[Resolver, redis_control.RedisControl]]:
     control, store = await postgres.connect(pg_dsn), await redis_control.connect(redis_url)
     try:
         async with resolving(control, store, redis_url) as resolver:
@@ -59,14 +59,14 @@ Act = Callable[[postgres.Postgres, Any], Awaitable[None]]
 
 @pytest.mark.parametrize("act", [revoke, suspend, remove])
 async def test_what_is_announced_holds_at_once(
-    stores: Any, control: postgres.Postgres, hot_store: redis_control.Hot, two_orgs: Any, act: Act
+    stores: Any, control: postgres.Postgres, hot_store: redis_control.RedisControl, two_orgs: Any, act: Act
 ) -> None:
     tenant, bystander = two_orgs
     async with another_process(stores.pg_dsn, stores.redis_url) as (resolver, _):
         for one in two_orgs:
             await resolver.resolve(f"Bearer {one.key}", "")
         await act(control, tenant)
-        await nudge(hot_store)
+        await notify(hot_store)
         await refusal_within(resolver, tenant.key, AT_ONCE_S)
         await resolver.resolve(f"Bearer {bystander.key}", "")
 
@@ -89,7 +89,7 @@ async def test_what_nobody_announces_holds_soon(
 
 
 async def test_a_new_plan_is_heard_of_by_all_of_its_orgs(
-    stores: Any, control: postgres.Postgres, hot_store: redis_control.Hot, two_orgs: Any
+    stores: Any, control: postgres.Postgres, hot_store: redis_control.RedisControl, two_orgs: Any
 ) -> None:
     tenant, _ = two_orgs
     plan = f"p{tenant.org_id.hex[:12]}"
@@ -98,14 +98,14 @@ async def test_a_new_plan_is_heard_of_by_all_of_its_orgs(
     async with another_process(stores.pg_dsn, stores.redis_url) as (resolver, _):
         assert (await resolver.resolve(f"Bearer {tenant.key}", "")).allowance.meters == {}
         await control.execute("INSERT INTO plan_meter_limit VALUES ($1, 'spans', 7, NULL)", plan)
-        await nudge(hot_store)
+        await notify(hot_store)
         async with asyncio.timeout(AT_ONCE_S):
             while not (await resolver.resolve(f"Bearer {tenant.key}", "")).allowance.meters:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
 
 async def test_a_record_that_is_written_back_late_is_not_used(
-    stores: Any, control: postgres.Postgres, hot_store: redis_control.Hot, two_orgs: Any
+    stores: Any, control: postgres.Postgres, hot_store: redis_control.RedisControl, two_orgs: Any
 ) -> None:
     """The race of a refill: read before the revocation, kept in Redis after it."""
     tenant, _ = two_orgs
@@ -113,7 +113,7 @@ async def test_a_record_that_is_written_back_late_is_not_used(
     assert before is not None
     async with another_process(stores.pg_dsn, stores.redis_url) as (resolver, _):
         await revoke(control, tenant)
-        await nudge(hot_store)
+        await notify(hot_store)
         await asyncio.sleep(0.3)
         await hot_store.command("SET", shared_key("api_key", before.public_id), keys._encode(before))
         with pytest.raises(Unauthenticated):
@@ -143,7 +143,7 @@ async def test_a_process_that_starts_while_postgres_is_away_finds_known_keys_in_
 
 
 async def test_a_key_is_known_as_soon_as_it_is_made(
-    stores: Any, control: postgres.Postgres, hot_store: redis_control.Hot, two_orgs: Any
+    stores: Any, control: postgres.Postgres, hot_store: redis_control.RedisControl, two_orgs: Any
 ) -> None:
     tenant, _ = two_orgs
     key = generate()
@@ -152,7 +152,7 @@ async def test_a_key_is_known_as_soon_as_it_is_made(
             await resolver.resolve(f"Bearer {key.key}", "")
         place = (tenant.org_id, tenant.workspace_id, tenant.project_id)
         await control.execute("insert_key", key.public_id, *place, "key", key.secret_hash, ["read"])
-        await nudge(hot_store)
+        await notify(hot_store)
         async with asyncio.timeout(AT_ONCE_S):
             while True:
                 try:
@@ -184,7 +184,7 @@ async def test_an_error_that_nobody_thought_of_makes_no_process_deaf(
         return await fetch(name, *arguments)
 
     monkeypatch.setattr(control, "fetch", stumbling)
-    monkeypatch.setattr(changes, "ASK_EVERY_S", 0.05)
+    monkeypatch.setattr(changes, "POLL_S", 0.05)
     asking = asyncio.create_task(Changes(control, stores.redis_url, lambda change: heard.append(change.id)).run())
     try:
         async with asyncio.timeout(SOON_S):
@@ -203,12 +203,12 @@ async def test_what_a_long_transaction_changed_is_heard_of_when_it_commits(
     """It is as old as the statement that changed it."""
     heard: list[str] = []
     ear = Changes(control, stores.redis_url, lambda change: heard.append(change.id))
-    await ear.ask()
+    await ear.poll()
     name = f"long-{time.time_ns()}"
     await control.execute(
         "INSERT INTO tenant_change (rev, kind, id, at) VALUES "
         "(nextval('tenant_change_rev'), 'plan', $1, clock_timestamp() - interval '4 minutes')",
         name,
     )
-    await ear.ask()
+    await ear.poll()
     assert name in heard

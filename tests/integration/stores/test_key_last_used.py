@@ -62,7 +62,7 @@ async def test_a_refused_key_was_not_used(resolver: Resolver, control: postgres.
 
 async def test_a_process_writes_by_itself(
     control: postgres.Postgres,
-    hot_store: redis_control.Hot,
+    hot_store: redis_control.RedisControl,
     stores: Any,
     two_orgs: Any,
     monkeypatch: pytest.MonkeyPatch,

@@ -7,7 +7,7 @@ import pytest
 
 from tracebility.stores import keys
 from tracebility.stores.postgres import Postgres
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 from tracebility.tenant.redis_keys import shared_key
 
 WHOLE = {
@@ -35,7 +35,7 @@ packed = msgspec.msgpack.encode
     ids=lambda kept: kept[:24].hex() or "empty",
 )
 async def test_a_record_that_cannot_be_read_is_a_miss(
-    control: Postgres, hot_store: Hot, two_orgs: Any, api: Any, kept: bytes
+    control: Postgres, hot_store: RedisControl, two_orgs: Any, api: Any, kept: bytes
 ) -> None:
     tenant, _ = two_orgs
     at = shared_key("api_key", tenant.context.key_id)

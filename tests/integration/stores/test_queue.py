@@ -9,7 +9,7 @@ from tests.harness import streams as raw_streams
 
 from tracebility.errors import ConfigurationError, StoreUnavailable
 from tracebility.stores.queue import Queue, connect_queue
-from tracebility.stores.queue.entries import Depth, Entry, Leaving
+from tracebility.stores.queue.entries import Depth, Entry, Removal
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
 
 
@@ -36,7 +36,7 @@ async def test_a_read_takes_its_count_from_each_stream(queue: Queue, stream: str
     await raw_streams.append(queue, [(name, {"b": b"%d" % n}) for n in range(5) for name in (stream, other)])
     found = await queue.read([stream, other], "one", 3)
     assert [(name, len(entries)) for name, entries in found] == [(stream, 3), (other, 3)]
-    await queue.leave([Leaving(name, [entry.id for entry in entries]) for name, entries in found])
+    await queue.remove([Removal(name, [entry.id for entry in entries]) for name, entries in found])
     assert {name: depth.length for name, depth in (await queue.depths([stream, other])).items()} == {
         stream: 2,
         other: 2,
@@ -117,7 +117,7 @@ async def test_a_dead_letter_whose_last_answer_was_lost_is_one(
         return answers
 
     monkeypatch.setattr(queue, "_pipeline", loses_the_last)
-    await queue.dead_letter(Leaving(stream, [entry.id]), entry, reason="poison", deliveries=6, at_us=1)
+    await queue.dead_letter(Removal(stream, [entry.id]), entry, reason="poison", deliveries=6, at_us=1)
     letters = [one for one in await queue.range(DEAD_LETTER_STREAM, count=10_000) if one.fields[b"b"] == b"poison"]
     assert [letter.fields[b"entry_id"] for letter in letters] == [entry.id]
     await raw_streams.delete(queue, DEAD_LETTER_STREAM, [letter.id for letter in letters])
@@ -135,7 +135,7 @@ async def test_a_stream_without_its_group_gets_one_and_loses_nothing(queue: Queu
 async def test_a_dead_letter_says_what_happened_and_goes_back_as_it_was(queue: Queue, stream: str) -> None:
     await raw_streams.append(queue, [(stream, {"h": b"head", "b": b"body"})])
     [(_, [entry])] = await queue.read([stream], "one", 1)
-    await queue.dead_letter(Leaving(stream, [entry.id]), entry, reason="cannot be decoded", deliveries=5, at_us=17)
+    await queue.dead_letter(Removal(stream, [entry.id]), entry, reason="cannot be decoded", deliveries=5, at_us=17)
     assert (await queue.depths([stream]))[stream] == Depth(0, 0, None)
     [dead] = [
         letter

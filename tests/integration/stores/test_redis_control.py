@@ -14,7 +14,7 @@ from tracebility.tenant.scripts import SETTLE
 
 
 @pytest.fixture
-def trips(hot_store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def trips(hot_store: redis_control.RedisControl, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of commands of each round trip."""
     trips: list[int] = []
     pipelined = hot_store._servers.pipelined
@@ -28,7 +28,7 @@ def trips(hot_store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch) -> list
 
 
 async def test_questions_of_one_moment_share_a_round_trip_and_keep_their_order(
-    hot_store: redis_control.Hot, trips: list[int]
+    hot_store: redis_control.RedisControl, trips: list[int]
 ) -> None:
     at = f"test:{uuid4().hex}"
     answers = await asyncio.gather(*(hot_store.command("RPUSH", at, n) for n in range(20)))
@@ -40,7 +40,7 @@ async def test_questions_of_one_moment_share_a_round_trip_and_keep_their_order(
 
 
 async def test_marks_go_with_the_next_question_or_soon_by_themselves(
-    hot_store: redis_control.Hot, trips: list[int]
+    hot_store: redis_control.RedisControl, trips: list[int]
 ) -> None:
     at = f"test:{uuid4().hex}"
     for number in range(3):
@@ -56,7 +56,7 @@ async def test_marks_go_with_the_next_question_or_soon_by_themselves(
     assert await hot_store.command("EXISTS", f"{at}:2", f"{at}:late") == 2
 
 
-async def test_what_waits_is_sent_before_the_end(stores: Any, hot_store: redis_control.Hot) -> None:
+async def test_what_waits_is_sent_before_the_end(stores: Any, hot_store: redis_control.RedisControl) -> None:
     at = f"test:{uuid4().hex}"
     store = await redis_control.connect(stores.redis_url)
     store.put(at, "x", 10_000)
@@ -64,7 +64,7 @@ async def test_what_waits_is_sent_before_the_end(stores: Any, hot_store: redis_c
     assert await hot_store.command("GET", at) == b"x"
 
 
-async def test_a_script_that_the_server_does_not_know_is_sent_whole(hot_store: redis_control.Hot) -> None:
+async def test_a_script_that_the_server_does_not_know_is_sent_whole(hot_store: redis_control.RedisControl) -> None:
     await hot_store.command("SCRIPT", "FLUSH")
     assert await hot_store.run(SETTLE, [f"test:{uuid4().hex}"], [5, 10_000, "spans", 3]) == 1
 
@@ -109,7 +109,7 @@ async def test_nobody_waits_for_ever_for_what_failed_in_a_way_that_nobody_foresa
 
 
 async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(
-    stores: Any, hot_store: redis_control.Hot
+    stores: Any, hot_store: redis_control.RedisControl
 ) -> None:
     store = await redis_control.connect(stores.redis_url)
     client = await store.command("CLIENT", "ID")

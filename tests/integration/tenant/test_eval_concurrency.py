@@ -20,7 +20,7 @@ LIFE_US = 30_000_000
 class LeaseMachine(RuleBasedStateMachine):
     """Never more leases live than the limit at their taking allowed; a dead holder's comes back after its life."""
 
-    store: redis_control.Hot
+    store: redis_control.RedisControl
     loop: asyncio.AbstractEventLoop
     held = Bundle("held")
 
@@ -87,7 +87,7 @@ def test_leases_are_as_the_model_has_them(stores: Any) -> None:
             runner.run(LeaseMachine.store.close())
 
 
-async def test_who_waits_gets_the_lease_of_one_that_died(hot_store: redis_control.Hot) -> None:
+async def test_who_waits_gets_the_lease_of_one_that_died(hot_store: redis_control.RedisControl) -> None:
     evals, org_id = EvalConcurrency(hot_store, life_s=0.5), OrgId(uuid4())
     died = await evals.take(org_id, 1)
     assert isinstance(died, Lease)
@@ -96,7 +96,9 @@ async def test_who_waits_gets_the_lease_of_one_that_died(hot_store: redis_contro
     assert not await evals.keep(died)
 
 
-async def test_a_lease_is_kept_for_as_long_as_its_holder_runs_and_given_back_then(hot_store: redis_control.Hot) -> None:
+async def test_a_lease_is_kept_for_as_long_as_its_holder_runs_and_given_back_then(
+    hot_store: redis_control.RedisControl,
+) -> None:
     evals, org_id = EvalConcurrency(hot_store, life_s=0.3), OrgId(uuid4())
     async with evals.running(org_id, 1):
         await asyncio.sleep(1.0)
@@ -104,7 +106,7 @@ async def test_a_lease_is_kept_for_as_long_as_its_holder_runs_and_given_back_the
     assert isinstance(await evals.take(org_id, 1), Lease)
 
 
-async def test_a_holder_that_lost_its_lease_is_stopped(hot_store: redis_control.Hot) -> None:
+async def test_a_holder_that_lost_its_lease_is_stopped(hot_store: redis_control.RedisControl) -> None:
     evals, org_id = EvalConcurrency(hot_store, life_s=0.3), OrgId(uuid4())
 
     async def hold() -> None:

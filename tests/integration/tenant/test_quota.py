@@ -51,12 +51,12 @@ class Settled:
         return self.usage_now
 
 
-async def counted(store: redis_control.Hot, tenant: TenantContext, meter: str = SPANS) -> int:
+async def counted(store: redis_control.RedisControl, tenant: TenantContext, meter: str = SPANS) -> int:
     return int(await store.command("HGET", usage_key(tenant.org_id, PERIOD), meter))
 
 
 async def test_concurrent_senders_get_in_up_to_the_limit_and_not_one_more(
-    hot_store: redis_control.Hot, stores: Any
+    hot_store: redis_control.RedisControl, stores: Any
 ) -> None:
     tenant = a_tenant(spans=5_000)
     others = [await redis_control.connect(stores.redis_url) for _ in range(3)]
@@ -76,7 +76,7 @@ async def test_concurrent_senders_get_in_up_to_the_limit_and_not_one_more(
     assert await counted(hot_store, tenant) == total
 
 
-async def test_a_request_gets_in_with_all_its_meters_or_none(hot_store: redis_control.Hot) -> None:
+async def test_a_request_gets_in_with_all_its_meters_or_none(hot_store: redis_control.RedisControl) -> None:
     tenant = a_tenant(spans=100, size=1_000)
     door = Admission(hot_store, Settled())
     await door.admit(tenant, a_claim(10, 900))
@@ -89,20 +89,22 @@ async def test_a_request_gets_in_with_all_its_meters_or_none(hot_store: redis_co
     await door.admit(tenant, a_claim(90, 100))
 
 
-async def test_a_limit_of_nought_refuses_everything_and_none_refuses_nothing(hot_store: redis_control.Hot) -> None:
+async def test_a_limit_of_nought_refuses_everything_and_none_refuses_nothing(
+    hot_store: redis_control.RedisControl,
+) -> None:
     door = Admission(hot_store, Settled())
     with pytest.raises(QuotaExceeded):
         await door.admit(a_tenant(spans=0), a_claim(1))
     assert (await door.admit(a_tenant(), a_claim(1 << 40))).used[SPANS] == 1 << 40
 
 
-async def flag(store: redis_control.Hot, tenant: TenantContext) -> bytes | None:
+async def flag(store: redis_control.RedisControl, tenant: TenantContext) -> bytes | None:
     said: bytes | None = await store.command("GET", f"quota:over:{tenant.org_id}:{PERIOD}")
     return said
 
 
 async def test_the_request_that_reaches_the_limit_raises_the_flag_and_those_behind_it_keep_it_up(
-    hot_store: redis_control.Hot,
+    hot_store: redis_control.RedisControl,
 ) -> None:
     tenant, door = a_tenant(spans=10, size=100), Admission(hot_store, Settled())
     await door.admit(tenant, a_claim(9, 99))
@@ -115,7 +117,7 @@ async def test_the_request_that_reaches_the_limit_raises_the_flag_and_those_behi
     assert await flag(hot_store, tenant) == BYTES.encode()
 
 
-async def test_one_request_that_is_too_large_raises_no_flag(hot_store: redis_control.Hot) -> None:
+async def test_one_request_that_is_too_large_raises_no_flag(hot_store: redis_control.RedisControl) -> None:
     """By the flag others' envelopes are dropped: those of an org that has room are not."""
     tenant, door = a_tenant(spans=1_000), Admission(hot_store, Settled())
     await door.admit(tenant, a_claim(10))
@@ -124,7 +126,7 @@ async def test_one_request_that_is_too_large_raises_no_flag(hot_store: redis_con
     assert await flag(hot_store, tenant) is None
 
 
-async def test_a_body_that_was_kept_is_let_in_again_and_not_counted(hot_store: redis_control.Hot) -> None:
+async def test_a_body_that_was_kept_is_let_in_again_and_not_counted(hot_store: redis_control.RedisControl) -> None:
     tenant, claim = a_tenant(spans=10), a_claim(10)
     door = Admission(hot_store, Settled())
     door.keep(await door.admit(tenant, claim))
@@ -133,7 +135,9 @@ async def test_a_body_that_was_kept_is_let_in_again_and_not_counted(hot_store: r
     assert await counted(hot_store, tenant) == 10
 
 
-async def test_a_body_whose_first_attempt_died_is_taken_over_not_charged_again(hot_store: redis_control.Hot) -> None:
+async def test_a_body_whose_first_attempt_died_is_taken_over_not_charged_again(
+    hot_store: redis_control.RedisControl,
+) -> None:
     tenant, claim = a_tenant(spans=10), a_claim(10)
     door = Admission(hot_store, Settled())
     died = await door.admit(tenant, claim)
@@ -145,7 +149,7 @@ async def test_a_body_whose_first_attempt_died_is_taken_over_not_charged_again(h
     assert await counted(hot_store, tenant) == 0
 
 
-async def test_what_was_settled_away_is_reserved_anew_if_there_is_room(hot_store: redis_control.Hot) -> None:
+async def test_what_was_settled_away_is_reserved_anew_if_there_is_room(hot_store: redis_control.RedisControl) -> None:
     tenant, door, body = a_tenant(spans=100), Admission(hot_store, Settled()), uuid4().hex
     await door.admit(tenant, a_claim(60, body=body))  # and dies
     await QuotaMeter(hot_store).settle(tenant.org_id, PERIOD, Usage(START_SLOT, {SPANS: 0}))
@@ -158,7 +162,7 @@ async def test_what_was_settled_away_is_reserved_anew_if_there_is_room(hot_store
     assert await counted(hot_store, tenant) == 100
 
 
-async def test_what_was_settled_away_is_not_given_back(hot_store: redis_control.Hot) -> None:
+async def test_what_was_settled_away_is_not_given_back(hot_store: redis_control.RedisControl) -> None:
     tenant, door = a_tenant(spans=100), Admission(hot_store, Settled())
     late = await door.admit(tenant, a_claim(60))
     await QuotaMeter(hot_store).settle(tenant.org_id, PERIOD, Usage(START_SLOT, {SPANS: 40}))
@@ -166,7 +170,9 @@ async def test_what_was_settled_away_is_not_given_back(hot_store: redis_control.
     assert await counted(hot_store, tenant) == 40
 
 
-async def test_what_is_taken_over_is_counted_with_the_stamp_of_who_took_it(hot_store: redis_control.Hot) -> None:
+async def test_what_is_taken_over_is_counted_with_the_stamp_of_who_took_it(
+    hot_store: redis_control.RedisControl,
+) -> None:
     """Else the first settlement between the two stamps forgets what is under way."""
     tenant, door, body = a_tenant(spans=100), Admission(hot_store, Settled()), uuid4().hex
     await door.admit(tenant, a_claim(60, body=body))  # and dies
@@ -177,7 +183,9 @@ async def test_what_is_taken_over_is_counted_with_the_stamp_of_who_took_it(hot_s
     assert await counted(hot_store, tenant) == 0
 
 
-async def test_usage_that_redis_forgot_is_filled_in_once_from_the_control_plane(hot_store: redis_control.Hot) -> None:
+async def test_usage_that_redis_forgot_is_filled_in_once_from_the_control_plane(
+    hot_store: redis_control.RedisControl,
+) -> None:
     tenant = a_tenant(spans=100)
     settled = Settled(Usage(START_SLOT - 2, {SPANS: 95}))
     door = Admission(hot_store, settled)
@@ -188,9 +196,9 @@ async def test_usage_that_redis_forgot_is_filled_in_once_from_the_control_plane(
 
 
 class Flapping:
-    """A `HotStore` that is away when told."""
+    """A `ControlStore` that is away when told."""
 
-    def __init__(self, store: redis_control.Hot) -> None:
+    def __init__(self, store: redis_control.RedisControl) -> None:
         self.store = store
         self.is_away = False
 
@@ -207,7 +215,7 @@ class Flapping:
 
 
 async def test_a_redis_that_comes_and_goes_lends_once_until_what_it_lent_is_settled(
-    hot_store: redis_control.Hot,
+    hot_store: redis_control.RedisControl,
 ) -> None:
     tenant, flapping = a_tenant(spans=1_000), Flapping(hot_store)
     door = Admission(flapping, Settled())
@@ -248,7 +256,7 @@ class QuotaMachine(RuleBasedStateMachine):
     after it, whatever dies, comes late, or settles twice.
     """
 
-    store: redis_control.Hot
+    store: redis_control.RedisControl
     loop: asyncio.AbstractEventLoop
     under_way = Bundle("under_way")
     dead = Bundle("dead")

@@ -6,7 +6,7 @@ from uuid import uuid4
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracebility.stores.redis_control import Hot
+from tracebility.stores.redis_control import RedisControl
 from tracebility.tenant.scripts import ADMIT
 
 START_US = 1_795_000_000_123_457
@@ -16,7 +16,7 @@ LET_IN, OVER_RATE = 0, 1
 class Limited:
     """An org and a key of their own; `ask` is one request at a moment."""
 
-    def __init__(self, hot: Hot) -> None:
+    def __init__(self, hot: RedisControl) -> None:
         self._hot = hot
         org = f"tracebility:{{{uuid4()}}}"
         self.keys = [f"{org}:rate", f"{org}:rate:key", f"{org}:usage", f"{org}:body"]
@@ -37,7 +37,7 @@ class Limited:
     steps=st.lists(st.integers(0, 90_000_000), min_size=1, max_size=40),
 )
 async def test_no_window_holds_more_than_the_burst_and_its_rate(
-    hot_store: Hot, interval: int, burst: int, steps: list[int]
+    hot_store: RedisControl, interval: int, burst: int, steps: list[int]
 ) -> None:
     limited, now = Limited(hot_store), START_US
     admitted: list[int] = []
@@ -58,7 +58,7 @@ async def test_no_window_holds_more_than_the_burst_and_its_rate(
             assert last - first + 1 <= burst + window // interval + 1e-9
 
 
-async def test_a_refusal_says_how_long_to_wait_and_that_is_long_enough(hot_store: Hot) -> None:
+async def test_a_refusal_says_how_long_to_wait_and_that_is_long_enough(hot_store: RedisControl) -> None:
     limited, limit = Limited(hot_store), (250_000, 3)
     assert [await limited.lets_in(START_US, org=limit) for _ in range(4)] == [True, True, True, False]
     status, which, wait, left = await limited.ask(START_US + 10, org=limit)
@@ -67,7 +67,7 @@ async def test_a_refusal_says_how_long_to_wait_and_that_is_long_enough(hot_store
     assert await limited.lets_in(START_US + 10 + wait, org=limit)
 
 
-async def test_what_is_refused_for_the_key_is_not_counted_for_the_org(hot_store: Hot) -> None:
+async def test_what_is_refused_for_the_key_is_not_counted_for_the_org(hot_store: RedisControl) -> None:
     limited, org, key = Limited(hot_store), (1_000_000, 3), (1_000_000, 1)
     assert await limited.lets_in(START_US, org=org, key=key)
     for _ in range(5):
@@ -75,7 +75,7 @@ async def test_what_is_refused_for_the_key_is_not_counted_for_the_org(hot_store:
     assert [await limited.lets_in(START_US, org=org) for _ in range(3)] == [True, True, False]
 
 
-async def test_a_clock_that_goes_back_makes_nobody_wait_for_longer_than_the_burst(hot_store: Hot) -> None:
+async def test_a_clock_that_goes_back_makes_nobody_wait_for_longer_than_the_burst(hot_store: RedisControl) -> None:
     limited, limit = Limited(hot_store), (1_000_000, 5)
     for _ in range(5):
         await limited.lets_in(START_US, org=limit)
@@ -85,7 +85,7 @@ async def test_a_clock_that_goes_back_makes_nobody_wait_for_longer_than_the_burs
     assert await limited.lets_in(earlier + wait, org=limit)
 
 
-async def test_a_lowered_limit_holds_at_once(hot_store: Hot) -> None:
+async def test_a_lowered_limit_holds_at_once(hot_store: RedisControl) -> None:
     limited = Limited(hot_store)
     for _ in range(50):
         await limited.lets_in(START_US, org=(1_000_000, 100))
@@ -93,7 +93,7 @@ async def test_a_lowered_limit_holds_at_once(hot_store: Hot) -> None:
     assert wait == 1_000_000
 
 
-async def test_state_keeps_every_microsecond_and_goes_when_it_is_of_no_use(hot_store: Hot) -> None:
+async def test_state_keeps_every_microsecond_and_goes_when_it_is_of_no_use(hot_store: RedisControl) -> None:
     limited = Limited(hot_store)
     now = int((await hot_store.command("TIME"))[0]) * 1_000_000 + 654_321
     await limited.lets_in(now, org=(1_234_567, 3))
@@ -103,7 +103,7 @@ async def test_state_keeps_every_microsecond_and_goes_when_it_is_of_no_use(hot_s
     assert not await hot_store.command("EXISTS", limited.keys[2], limited.keys[3])
 
 
-async def test_the_store_has_one_clock_of_its_own(hot_store: Hot) -> None:
+async def test_the_store_has_one_clock_of_its_own(hot_store: RedisControl) -> None:
     limited = Limited(hot_store)
     assert (await limited.ask(0, org=(0, 0)))[0] == LET_IN
     status, *_ = await hot_store.run(ADMIT, limited.keys, ["", 60_000_000, 1, 0, 0, 0, "", 0])

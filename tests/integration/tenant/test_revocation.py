@@ -24,7 +24,7 @@ from tracebility.ids import OrgId, PublicKeyId
 from tracebility.orgs import keys as control_keys
 from tracebility.orgs import orgs, plans
 from tracebility.stores import postgres, redis_control
-from tracebility.stores.changes import ASK_EVERY_S, Changes
+from tracebility.stores.changes import POLL_S, Changes
 from tracebility.stores.keys import CachedKeys, PostgresKeys, _encode
 from tracebility.tenant import keys, resolver
 from tracebility.tenant.limits import Limits, MeterLimits, Meters
@@ -101,7 +101,7 @@ class RevocationMachine(RuleBasedStateMachine):
     """One org, some processes, one Redis between them, and a clock of the test's own."""
 
     control: postgres.Postgres
-    hot: redis_control.Hot
+    hot: redis_control.RedisControl
     redis_url: str
     loop: asyncio.AbstractEventLoop
     processes = Bundle("processes")
@@ -213,7 +213,7 @@ class RevocationMachine(RuleBasedStateMachine):
         for _ in range(seconds):
             self.now += 1
             for process in self.everyone:
-                if self.now >= process.asked_at + ASK_EVERY_S:
+                if self.now >= process.asked_at + POLL_S:
                     self.hear(process)
 
     # --- the cache between them ---
@@ -293,7 +293,7 @@ class RevocationMachine(RuleBasedStateMachine):
                 self.hear(process)
 
     def hear(self, process: Process) -> None:
-        self.run(process.changes.ask())
+        self.run(process.changes.poll())
         process.asked_at, process.heard = self.now, len(self.worlds) - 1
 
     async def answer(self, process: Process, key: str) -> Answer:

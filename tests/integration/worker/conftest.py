@@ -18,7 +18,7 @@ from tests.harness import streams as raw_streams
 
 from tracebility.ids import uuid7
 from tracebility.stores import clickhouse, redis_control
-from tracebility.stores.project_owners import LazyOwners
+from tracebility.stores.project_owners import LazyProjectOwners
 from tracebility.stores.queue import Queue
 from tracebility.stores.queue.entries import Entry
 from tracebility.telemetry import Metrics
@@ -132,14 +132,18 @@ class Worker:
     """A worker in this process, draining until the block ends."""
 
     def __init__(
-        self, queue: Queue, engine: clickhouse.Engine, store: redis_control.Hot, owners: LazyOwners | None = None
+        self,
+        queue: Queue,
+        engine: clickhouse.Engine,
+        store: redis_control.RedisControl,
+        owners: LazyProjectOwners | None = None,
     ) -> None:
         self.metrics = WorkerMetrics(Metrics())
         self._services = WorkerServices(queue, engine, store, self.metrics, owners)
         self._stop = asyncio.Event()
 
     async def __aenter__(self) -> "Worker":
-        self.task = asyncio.create_task(self._services.drain(self._stop))
+        self.task = asyncio.create_task(self._services.consume(self._stop))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -173,19 +177,19 @@ async def until(done: Callable[[], Any], going: Callable[[], bool] = lambda: Tru
 
 
 @pytest.fixture
-def worker(queue: Queue, engine: clickhouse.Engine, hot_store: redis_control.Hot) -> Callable[[], Worker]:
+def worker(queue: Queue, engine: clickhouse.Engine, hot_store: redis_control.RedisControl) -> Callable[[], Worker]:
     return lambda: Worker(queue, engine, hot_store)
 
 
 @pytest.fixture
 async def legacy_worker(
-    queue: Queue, engine: clickhouse.Engine, hot_store: redis_control.Hot
+    queue: Queue, engine: clickhouse.Engine, hot_store: redis_control.RedisControl
 ) -> AsyncIterator[Callable[[str], Worker]]:
     """Makes workers that read the stream from before the shards too, and ask this control plane whose it is."""
-    opened: list[LazyOwners] = []
+    opened: list[LazyProjectOwners] = []
 
     def make(pg_dsn: str) -> Worker:
-        opened.append(LazyOwners(pg_dsn))
+        opened.append(LazyProjectOwners(pg_dsn))
         return Worker(queue, engine, hot_store, opened[-1])
 
     yield make
@@ -228,7 +232,7 @@ def _spans() -> Callable[..., Span]:
 
 
 @pytest.fixture
-def worker_of(hot_store: redis_control.Hot) -> Callable[[Queue, clickhouse.Engine], Worker]:
+def worker_of(hot_store: redis_control.RedisControl) -> Callable[[Queue, clickhouse.Engine], Worker]:
     return lambda queue, engine: Worker(queue, engine, hot_store)
 
 

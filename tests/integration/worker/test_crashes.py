@@ -9,8 +9,8 @@ from tests.harness import streams as raw_streams
 
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.stores.queue import worker_names
-from tracebility.stores.queue.entries import AGAIN
-from tracebility.tenant.ledger import book_of
+from tracebility.stores.queue.entries import MAYBE_DUPLICATE
+from tracebility.tenant.ledger import ledger_entry
 from tracebility.tenant.shard_router import DEAD_LETTER_STREAM
 
 Make = Callable[..., Any]
@@ -33,8 +33,10 @@ async def test_a_worker_killed_at_any_point_loses_and_doubles_nothing(
     bodies = [spans(0), spans(1, 0)], [spans(2, 0), spans(0)], [spans(3, 1)]
     envelopes = [tenant.envelope(tenant.body(body), items=len(body)) for body in bodies]
     # As edges send what overflows, and what was in the disk buffer: it may be here once more, and one of them is.
-    entries = [(tenant.stream, {**envelope.fields(), AGAIN: b"1"}) for envelope in (*envelopes, envelopes[0])]
-    await tenant.queue.append_groups([entries], [book_of(tenant.stream, envelope.header) for envelope in envelopes])
+    entries = [(tenant.stream, {**envelope.fields(), MAYBE_DUPLICATE: b"1"}) for envelope in (*envelopes, envelopes[0])]
+    await tenant.queue.append_groups(
+        [entries], [ledger_entry(tenant.stream, envelope.header) for envelope in envelopes]
+    )
     assert await worker_process(failpoint).ended() == -signal.SIGKILL
     async with worker() as running:
         await running.drained(tenant)

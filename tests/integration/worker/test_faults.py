@@ -15,12 +15,12 @@ from tracebility.cli import app
 from tracebility.stores import clickhouse, redis_control
 from tracebility.stores.queries import query
 from tracebility.stores.queue import worker_names
-from tracebility.stores.queue.entries import AGAIN
+from tracebility.stores.queue.entries import MAYBE_DUPLICATE
 from tracebility.tenant.dead_letters import FLAG_LIFE_MS, flag_key
 from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM
 from tracebility.worker import write
 from tracebility.worker.columns import span_block
-from tracebility.worker.reclaim import ALONE_FROM, APART_FROM, MOST_DELIVERIES, forget_the_gone
+from tracebility.worker.reclaim import ALONE_FROM, APART_FROM, MAX_DELIVERIES, remove_ended_consumers
 
 Make = Callable[..., Any]
 
@@ -105,9 +105,9 @@ async def test_an_envelope_that_is_refused_while_its_batch_is_open_is_not_taken_
 
 @pytest.mark.usefixtures("no_dead_letters")
 async def test_an_org_that_has_more_dead_letters_than_its_share_is_refused_until_they_are_gone(
-    tenant: Any, worker: Make, hot_store: redis_control.Hot, monkeypatch: pytest.MonkeyPatch
+    tenant: Any, worker: Make, hot_store: redis_control.RedisControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracebility.tenant.dead_letters.MOST_BYTES", 3_000)
+    monkeypatch.setattr("tracebility.tenant.dead_letters.MAX_BYTES", 3_000)
     other = type(tenant)(tenant.queue, tenant.engine)
     await tenant.send(b"\xff" * 1_000)
     await other.send(b"\xff" * 1_000)
@@ -185,7 +185,7 @@ async def test_dead_letters_are_listed_each_once_by_org_and_up_to_a_limit(
 async def test_an_entry_that_ends_its_workers_is_given_up_and_those_behind_it_are_not(
     tenant: Any, worker: Make, spans: Make
 ) -> None:
-    deadly = await delivered_elsewhere(tenant, spans(0), MOST_DELIVERIES)
+    deadly = await delivered_elsewhere(tenant, spans(0), MAX_DELIVERIES)
     await tenant.send([spans(1)], [spans(2)])
     await tenant.queue.read([tenant.stream], GHOST, 10)
     async with worker() as running:
@@ -199,7 +199,7 @@ async def test_an_entry_that_ends_its_workers_is_given_up_and_those_behind_it_ar
 
 @pytest.mark.usefixtures("no_dead_letters", "impatient")
 async def test_an_entry_is_tried_as_often_as_is_said(tenant: Any, worker: Make, spans: Make) -> None:
-    await delivered_elsewhere(tenant, spans(0), MOST_DELIVERIES - 1)  # the worker's own is the last one
+    await delivered_elsewhere(tenant, spans(0), MAX_DELIVERIES - 1)  # the worker's own is the last one
     async with worker() as running:
         await running.drained(tenant)
     assert len(await tenant.rows("span", "span_id")) == 1
@@ -401,10 +401,10 @@ async def test_a_worker_that_is_gone_is_forgotten_once_it_holds_nothing(tenant: 
         return {one.name for one in found[tenant.stream]} & {holding, idle}
 
     assert await readers() == {holding, idle}
-    await forget_the_gone(tenant.queue, "me", [tenant.stream])
+    await remove_ended_consumers(tenant.queue, "me", [tenant.stream])
     assert await readers() == {holding}
     await raw_streams.acknowledge(tenant.queue, tenant.stream, [entry.id])
-    await forget_the_gone(tenant.queue, "me", [tenant.stream])
+    await remove_ended_consumers(tenant.queue, "me", [tenant.stream])
     assert await readers() == set()
 
 
@@ -472,7 +472,7 @@ async def test_an_engine_that_does_not_say_or_take_outcomes_is_waited_for(
 ) -> None:
     rejected(method, what, 439, 3)
     await raw_streams.append(
-        tenant.queue, [(tenant.stream, {**tenant.envelope(tenant.body([spans(0)])).fields(), AGAIN: b"1"})]
+        tenant.queue, [(tenant.stream, {**tenant.envelope(tenant.body([spans(0)])).fields(), MAYBE_DUPLICATE: b"1"})]
     )
     async with worker() as running:
         await running.drained(tenant)
@@ -561,7 +561,7 @@ async def test_what_is_in_a_queue_whose_memory_is_full_leaves_it(
     tenant: Any, worker: Make, stores: Any, spans: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also what another worker was given, and by one that starts only then; and what cannot be stored, first of all."""
-    monkeypatch.setattr("tracebility.tenant.dead_letters.MOST_BYTES", 1)
+    monkeypatch.setattr("tracebility.tenant.dead_letters.MAX_BYTES", 1)
     await tenant.queue.ensure_group(ALL_STREAMS)
     await tenant.send(b"\xff no protobuf")
     await delivered_elsewhere(tenant, spans(0), 1)

@@ -12,8 +12,8 @@ from tracebility.ids import OrgId
 from tracebility.stores import scoped
 from tracebility.stores.ledger import Ledger, OrgQueue, ledger
 from tracebility.stores.queue import Queue
-from tracebility.stores.queue.entries import AGAIN, Departure, Leaving
-from tracebility.tenant.ledger import book_of, counts_key
+from tracebility.stores.queue.entries import MAYBE_DUPLICATE, LedgerRemoval, Removal
+from tracebility.tenant.ledger import counts_key, ledger_entry
 from tracebility.tenant.shard_router import ALL_STREAMS, overflow_of, shard_of
 
 
@@ -67,7 +67,7 @@ class HeldEngine:
 async def enter(queue: Queue, tenant: Any, envelope: Any, stream: str = "", **more: bytes) -> None:
     """Put an envelope into the queue as an edge does."""
     fields, stream = {**envelope.fields(), **more}, stream or tenant.stream
-    await queue.append_groups([[(stream, fields)]], [book_of(stream, envelope.header)])
+    await queue.append_groups([[(stream, fields)]], [ledger_entry(stream, envelope.header)])
 
 
 async def test_an_envelope_is_in_flight_and_then_stored(
@@ -107,17 +107,17 @@ async def test_an_envelope_that_comes_once_more_counts_once(
     envelope = an_envelope(tenant)
     await enter(queue, tenant, envelope)
     if first_has_left == "not yet":
-        await enter(queue, tenant, envelope, **{AGAIN: b"1"})
+        await enter(queue, tenant, envelope, **{MAYBE_DUPLICATE: b"1"})
 
     async def is_forgotten() -> bool:
-        return await queue._pipeline([("EXISTS", counts_key(book_of(tenant.stream, envelope.header)))]) == [0]
+        return await queue._pipeline([("EXISTS", counts_key(ledger_entry(tenant.stream, envelope.header)))]) == [0]
 
     async with worker() as running:
         await running.drained(tenant)
         if first_has_left == "long ago":
             await running.until(is_forgotten)
         if first_has_left != "not yet":
-            await enter(queue, tenant, envelope, **{AGAIN: b"1"})
+            await enter(queue, tenant, envelope, **{MAYBE_DUPLICATE: b"1"})
             await running.drained(tenant)
     assert said(await books()) == (3, 3, 0, 0, 3)
 
@@ -166,7 +166,7 @@ async def test_an_entry_that_was_refused_is_in_no_books(
     queue: Queue, tenant: Any, books: Any, an_envelope: Any
 ) -> None:
     envelope = an_envelope(tenant)
-    book = book_of(tenant.stream, envelope.header)
+    book = ledger_entry(tenant.stream, envelope.header)
     await queue.append_groups([], [book])
     await queue.withdraw([book])
     await queue.withdraw([book])  # as when the books were refused too
@@ -195,11 +195,11 @@ async def test_an_envelope_that_comes_in_both_streams_of_its_shard_counts_once(
     streams = [tenant.stream, overflow] if order == "disk buffer first" else [overflow, tenant.stream]
     if order == "together":
         for stream in streams:
-            await enter(queue, tenant, envelope, stream, **{AGAIN: b"1"})
+            await enter(queue, tenant, envelope, stream, **{MAYBE_DUPLICATE: b"1"})
     async with worker() as running:
         for stream in streams:
             if order != "together":
-                await enter(queue, tenant, envelope, stream, **{AGAIN: b"1"})
+                await enter(queue, tenant, envelope, stream, **{MAYBE_DUPLICATE: b"1"})
             await running.until(lambda: _is_empty(queue, streams))
     assert said(await books()) == (3, 3, 0, 0, 3)
 
@@ -216,7 +216,7 @@ async def test_a_first_try_that_is_settled_long_after_its_copy_counts_once(
     await queue.ensure_group([tenant.stream])
     await enter(queue, tenant, envelope)
     await queue.read([tenant.stream], "elsewhere/1/1/0", 1)
-    await enter(queue, tenant, envelope, **{AGAIN: b"1"})
+    await enter(queue, tenant, envelope, **{MAYBE_DUPLICATE: b"1"})
     async with worker() as running:
         await running.until(lambda: _has_length(queue, tenant.stream, 1))
     monkeypatch.setattr("tracebility.worker.reclaim.CLAIM_IDLE_MS", 1)
@@ -236,11 +236,11 @@ async def test_a_departure_that_is_asked_for_again_takes_no_other_entry_out_of_f
     envelope = an_envelope(tenant)
     await enter(queue, tenant, envelope)
     [entry] = await queue.range(tenant.stream)
-    departures = await queue.count([Departure(book_of(tenant.stream, envelope.header), False, entry.id)])
-    leaving = Leaving(tenant.stream, [entry.id], departures)
-    await queue.leave([leaving])
-    await enter(queue, tenant, envelope, **{AGAIN: b"1"})
-    await queue.leave([leaving])
+    ledger_removals = await queue.count([LedgerRemoval(ledger_entry(tenant.stream, envelope.header), False, entry.id)])
+    removal = Removal(tenant.stream, [entry.id], ledger_removals)
+    await queue.remove([removal])
+    await enter(queue, tenant, envelope, **{MAYBE_DUPLICATE: b"1"})
+    await queue.remove([removal])
     async with worker() as running:
         await running.drained(tenant)
     assert said(await books()) == (3, 3, 0, 0, 3)
@@ -266,7 +266,7 @@ async def test_an_envelope_whose_two_entries_are_settled_at_once_counts_once(
         await enter(queue, tenant, envelope)
         await first.until(lambda: held.stopped == 1)
         async with worker_of(queue, held) if workers == 2 else nullcontext(first):
-            await enter(queue, tenant, envelope, streams[1], **{AGAIN: b"1"})
+            await enter(queue, tenant, envelope, streams[1], **{MAYBE_DUPLICATE: b"1"})
             await first.until(lambda: held.stopped == 2)
             held.may_go_on.set()
             await first.until(lambda: _is_empty(queue, streams))
@@ -289,7 +289,7 @@ async def test_an_entry_that_two_workers_settle_counts_once(
     monkeypatch.setattr("tracebility.worker.reclaim.CLAIM_IDLE_MS", 1)
     held = HeldEngine(engine, behind=True)
     async with worker_of(queue, held) as first:
-        await enter(queue, tenant, an_envelope(tenant), **{AGAIN: b"1"})
+        await enter(queue, tenant, an_envelope(tenant), **{MAYBE_DUPLICATE: b"1"})
         await first.until(lambda: held.stopped == 1)
         async with worker() as second:
             await second.drained(tenant)
@@ -309,15 +309,15 @@ async def test_a_departure_whose_answer_was_lost_may_be_asked_for_again(
     await enter(queue, tenant, entered)
     await raw_streams.append(queue, [(tenant.stream, not_entered.fields())])
     entries = await queue.range(tenant.stream)
-    leaving = Leaving(
+    removal = Removal(
         tenant.stream,
         [entry.id for entry in entries],
         [
-            Departure(book_of(tenant.stream, envelope.header), False, entry.id)
+            LedgerRemoval(ledger_entry(tenant.stream, envelope.header), False, entry.id)
             for envelope, entry in zip((entered, not_entered), entries, strict=True)
         ],
     )
     for _ in range(2):
-        await queue.leave([leaving])
+        await queue.remove([removal])
         assert await queue.accepted(ALL_STREAMS, tenant.org_id) == 6
         assert await queue.in_flight(ALL_STREAMS, tenant.org_id) == {}

@@ -9,7 +9,7 @@ from tests.harness import streams as raw_streams
 from tracebility.stores.queue import Queue
 from tracebility.telemetry import Metrics
 from tracebility.worker.metrics import WorkerMetrics
-from tracebility.worker.reclaim import CLAIM_COUNT, claim, left_behind
+from tracebility.worker.reclaim import CLAIM_COUNT, claim, claimable_groups
 
 LEFT, LOST = 50 * CLAIM_COUNT, 30
 
@@ -35,7 +35,7 @@ async def test_thousands_that_were_left_are_all_taken_over_and_those_that_vanish
     def is_held(_: str, entry_id: bytes) -> bool:
         return entry_id in held
 
-    async for group in left_behind(queue, [stream], 0, is_held):
+    async for group in claimable_groups(queue, [stream], 0, is_held):
         taken = await claim(queue, "alive", metrics, 0, group)
         assert all(deliveries == 2 for _, deliveries in taken)
         held.update(entry.id for entry, _ in taken)

@@ -17,7 +17,7 @@ from tracebility.ingest.app import create_app
 from tracebility.ingest.service import open_services
 from tracebility.shards.shard_map import ShardMove, move, undo
 from tracebility.stores import postgres, redis_control
-from tracebility.stores.changes import nudge
+from tracebility.stores.changes import notify
 from tracebility.stores.ledger import OrgQueue, RawRows, ledger
 from tracebility.stores.queue import Queue
 from tracebility.tenant.shard_router import ALL_STREAMS, SHARDS, shard_of, stream_of
@@ -113,7 +113,7 @@ async def test_an_org_is_moved_split_and_put_back_while_it_sends(
     control: postgres.Postgres,
     queue: Queue,
     engine: Any,
-    hot_store: redis_control.Hot,
+    hot_store: redis_control.RedisControl,
     two_orgs: Any,
     senders: tuple[Sender, Sender, Proxy],
     worker: Callable[[], Any],
@@ -126,7 +126,7 @@ async def test_an_org_is_moved_split_and_put_back_while_it_sends(
     async def change(how: Any) -> None:
         async with control.transaction() as transaction:
             await how(transaction)
-        await nudge(hot_store)
+        await notify(hot_store)
         await first.sends_more(90)
 
     def to(*shards: int) -> Any:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tracebility.audit.access_log import LINES_A_WINDOW, READ_LINES_A_WINDOW, WINDOW_S, AccessTrail
+from tracebility.audit.access_log import EVENTS_PER_WINDOW, READ_EVENTS_PER_WINDOW, WINDOW_S, AccessLog
 from tracebility.audit.events import Actor, Event, EventType
-from tracebility.errors import StoreUnavailable, TrailTampered
+from tracebility.errors import AuditLogTampered, StoreUnavailable
 from tracebility.ids import OrgId
 
 ORG = OrgId(UUID(int=1))
@@ -32,7 +32,7 @@ class Accesses(RuleBasedStateMachine):
         self.lines: list[Event] = []
         self.asked: Counter[tuple[str, Actor]] = Counter()
         self.windows = 1
-        self.trail = AccessTrail(self.write, lambda: self.at)
+        self.trail = AccessLog(self.write, lambda: self.at)
 
     async def write(self, event: Event) -> None:
         if self.away:
@@ -83,13 +83,13 @@ class Accesses(RuleBasedStateMachine):
         lines = Counter((line.type, line.actor) for line in self.lines)
         for (kind, _), count in lines.items():
             targets = 1 if kind == EventType.ACCESS_DENIED else len(PROJECTS)
-            at_once = READ_LINES_A_WINDOW if kind == EventType.EGRESS_READ else LINES_A_WINDOW
+            at_once = READ_EVENTS_PER_WINDOW if kind == EventType.EGRESS_READ else EVENTS_PER_WINDOW
             assert count <= self.windows * targets * (at_once + 1)
 
     def teardown(self) -> None:
         """When the trail is there at the end, it has all of it."""
         self.away = False
-        asyncio.run(self.trail.flush(all_of_it=True))
+        asyncio.run(self.trail.flush(everything=True))
         assert self.told() == self.asked
 
     def told(self) -> Counter[tuple[str, Actor]]:
@@ -111,13 +111,13 @@ async def test_what_must_be_in_the_trail_is_refused_without_it_and_let_in_once_i
             raise StoreUnavailable("postgres", "away")
         lines.append(event)
 
-    trail = AccessTrail(write)
-    for _ in range(LINES_A_WINDOW + 1):
+    trail = AccessLog(write)
+    for _ in range(EVENTS_PER_WINDOW + 1):
         with pytest.raises(StoreUnavailable):
             await trail.read(ORG, ACTORS[2], PROJECTS[0], "/quotas", must=True)
     away = False
     await trail.read(ORG, ACTORS[2], PROJECTS[0], "/quotas", must=True)
-    await trail.flush(all_of_it=True)
+    await trail.flush(everything=True)
     assert [line.details["count"] for line in lines] == [1]
 
 
@@ -127,18 +127,18 @@ async def test_a_trail_that_takes_no_more_keeps_no_other_waiting() -> None:
 
     async def write(event: Event) -> None:
         if event.org_id == ORG:
-            raise TrailTampered
+            raise AuditLogTampered
         lines.append(event)
 
-    trail = AccessTrail(write, lambda: at[0])
+    trail = AccessLog(write, lambda: at[0])
     for org_id in (ORG, other):
-        for _ in range(LINES_A_WINDOW + 5):
+        for _ in range(EVENTS_PER_WINDOW + 5):
             await trail.denied(org_id, ACTORS[0], PROJECTS[0])
     at[0] += WINDOW_S
     await trail.flush()
     assert {event.org_id for event in lines} == {other}
-    assert sum(int(event.details["count"]) for event in lines) == LINES_A_WINDOW + 5
-    with pytest.raises(TrailTampered):
+    assert sum(int(event.details["count"]) for event in lines) == EVENTS_PER_WINDOW + 5
+    with pytest.raises(AuditLogTampered):
         await trail.exported(ORG, ACTORS[0], PROJECTS[0], "/usage")
 
 
@@ -153,13 +153,13 @@ async def test_a_refusal_whose_asker_went_away_is_counted() -> None:
     async def write(event: Event) -> None:
         lines.append(event)
 
-    trail = AccessTrail(lambda event: (write if begun.is_set() else hangs)(event))
+    trail = AccessLog(lambda event: (write if begun.is_set() else hangs)(event))
     asking = asyncio.create_task(trail.denied(ORG, ACTORS[0], PROJECTS[0]))
     await begun.wait()
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    await trail.flush(all_of_it=True)
+    await trail.flush(everything=True)
     assert [(line.target_id, line.details["count"]) for line in lines] == [("p", 1)]
 
 
@@ -179,7 +179,7 @@ async def test_what_comes_while_a_count_cannot_be_written_is_counted_with_it() -
         for _ in range(times):
             await trail.read(ORG, ACTORS[0], PROJECTS[0], "/runs", must=False)
 
-    trail = AccessTrail(write, lambda: at)
+    trail = AccessLog(write, lambda: at)
     await read(3)
     at, is_away = at + WINDOW_S, True
     flushing = asyncio.create_task(trail.flush())
@@ -189,5 +189,5 @@ async def test_what_comes_while_a_count_cannot_be_written_is_counted_with_it() -
     told.set()
     await asyncio.gather(flushing, reading)
     is_away = False
-    await trail.flush(all_of_it=True)
+    await trail.flush(everything=True)
     assert sum(line.details["count"] for line in lines) == 7

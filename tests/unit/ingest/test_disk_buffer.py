@@ -55,7 +55,7 @@ class Queue:
     async def ping(self) -> None:
         await self.append_groups([])
 
-    async def note_late(self, slot: int, until_ms: int) -> None:
+    async def record_late(self, slot: int, until_ms: int) -> None:
         assert until_ms > time.time() * 1000
         self.late.append(slot)
 
@@ -236,13 +236,13 @@ async def test_a_damaged_record_hides_no_stamp_but_its_own(tmp_path: Path) -> No
 
 async def test_the_queue_is_told_how_late_something_comes_before_it_comes(tmp_path: Path) -> None:
     queue = Queue()
-    noted_late = queue.note_late
+    noted_late = queue.record_late
 
-    async def note_late(slot: int, until_ms: int) -> None:
+    async def record_late(slot: int, until_ms: int) -> None:
         assert not queue.taken
         await noted_late(slot, until_ms)
 
-    queue.note_late = note_late  # type: ignore[method-assign]
+    queue.record_late = record_late  # type: ignore[method-assign]
     async with opened(tmp_path) as disk_buffer:
         await disk_buffer.write(3, ORGS[0], [stamped(ORGS[0], 31), stamped(ORGS[0], 30)])
         async with replaying(disk_buffer, queue):

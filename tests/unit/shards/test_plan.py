@@ -55,7 +55,7 @@ def test_a_plan_is_well_formed_and_never_makes_it_worse(loads: dict[OrgId, int],
     places = {org: tuple(sorted(taken)) if org.int % 3 == 0 else (shard_of(org),) for org in loads}
     proposal = propose(loads, places)
     assert proposal.after <= proposal.before + 1e-9
-    assert len(proposal.moves) <= plan.MOST_MOVES
+    assert len(proposal.moves) <= plan.MAX_MOVES
     for move in proposal.moves:
         assert move.before == places[move.org_id] != move.after
         assert len(set(move.after)) == len(move.after)

@@ -8,7 +8,7 @@ from tracebility.worker.large_runs import (
     LEAST_PACE_S,
     LEAST_SPANS,
     LONGEST_PACE_S,
-    MOST_LARGE_RUNS,
+    MAX_LARGE_RUNS,
     PACE,
     QUIET_S,
     TOGETHER_SPANS,
@@ -111,7 +111,7 @@ def test_what_is_due_comes_before_what_is_not() -> None:
 def test_the_run_that_had_no_spans_for_longest_is_forgotten_for_another() -> None:
     runs = LargeRuns()
     first, second = (known(runs, RunKey("org", str(number)), number) for number in range(2))
-    for number in range(2, MOST_LARGE_RUNS):
+    for number in range(2, MAX_LARGE_RUNS):
         assert runs.add(RunKey("org", str(number))) is None
     runs.touch([first.key], 10.0)
     assert runs.add(RunKey("org", "another")) is second

@@ -36,8 +36,8 @@ def entry(project_id: UUID) -> dict[bytes, bytes]:
 
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(legacy, "PATIENCE_S", 0.01)
-    monkeypatch.setattr(legacy, "ASK_AGAIN_S", 3600.0)
+    monkeypatch.setattr(legacy, "LOOKUP_WAIT_S", 0.01)
+    monkeypatch.setattr(legacy, "LOOKUP_RETRY_S", 3600.0)
 
 
 @pytest.mark.usefixtures("patience")

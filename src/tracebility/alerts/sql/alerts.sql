@@ -1,10 +1,10 @@
--- Alerts that stand: one row a kind, so a handful at most.
+-- The firing alerts: one row per kind, so at most a handful.
 
 -- name: standing_alerts
 SELECT kind, text, details, size, since FROM standing_alert ORDER BY since, kind
 
 -- name: alerts_are_known
--- Whether the schema is new enough to ask.
+-- Whether the schema has the table of alerts.
 SELECT to_regclass('standing_alert') IS NOT NULL
 
 -- name: raise_alert

@@ -1,10 +1,10 @@
--- What somebody outside is to be told.
+-- Notifications for the webhook.
 
 -- name: insert_notification
 INSERT INTO notification (id, kind, org_id, body) VALUES ($1, $2, $3, $4)
 
 -- name: unsent_notifications
--- Those that are new, then those that were tried least; given up after a day.
+-- Unsent notifications, those with the fewest attempts first; given up after a day.
 SELECT id, kind, org_id, body, created_at
 FROM notification
 WHERE sent_at IS NULL AND created_at > clock_timestamp() - interval '1 day'

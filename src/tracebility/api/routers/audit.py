@@ -56,7 +56,7 @@ class AuditGap(msgspec.Struct, kw_only=True):
 
 
 def _rows_of(rows: OrgRows) -> audit_log.EngineRows:
-    async def found(name: audit_log.TrailQuery, parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    async def found(name: audit_log.AuditQuery, parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         return await rows.rows(name, **parameters)
 
     return found

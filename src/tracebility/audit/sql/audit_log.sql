@@ -1,9 +1,9 @@
--- The audit trail as both stores have it: what relays, proves and shows it. Chains are orgs; of no org, the sentinel's.
--- A time that the data plane cannot hold reads as 0: the schema gives none, so its event does not fit its hash.
+-- The audit log in both stores: statements of the relay, the reconciler, verification and the API. One chain per org;
+-- events without an org belong to the sentinel tenant's chain. A time outside ClickHouse's range reads as 0: the schema
+-- never assigns one, so verification reports the event as edited.
 
 -- name: relay_batch
--- The oldest events that the data plane does not have, as ids go, each org's in the order of its chain. Of an event that
--- is not in the trail any more, only its id.
+-- The oldest events in the outbox, in chain order. An event that was deleted from the audit log has only its id.
 SELECT
     waiting.event_id AS waiting_id,
     (
@@ -29,9 +29,9 @@ ORDER BY org_id, seq
 -- name: relayed
 DELETE FROM audit_outbox WHERE event_id = ANY ($1::uuid[])
 
--- name: links_of_chains
--- A page of the chains from $1 to $5, behind ($2, $3) of the first, each in its order: the unique index on chain and
--- seq. `waiting`: not relayed yet.
+-- name: chain_events
+-- A page of the events of chains $1 to $5, after (seq $2, event $3) of chain $1. Uses the unique index on (chain, seq).
+-- `waiting`: not relayed yet.
 SELECT
     (
         CASE
@@ -58,7 +58,7 @@ WHERE coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid) <= $5
 ORDER BY coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid), seq, event_id
 LIMIT $4
 
--- name: links_of_events
+-- name: events_by_id
 -- By primary key.
 SELECT
     (
@@ -80,8 +80,8 @@ SELECT
 FROM audit_log
 WHERE event_id = ANY ($1::uuid[])
 
--- name: hashes_of_numbers
--- By the unique index on chain and seq.
+-- name: hashes_by_seq
+-- Uses the unique index on (chain, seq).
 SELECT seq, encode(hash, 'hex') AS hash
 FROM audit_log
 WHERE coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid) = $1 AND seq = ANY ($2::bigint[])
@@ -99,12 +99,12 @@ SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY
 SELECT pg_try_advisory_xact_lock($1)
 
 -- name: chained_since
--- When the chain came to be: of what was made before, nobody promises an event.
+-- The time of the migration that introduced the chain. Keys and orgs made before it need no event.
 SELECT applied_at FROM schema_migration WHERE number = 26
 
 -- name: keys_without_event
--- Keys behind $1 that were made or revoked since $2 and have no event that says so; a rotation names the key it makes
--- among its details, and so may what makes an org with its first key. By primary key; events by their target.
+-- A page of keys created or revoked since $2 without an event of that. Rotations, and the creation of an org with its
+-- first key, name the new key in their details. Uses the primary key, and the events' index on target.
 SELECT public_id, coalesce(org_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid) AS chain, missing, at
 FROM (
     SELECT public_id, org_id, 'api_key.created' AS missing, created_at AS at
@@ -140,9 +140,9 @@ WHERE id > $1 AND created_at >= $2
 ORDER BY id
 LIMIT $3
 
--- name: engine_links
--- A page of the orgs from one to the last, behind what is named of the first, each by time: in the order of the primary
--- key. What was inserted twice is one row.
+-- name: engine_copies
+-- A page of the rows of orgs {org} to {last}, after (time, fingerprint) of {org}, in primary key order. Duplicates are
+-- one row.
 SELECT DISTINCT
     event_id,
     toUnixTimestamp64Micro(event_time) AS event_time_us,
@@ -157,7 +157,7 @@ SELECT DISTINCT
     hash,
     lower(hex(sipHash128(
         event_id, event_time, event_type, org_id, actor_type, actor_user_id, target_type, target_id, details, seq, hash
-    ))) AS print
+    ))) AS fingerprint
 FROM audit_log
 WHERE org_id BETWEEN {org:UUID} AND {last:UUID}
     AND event_time >= fromUnixTimestamp64Micro({since_us:Int64}, 'UTC')
@@ -165,14 +165,14 @@ WHERE org_id BETWEEN {org:UUID} AND {last:UUID}
         org_id > {org:UUID}
         OR (
             event_time >= fromUnixTimestamp64Micro({after_us:Int64}, 'UTC')
-            AND (event_time_us, print) > ({after_us:Int64}, {after_print:String})
+            AND (event_time_us, fingerprint) > ({after_us:Int64}, {after_fingerprint:String})
         )
     )
-ORDER BY org_id, event_time, print
+ORDER BY org_id, event_time, fingerprint
 LIMIT {limit:UInt32}
 
--- name: engine_links_near
--- What the data plane says of some places and events of a chain.
+-- name: engine_copies_of
+-- The rows of a chain with these seqs or event ids.
 SELECT DISTINCT
     event_id,
     toUnixTimestamp64Micro(event_time) AS event_time_us,
@@ -193,8 +193,8 @@ WHERE org_id = {org:UUID}
         OR event_id IN {events:Array(UUID)}
     )
 
--- name: engine_events
--- Which of these events of these orgs are there.
+-- name: engine_event_ids
+-- Those of these events that exist under these orgs.
 SELECT DISTINCT org_id, event_id
 FROM audit_log
 WHERE org_id IN {orgs:Array(UUID)}
@@ -202,8 +202,8 @@ WHERE org_id IN {orgs:Array(UUID)}
         AND fromUnixTimestamp64Micro({to_us:Int64}, 'UTC')
     AND event_id IN {events:Array(UUID)}
 
--- name: engine_links_anywhere
--- What it says of these events under any org: reads the column of ids as a whole, for the few that are not in their own.
+-- name: engine_copies_in_any_org
+-- The rows of these events under any org. Scans the event_id column, so use it only for events missing from their org.
 SELECT DISTINCT
     event_id,
     toUnixTimestamp64Micro(event_time) AS event_time_us,
@@ -220,16 +220,16 @@ FROM audit_log
 WHERE event_id IN {events:Array(UUID)}
 
 -- name: remove_from_engine
--- Rows that are to go, by what they say.
+-- Delete rows by fingerprint.
 ALTER TABLE audit_log
 DELETE WHERE org_id IN {orgs:Array(UUID)} AND event_id IN {events:Array(UUID)}
     AND lower(hex(sipHash128(
         event_id, event_time, event_type, org_id, actor_type, actor_user_id, target_type, target_id, details, seq, hash
-    ))) IN {prints:Array(String)}
+    ))) IN {fingerprints:Array(String)}
 SETTINGS mutations_sync = 2
 
 -- name: repaired_gaps
--- What was deleted is not, though another row of its event may be.
+-- Gaps of kind `deleted` stay unrepaired, even if another row of the same event was repaired.
 ALTER TABLE audit_reconciliation_gap
 UPDATE repaired_at = now64(6, 'UTC')
 WHERE detection_run_id = {run:UUID} AND event_id IN {events:Array(UUID)} AND repaired_at IS NULL
@@ -237,20 +237,20 @@ WHERE detection_run_id = {run:UUID} AND event_id IN {events:Array(UUID)} AND rep
 SETTINGS mutations_sync = 2
 
 -- name: known_without_event
--- What was found to have no event by an earlier run.
+-- Targets that an earlier run recorded as having no event.
 SELECT DISTINCT target_id, event_type
 FROM audit_reconciliation_gap
 WHERE kind = 'no_event' AND target_id IN {targets:Array(String)}
 
 -- name: known_deleted
--- The rows of these events that an earlier run found to be all that is left of them, by the primary key.
+-- Rows that an earlier run kept because their event was deleted. Uses the primary key.
 SELECT DISTINCT event_id, found
 FROM audit_reconciliation_gap
 WHERE org_id IN {orgs:Array(UUID)} AND kind = 'deleted' AND event_id IN {events:Array(UUID)}
 
--- name: trail_of_control_plane
--- A page of an org's events, newest first, by the index on org and time; of the sentinel's, those of no org. Null is no
--- filter.
+-- name: read_control_plane_audit_log
+-- A page of an org's events, newest first; the sentinel's are those without an org. A null filter matches everything.
+-- Uses the index on (org, time).
 SELECT
     event_id,
     (extract(epoch FROM event_time) * 1000000)::bigint AS event_time_us,
@@ -271,8 +271,8 @@ WHERE (org_id = $1 OR ($1 = 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid AND org
 ORDER BY event_time DESC, event_id DESC
 LIMIT $9
 
--- name: read_trail
--- The same of the data plane. Ids are compared as text: the engine orders its UUIDs by their second half.
+-- name: read_audit_log
+-- The same page from ClickHouse. Ids are compared as text, because ClickHouse orders UUIDs by their second half.
 SELECT
     event_id,
     toUnixTimestamp64Micro(event_time) AS event_time_us,
@@ -295,8 +295,8 @@ ORDER BY event_time DESC, toString(event_id) DESC
 LIMIT 1 BY event_time, event_id
 LIMIT {limit:UInt32}
 
--- name: read_trail_gaps
--- What reconciliations found of an org, newest first, by the primary key.
+-- name: read_audit_gaps
+-- A page of an org's gaps, newest first. Uses the primary key.
 SELECT
     detection_run_id,
     toUnixTimestamp64Micro(detected_at) AS detected_us,

@@ -1,18 +1,18 @@
--- Deletions that were asked for, and how long projects keep their data. By primary key or the index named.
+-- Deletion jobs, and the retention times of projects. Queries use the primary key or the index that they name.
 
 -- name: insert_deletion
 INSERT INTO deletion_job (id, kind, org_id, project_id, target, requested_by_type, requested_by)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 
 -- name: unfinished_deletion
--- The same that was asked for before. deletion_job_unfinished serves it.
+-- An unfinished job for the same target. Uses deletion_job_unfinished.
 SELECT * FROM deletion_job
 WHERE org_id = $1 AND kind = $2 AND target = $3 AND coalesce(project_id, org_id) = coalesce($4, $1)
     AND state IN ('queued', 'running')
 
 -- name: ask_deletion_again
--- A row when the same was asked for before and nothing is done of it yet: then it is as if it was asked for now.
--- deletion_job_unfinished serves it.
+-- Renews the request time of a job for the same target that has not begun to remove rows; returns no row otherwise.
+-- Uses deletion_job_unfinished.
 UPDATE deletion_job
 SET requested_at = clock_timestamp(), moves = moves + 1
 WHERE org_id = $1 AND kind = $2 AND target = $3 AND coalesce(project_id, org_id) = coalesce($4, $1)
@@ -34,7 +34,7 @@ ORDER BY requested_at DESC, id DESC
 LIMIT $4
 
 -- name: next_deletions
--- The oldest unfinished one of each org. deletion_job_unfinished serves it.
+-- The oldest unfinished job of each org. Uses deletion_job_unfinished.
 SELECT DISTINCT ON (org_id) * FROM deletion_job
 WHERE state IN ('queued', 'running')
 ORDER BY org_id, requested_at, id
@@ -42,9 +42,10 @@ ORDER BY org_id, requested_at, id
 -- name: count_unfinished_deletions
 SELECT count(*) FROM deletion_job WHERE state IN ('queued', 'running')
 
--- What has changed since it was read, $2, stays as it is: another operator has gone on, or the same was asked for again.
+-- These update a job only if it is unchanged since it was read ($2 = moves). Otherwise another operator has advanced it,
+-- or the request was repeated.
 
--- name: note_deletion
+-- name: advance_deletion
 UPDATE deletion_job
 SET
     state = 'running',
@@ -68,7 +69,7 @@ SET
     moves = moves + 1
 WHERE id = $1 AND moves = $2 AND state = 'running'
 
--- name: deletion_stumbled
+-- name: record_deletion_failure
 UPDATE deletion_job
 SET
     tries = tries + 1,
@@ -79,7 +80,7 @@ WHERE id = $1 AND moves = $2 AND state IN ('queued', 'running')
 RETURNING state
 
 -- name: deletions_to_sweep
--- What was removed not long ago; of what was asked for more than once, the last. deletion_job_finished serves it.
+-- Jobs finished in the last $1 days; the latest of each target. Uses deletion_job_finished.
 SELECT DISTINCT ON (org_id, kind, target, project_id) * FROM deletion_job
 WHERE state = 'done' AND finished_at > clock_timestamp() - $1 * interval '1 day'
 ORDER BY org_id, kind, target, project_id, requested_at DESC
@@ -91,11 +92,11 @@ UPDATE org SET deleted_at = $2, suspended_at = coalesce(suspended_at, $2) WHERE 
 UPDATE project SET deleted_at = $2 WHERE id = $1 AND deleted_at IS NULL
 
 -- name: lock_live_keys_of_project
--- All before the first is changed, in order: who ends a single key has it before the trail's head. api_key_project
--- serves it.
+-- Locks all keys before the first is changed, in order, because revoking a single key also locks it before the audit
+-- log's head. Uses api_key_project.
 SELECT public_id FROM api_key WHERE project_id = $1 AND revoked_at IS NULL ORDER BY public_id FOR NO KEY UPDATE
 
--- name: take_key_from_project
+-- name: detach_key_from_project
 UPDATE api_key SET project_id = NULL WHERE public_id = $1
 
 -- name: projects_of_org
@@ -103,7 +104,7 @@ SELECT project.id FROM project JOIN workspace ON workspace.id = project.workspac
 WHERE workspace.org_id = $1
 ORDER BY project.id
 
--- What of the control plane goes with projects, and then with an org, in this order.
+-- Removal of PostgreSQL rows: those of projects first, then those of an org, in this order.
 
 -- name: remove_api_keys_of_projects
 DELETE FROM api_key WHERE project_id = ANY ($1::uuid[])
@@ -120,7 +121,7 @@ DELETE FROM project WHERE id = ANY ($1::uuid[])
 -- name: remove_api_keys_of_org
 DELETE FROM api_key WHERE org_id = $1
 
--- name: leave_workspaces
+-- name: detach_sessions
 UPDATE session SET workspace_id = NULL WHERE workspace_id IN (SELECT id FROM workspace WHERE org_id = $1)
 
 -- name: remove_workspace_members
@@ -133,7 +134,7 @@ DELETE FROM org_member WHERE org_id = $1
 DELETE FROM workspace WHERE org_id = $1
 
 -- name: retentions
--- Every project with how long it keeps its data: its own time, never longer than its org's or the org's plan's.
+-- The retention of every project: its own, but at most its org's or the plan's.
 SELECT
     workspace.org_id,
     project.id AS project_id,
@@ -157,7 +158,7 @@ WHERE project.id = $1
 -- name: lock_project
 SELECT id, name, workspace_id, retention_days FROM project WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE
 
--- name: keep_project_for
+-- name: set_project_retention
 UPDATE project SET retention_days = $2 WHERE id = $1
 
 -- name: named_deletion
@@ -167,7 +168,7 @@ SELECT org_id, id AS job_id FROM deletion_job WHERE id = $1 AND ($2::uuid IS NUL
 SELECT org_id FROM deletion_job WHERE id = $1
 
 -- name: named_project_or_deleted
--- One that is being deleted too: whoever asks for that again is told of the job that there is.
+-- Includes projects that are being deleted, so that a repeated request finds their job.
 SELECT workspace.org_id, workspace.id AS workspace_id, project.id AS project_id
 FROM project
 JOIN workspace ON workspace.id = project.workspace_id

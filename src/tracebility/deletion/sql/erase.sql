@@ -1,8 +1,8 @@
--- Removing rows of the data plane. Each question answers by partition, and each removal is of one partition: a mutation
--- reads that month's parts by their sort key, and writes anew those that hold something of it, once for all its rows.
--- The org comes first in every sort key. Rows of before tenancy are under `nobody`, and known by their project.
+-- Counting and removing rows in ClickHouse. Counts are by partition, and each removal covers one partition: the mutation
+-- finds the affected parts by their sort key, which begins with the org, and rewrites each of them once. Rows from before
+-- tenancy are stored under `nobody` and identified by their project.
 
--- name: tables_there
+-- name: existing_tables
 SELECT name FROM system.tables WHERE database = currentDatabase() AND name IN {tables:Array(String)}
 
 -- name: mutations_under_way
@@ -48,28 +48,28 @@ WHERE org_id IN ({org:UUID}, {nobody:UUID}) AND project_id = {project:UUID} AND 
     AND {arrived:Identifier} <= fromUnixTimestamp64Micro({until_us:Int64}, 'UTC')
 
 -- name: known_of_run
--- Rows of a run that came before a moment, in microseconds.
+-- Rows of a run that arrived by {until_us} (microseconds).
 SELECT count() AS found
 FROM {table:Identifier}
 WHERE org_id IN ({org:UUID}, {nobody:UUID}) AND project_id = {project:UUID} AND {run:Identifier} IN {runs:Array(String)}
     AND {arrived:Identifier} <= fromUnixTimestamp64Micro({until_us:Int64}, 'UTC')
 
 -- name: known_of_user
--- Rows that name a user, and came before a moment. Reads that column of all the org has.
+-- Rows that name a user and arrived by {until_us}. Scans the org's user_id column.
 SELECT count() AS found
 FROM {table:Identifier}
 WHERE (org_id = {org:UUID} OR (org_id = {nobody:UUID} AND project_id IN {projects:Array(UUID)}))
     AND user_id = {user:String} AND {arrived:Identifier} <= fromUnixTimestamp64Micro({until_us:Int64}, 'UTC')
 
--- name: users_there
--- Which of these users a row names. Reads that column of all the org has.
+-- name: users_with_rows
+-- Those of these users that still have rows. Scans the org's user_id column.
 SELECT DISTINCT user_id
 FROM {table:Identifier}
 WHERE (org_id = {org:UUID} OR (org_id = {nobody:UUID} AND project_id IN {projects:Array(UUID)}))
     AND user_id IN {users:Array(String)}
 
 -- name: runs_of_user
--- Some of the runs that name a user, those of one project together.
+-- Some of the runs that name a user, grouped by project.
 SELECT DISTINCT project_id, {run:Identifier} AS run_id
 FROM {table:Identifier}
 WHERE (org_id = {org:UUID} OR (org_id = {nobody:UUID} AND project_id IN {projects:Array(UUID)}))
@@ -78,7 +78,7 @@ ORDER BY project_id, run_id
 LIMIT {most:UInt64}
 
 -- name: rows_aged
--- Rows of these projects that began before a moment, in seconds; or came before it, where they say that they began later.
+-- Rows of these projects that started before {before} (seconds), or that arrived before it with a later start time.
 SELECT _partition_id AS partition, count() AS found
 FROM {table:Identifier}
 WHERE org_id IN {orgs:Array(UUID)} AND project_id IN {projects:Array(UUID)}

@@ -21,8 +21,8 @@ from tracebility.ingest.disk_buffer.segments import ChainKey, Segment
 from tracebility.ingest.enqueue import CircuitBreaker, Streams
 from tracebility.ingest.metrics import IngestMetrics
 from tracebility.retry import QUEUE_RETRY_S
-from tracebility.stores.queue.entries import AGAIN
-from tracebility.tenant.ledger import book_of
+from tracebility.stores.queue.entries import MAYBE_DUPLICATE
+from tracebility.tenant.ledger import ledger_entry
 from tracebility.tenant.quota import SLOT_US
 from tracebility.tenant.shard_router import stream_of
 
@@ -130,13 +130,15 @@ class Replayer:
     async def _append(self, stream: str, records: Sequence[dict[str, bytes]]) -> None:
         """Append ``records``. The queue may have some of them: the answer to the first try may have been lost."""
         headers = [header for record in records if (header := disk_records.header(record)) is not None]
-        books = [book_of(stream, header) for header in headers]
+        books = [ledger_entry(stream, header) for header in headers]
         async with asyncio.timeout(APPEND_S):
             if headers:
                 # The entry id will not tell when the envelope was accepted, so note the slot of the oldest one.
                 slot = min(header.accepted_at_us for header in headers) // SLOT_US
-                await self._queue.note_late(slot, time.time_ns() // 1_000_000 + ENTERED_MS)
-            results = await self._queue.append_groups([[(stream, {**one, AGAIN: b"1"})] for one in records], books)
+                await self._queue.record_late(slot, time.time_ns() // 1_000_000 + ENTERED_MS)
+            results = await self._queue.append_groups(
+                [[(stream, {**one, MAYBE_DUPLICATE: b"1"})] for one in records], books
+            )
         for result in results:
             if isinstance(result, StoreUnavailable):
                 raise result
@@ -165,7 +167,7 @@ class ProbedStreams(Streams, Protocol):
             StoreUnavailable: when it does not.
         """
 
-    async def note_late(self, slot: int, until_ms: int) -> None:
+    async def record_late(self, slot: int, until_ms: int) -> None:
         """Note that entries added up to ``until_ms`` may have been accepted as early as ``slot``.
 
         Raises:

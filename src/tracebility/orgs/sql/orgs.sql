@@ -1,4 +1,4 @@
--- Orgs, and what stands in them. By primary key, but for the list.
+-- Orgs, and the look-ups of their ids. All use primary keys, except the list.
 
 -- name: lock_org
 SELECT plan, suspended_at, retention_days, deleted_at FROM org WHERE id = $1 FOR NO KEY UPDATE
@@ -10,8 +10,8 @@ UPDATE org SET plan = $2, suspended_at = $3, retention_days = $4 WHERE id = $1
 SELECT id, name, plan, suspended_at, retention_days, created_at, deleted_at FROM org WHERE id = $1
 
 -- name: read_orgs
--- A page in the order of their creation, after ($1, $2). Reads every org: an installation has thousands, and only its
--- operators ask.
+-- A page of orgs in order of creation, after ($1, $2). Reads every org; an installation has thousands, and only operators
+-- run this.
 SELECT id, name, plan, suspended_at, retention_days, created_at, deleted_at
 FROM org
 WHERE (created_at, id) > ($1, $2)
@@ -19,7 +19,7 @@ ORDER BY created_at, id
 LIMIT $3
 
 -- name: read_quotas
--- Each of the meters $3, used or not, in the period $2.
+-- Usage of each of the meters $3 in period $2, including unused ones.
 SELECT
     org.plan,
     asked.meter,
@@ -38,7 +38,7 @@ LEFT JOIN quota_period
 WHERE org.id = $1
 ORDER BY asked.place
 
--- The ids that an address names, for the org $2; for an operator, who is of none, whosever they are.
+-- Ids from a URL, if they belong to org $2. Operators pass null and find the ids of all orgs.
 
 -- name: named_org
 SELECT id AS org_id FROM org WHERE id = $1 AND ($2::uuid IS NULL OR id = $2)
@@ -52,7 +52,7 @@ FROM project
 JOIN workspace ON workspace.id = project.workspace_id
 WHERE project.id = $1 AND project.deleted_at IS NULL AND ($2::uuid IS NULL OR workspace.org_id = $2)
 
--- Whose an id is that was refused. Null, or no row: nobody's.
+-- The org of an id that was refused. Null or no row: the id does not exist.
 
 -- name: owner_of_org
 SELECT id FROM org WHERE id = $1

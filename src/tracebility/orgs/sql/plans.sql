@@ -1,4 +1,4 @@
--- Plans and their limits. By primary key; there are a few.
+-- Plans and their limits. All use primary keys; there are few plans.
 
 -- name: insert_plan
 INSERT INTO plan (name) VALUES ($1) ON CONFLICT DO NOTHING

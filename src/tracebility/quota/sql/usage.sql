@@ -1,4 +1,4 @@
--- What orgs have used in a period. What is stamped before the watermark is in the amount; a slot is five seconds.
+-- Usage of orgs per period. The amount includes everything accepted before the watermark; a slot is five seconds.
 
 -- name: usage_of_period
 SELECT
@@ -9,29 +9,29 @@ FROM quota_period
 WHERE org_id = $1 AND period = $2
 
 -- name: limits_of_orgs
--- What the plans of these orgs allow of each meter; orgs that are not there have no row, nor have deleted ones: their
--- deletion settles what they have used, and then nothing of them may come back to the hot counter.
+-- The plan limits of these orgs by meter. Missing and deleted orgs have no row: deletion settles an org's usage itself,
+-- and nothing may recreate its counter in Redis afterwards.
 SELECT org.id AS org_id, plan_meter_limit.meter, plan_meter_limit.hard_limit, plan_meter_limit.soft_limit
 FROM org
 LEFT JOIN plan_meter_limit ON plan_meter_limit.plan = org.plan
 WHERE org.id = ANY ($1::uuid[]) AND org.deleted_at IS NULL
 
 -- name: settle_usage
--- Only forward: whoever comes late, or again, changes nothing.
+-- Only a newer watermark is written, so a late or repeated settlement changes nothing.
 INSERT INTO quota_period (org_id, period, meter, used_amount, watermark)
 VALUES ($1, $2, $3, $4, to_timestamp(($5::bigint + 1) * 5))
 ON CONFLICT (org_id, period, meter) DO UPDATE
 SET used_amount = excluded.used_amount, watermark = excluded.watermark, updated_at = clock_timestamp()
 WHERE quota_period.watermark < excluded.watermark
 
--- name: note_metered
--- All that is metered, as of a time ($5, microseconds) of the data plane's clock: of two who asked, who asked later.
+-- name: record_metered
+-- All metered usage as of time $5 (microseconds, ClickHouse's clock). The newer of two sums wins.
 UPDATE quota_period
 SET metered_amount = $4, metered_at = to_timestamp($5::bigint / 1000000.0)
 WHERE org_id = $1 AND period = $2 AND meter = $3 AND metered_at < to_timestamp($5::bigint / 1000000.0)
 
--- name: tell_soft_limit
--- A row when nobody has been told yet.
+-- name: mark_soft_limit_reported
+-- Returns a row if the soft limit was not reported before.
 UPDATE quota_period
 SET soft_told_at = clock_timestamp()
 WHERE org_id = $1 AND period = $2 AND meter = $3 AND soft_told_at IS NULL
@@ -41,7 +41,7 @@ RETURNING org_id
 -- Hours since 1970 before this one are settled.
 SELECT floor(extract(epoch FROM watermark) / 3600)::bigint FROM quota_watermark
 
--- name: settle_everyone
+-- name: advance_watermark
 INSERT INTO quota_watermark (watermark)
 VALUES (to_timestamp(($1::bigint + 1) * 5))
 ON CONFLICT (one) DO UPDATE SET watermark = greatest(quota_watermark.watermark, excluded.watermark)
@@ -57,8 +57,8 @@ ORDER BY hour, meter
 SETTINGS do_not_merge_across_partitions_select_final = 0;
 
 -- name: metered_usage
--- What is billed to these orgs in a period: of what was accepted up to a watermark, and at all, as of now. By identity:
--- FINAL, and of what was sent twice the copy that was accepted first.
+-- Billed usage of these orgs in a period: up to the watermark, and in total. FINAL deduplicates by identity and keeps the
+-- copy that was accepted first.
 SELECT
     org_id,
     meter,

@@ -1,10 +1,10 @@
-"""Brings both stores to the schema of this release: ordered, checksummed, one runner at a time, safe to run again."""
+"""Migrates both stores to the schema of this release: in order, checksummed, one runner at a time, repeatable."""
 
 from collections.abc import Mapping
 
 from tracebility.stores.migrations import control_plane, data_plane
 from tracebility.stores.migrations.control_plane import Say
-from tracebility.stores.migrations.files import STORES, SchemaError, Store, discover, way_back
+from tracebility.stores.migrations.files import STORES, SchemaError, Store, discover, rollback_file
 from tracebility.stores.migrations.history import Standing, compare
 
 __all__ = ["STORES", "SchemaError", "Standing", "Store", "migrate", "pending", "roll_back", "status"]
@@ -13,11 +13,11 @@ __all__ = ["STORES", "SchemaError", "Standing", "Store", "migrate", "pending", "
 async def migrate(
     pg_dsn: str, clickhouse_url: str, *, up_to: Mapping[Store, int] | None = None, say: Say = lambda line: None
 ) -> list[Standing]:
-    """Apply what is pending, PostgreSQL first, and return it. ``up_to`` stops a store at a number.
+    """Apply pending migrations, PostgreSQL's first, and return them. ``up_to``: the last number to apply, by store.
 
     Raises:
-        ConfigurationError: when a store cannot be used, or files and stores do not fit together (`SchemaError`).
-        StoreUnavailable: when a store went away on the way. Run it again: it goes on.
+        ConfigurationError: when a store cannot be used, or the files do not match its state (`SchemaError`).
+        StoreUnavailable: when a store fails during the run. A repeated run continues.
     """
     applied: list[Standing] = []
     async with control_plane.connected(pg_dsn) as control, data_plane.connected(clickhouse_url) as data:
@@ -41,7 +41,7 @@ async def migrate(
 
 
 async def status(pg_dsn: str, clickhouse_url: str) -> list[Standing]:
-    """Where both stores stand with each migration. Changes nothing, waits for no other runner."""
+    """Return the state of each migration in both stores. Changes nothing and does not wait for another runner."""
     async with control_plane.connected(pg_dsn) as control, data_plane.connected(clickhouse_url) as data:
         of_postgres, of_clickhouse = await control.records(), await data.records()
         steps_begun = await control.steps_begun()
@@ -52,17 +52,17 @@ async def status(pg_dsn: str, clickhouse_url: str) -> list[Standing]:
 
 
 async def pending(pg_dsn: str, clickhouse_url: str) -> list[Standing]:
-    """What `migrate` would apply. Changes nothing."""
+    """Return the migrations that `migrate` would apply. Changes nothing."""
     return [standing for standing in await status(pg_dsn, clickhouse_url) if standing.state != "applied"]
 
 
 async def roll_back(number: int, pg_dsn: str, clickhouse_url: str, *, say: Say = lambda line: None) -> None:
-    """Undo a ClickHouse migration that has a way back. Stop the worker first; `migrate` applies it again.
+    """Undo a ClickHouse migration that has a rollback file. Stop the worker first; `migrate` applies it again.
 
     Raises:
-        SchemaError: when it has no way back, or is not applied.
+        SchemaError: when it has no rollback file, or is not applied.
     """
-    back = way_back(number)
+    back = rollback_file(number)
     async with control_plane.connected(pg_dsn) as control, data_plane.connected(clickhouse_url) as data:
         await control.lock(say)
         await data.prepare(say)
@@ -70,6 +70,6 @@ async def roll_back(number: int, pg_dsn: str, clickhouse_url: str, *, say: Say =
         standings = compare("clickhouse", migrations, await data.records())
         migration = next(found for found in migrations if found.number == number)
         if next(standing for standing in standings if standing.number == number).state == "pending":
-            raise SchemaError(f"{migration.label} is not applied, so there is nothing to go back from.")
+            raise SchemaError(f"{migration.label} is not applied, so it cannot be rolled back.")
         say(f"{back.label}: going back")
         await data.undo(migration, back, control, say)

@@ -1,6 +1,6 @@
-"""Applies PostgreSQL's migrations, each file with its row of the version table in one transaction.
+"""Applies PostgreSQL's migrations. Each file and its version row are one transaction.
 
-Its session also holds the lock that lets one runner at a time work on either store.
+The session also holds the advisory lock that allows one runner at a time for both stores.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +16,7 @@ from tracebility.stores.postgres import CONNECT_TIMEOUT_S, VARIABLE, Conflict, t
 from tracebility.stores.queries import query
 from tracebility.stores.start import START_WAIT_S, until_reachable
 
-# "tracebil" as a number: advisory locks have no names, and this one must not meet another program's.
+# "tracebil" as a number: advisory locks have no names, and this one must not collide with another program's.
 LOCK = int.from_bytes(b"tracebil", "big")
 
 Say = Callable[[str], None]
@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 
 @asynccontextmanager
 async def connected(dsn: str) -> AsyncIterator["ControlPlane"]:
-    """One connection, closed at the end. Statements may take as long as they need."""
+    """Open a connection without statement timeout, and close it at the end of the block."""
 
     async def connect() -> None:
         with translated():
@@ -35,17 +35,17 @@ async def connected(dsn: str) -> AsyncIterator["ControlPlane"]:
     try:
         yield ControlPlane(opened[0])
     finally:
-        opened[0].terminate()  # ends the session, and with it the lock, whatever state it is in
+        opened[0].terminate()  # ends the session, which also releases the lock
 
 
 class ControlPlane:
-    """PostgreSQL as the runner sees it."""
+    """The migration runner's operations in PostgreSQL."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
     async def lock(self, say: Say) -> None:
-        """Become the only runner; wait, and say so, while there is another."""
+        """Take the runner's lock. While another runner holds it, report that and wait."""
         with translated():
             if await self._connection.fetchval(query("try_lock_migrations"), LOCK):
                 return
@@ -54,7 +54,7 @@ class ControlPlane:
             await self._connection.execute(query("lock_migrations"), LOCK)
 
     async def records(self) -> list[Record]:
-        """What was applied; nothing when the version table is not there yet."""
+        """Return the applied migrations; none when the version table does not exist yet."""
         with translated():
             if not await self._connection.fetchval(query("migration_tables_exist")):
                 return []
@@ -64,13 +64,13 @@ class ControlPlane:
             ]
 
     async def prepare(self) -> None:
-        """Create the version table, and that of the data plane's steps, where missing."""
+        """Create the version table and the table of ClickHouse steps, if missing."""
         with translated():
             await self._connection.execute(query("create_migrations_table"))
             await self._connection.execute(query("create_steps_table"))
 
     async def apply(self, migration: Migration) -> None:
-        """Run the file and record it: both or neither."""
+        """Run the file and record it in one transaction."""
         try:
             with translated():
                 async with self._connection.transaction():
@@ -86,29 +86,29 @@ class ControlPlane:
             ) from error
 
     async def steps_begun(self) -> dict[int, int]:
-        """The last step that was begun of each ClickHouse file."""
+        """Return the last step begun of each ClickHouse file."""
         with translated():
             if not await self._connection.fetchval(query("migration_tables_exist")):
                 return {}
             return {row["number"]: row["step"] for row in await self._connection.fetch(query("steps_begun"))}
 
     async def forget_steps(self, migration: Migration) -> None:
-        """A ClickHouse file begins, or begins again."""
+        """Delete the steps of a ClickHouse file that is started or restarted."""
         with translated():
             await self._connection.execute(query("forget_steps"), migration.number)
 
     async def start_step(self, migration: Migration, step: int) -> None:
-        """Note that a step begins. Raises when this session is gone, and with it the lock: another may be at work."""
+        """Record the start of a step. Fails if this session, and with it the lock, was lost to another runner."""
         with translated():
             await self._connection.execute(query("start_step"), migration.number, step, migration.checksum)
 
     async def finish_step(self, migration: Migration, step: int) -> None:
-        """Note that a step has ended."""
+        """Record the end of a step."""
         with translated():
             await self._connection.execute(query("finish_step"), migration.number, step)
 
     async def rows(self, name: str) -> AsyncIterator[list[tuple[Any, ...]]]:
-        """The rows of a named query, some thousands at a time."""
+        """Yield the rows of a named query in batches."""
         with translated():
             async with self._connection.transaction(readonly=True):
                 cursor = await self._connection.cursor(query(name))
@@ -116,7 +116,7 @@ class ControlPlane:
                     yield [tuple(row) for row in batch]
 
     async def columns(self, name: str) -> list[str]:
-        """The columns of a named query."""
+        """Return the column names of a named query."""
         with translated():
             prepared = await self._connection.prepare(query(name))
             return [attribute.name for attribute in prepared.get_attributes()]

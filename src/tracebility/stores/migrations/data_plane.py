@@ -1,8 +1,7 @@
-"""Applies ClickHouse's migrations statement by statement, so that a run that died anywhere can be run again.
+"""Applies ClickHouse's migrations statement by statement, so that an interrupted run can be repeated.
 
-There are no transactions. A file that was not finished therefore runs again from its first statement: each is safe to
-repeat or stands under a guard that looks at the tables themselves, so what is true in the engine decides, never what
-was noted.
+ClickHouse has no transactions, so an unfinished file runs again from its first statement. Each statement can be
+repeated or has a guard that checks whether a table exists: the state of ClickHouse decides, not a record of it.
 """
 
 import asyncio
@@ -19,14 +18,14 @@ from tracebility.stores.migrations.files import Guard, Load, Migration, SchemaEr
 from tracebility.stores.migrations.history import Record
 from tracebility.stores.queries import query
 
-STATEMENT_TIMEOUT_S = 7 * 24 * 3600.0  # the backfill of a large table may take a day; it must not be cut off
+STATEMENT_TIMEOUT_S = 7 * 24 * 3600.0  # the backfill of a large table may take a day
 _LEFT_OVER_PAUSE_S = 0.5
-_MARK = "/* tracebility migrate */ "  # by which a later runner finds the statement in the list of what runs
+_MARK = "/* tracebility migrate */ "  # lets a later runner find the statement in system.processes
 
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator["DataPlane"]:
-    """A client with time for backfills, closed at the end."""
+    """Open a client with a timeout for backfills, and close it at the end of the block."""
     engine = await connect(url, operation_timeout_s=STATEMENT_TIMEOUT_S)
     try:
         yield DataPlane(engine)
@@ -35,13 +34,13 @@ async def connected(url: str) -> AsyncIterator["DataPlane"]:
 
 
 class DataPlane:
-    """ClickHouse as the runner sees it."""
+    """The migration runner's operations in ClickHouse."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def records(self) -> list[Record]:
-        """What was applied or begun; nothing when the version table is not there yet."""
+        """Return the applied and begun migrations; none when the version table does not exist yet."""
         if not await self._table_exists("schema_migration"):
             return []
         found = await self._engine.query(query("files_recorded"))
@@ -51,10 +50,10 @@ class DataPlane:
         ]
 
     async def prepare(self, say: Say) -> None:
-        """Create the version table, and end what a runner that died left running: it would copy rows a second time."""
+        """Create the version table, and cancel statements of a dead runner, which would copy rows twice."""
         await self._engine.execute(query("create_files_table"))
         while (await self._engine.query(query("left_over_statements"))).rows:
-            say("A statement of an earlier run is still running in ClickHouse. Ending it.")
+            say("A statement of an earlier migration run is still running in ClickHouse. Cancelling it.")
             await self._engine.execute(query("end_left_over_statements"))
             await asyncio.sleep(_LEFT_OVER_PAUSE_S)
 
@@ -65,7 +64,7 @@ class DataPlane:
         await self._record(migration, "done")
 
     async def undo(self, migration: Migration, back: Migration, control_plane: ControlPlane, say: Say) -> None:
-        """Run the way back of ``migration``, and record that it is to be applied again."""
+        """Run the rollback file of ``migration``, and record the migration as not applied."""
         await self._record(migration, "started")
         await self._run_all(back, control_plane, say)
         await self._record(migration, "undone")
@@ -80,7 +79,7 @@ class DataPlane:
             await control_plane.finish_step(migration, step.number)
 
     async def _applicable(self, todo: Sequence[Step]) -> AsyncIterator[Step]:
-        """The steps to run, each block's guard asked when it is reached."""
+        """Yield the steps to run. The guard of each block is evaluated when the block is reached."""
         for guard, block in groupby(todo, key=attrgetter("guard")):
             if guard is None or await self._holds(guard):
                 for step in block:
@@ -88,7 +87,7 @@ class DataPlane:
 
     async def _holds(self, guard: Guard) -> bool:
         if guard.kind == "server":
-            # The embedded engine reads users and policies from its configuration and has nowhere to keep others.
+            # The embedded engine reads users and policies from its configuration and cannot store others.
             return bool((await self._engine.query(query("writable_access_storages"))).rows)
         return await self._table_exists(guard.table) == (guard.kind == "when")
 
@@ -103,10 +102,10 @@ class DataPlane:
         except EngineRejected as error:
             raise SchemaError(
                 f"{migration.label}, statement {step.number} of {steps_in_all}: {' '.join(error.detail.split())} "
-                "Correct what it says and run the migration again; it goes on from there."
+                "Fix the cause and run the migration again; it continues."
             ) from error
         except TracebilityError:
-            say(f"{migration.label} stopped at statement {step.number} of {steps_in_all}; run it again to go on.")
+            say(f"{migration.label} stopped at statement {step.number} of {steps_in_all}; run it again to continue.")
             raise
 
     async def _load(self, load: Load, control_plane: ControlPlane) -> None:

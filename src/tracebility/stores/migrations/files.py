@@ -1,12 +1,12 @@
-"""Reads the schema: numbered SQL files of both stores, and the statements and directives in those of ClickHouse.
+"""Reads the schema: numbered SQL files of both stores, and the statements and directives in ClickHouse's files.
 
-PostgreSQL runs a file as one transaction. ClickHouse has none, so its files run statement by statement, and each
-statement must be safe to run again. What plain SQL cannot say is said in comment lines of their own:
+PostgreSQL runs a file as one transaction. ClickHouse has no transactions, so its files run statement by statement, and
+each statement must be repeatable. Directives are comment lines:
 
-- ``-- @unless table NAME`` ... ``-- @end``: pass over these statements when the table exists; asked at the first.
-- ``-- @when table NAME`` ... ``-- @end``: pass over these statements when it does not.
-- ``-- @only server`` ... ``-- @end``: only where the engine can keep roles and row policies; the embedded one has them
-  in its configuration.
+- ``-- @unless table NAME`` ... ``-- @end``: skip these statements if the table exists when the block is reached.
+- ``-- @when table NAME`` ... ``-- @end``: skip these statements if the table does not exist.
+- ``-- @only server`` ... ``-- @end``: run only where the engine can store roles and row policies; the embedded engine
+  has them in its configuration.
 - ``-- @load postgres QUERY into TABLE``: copy the rows of a named query of PostgreSQL into a table.
 """
 
@@ -32,12 +32,12 @@ _LOAD = re.compile(r"load postgres (\w+) into (\w+)")
 
 
 class SchemaError(ConfigurationError):
-    """The files and the stores do not fit together. One line that says which, and what to do."""
+    """The files do not match the state of a store. The message is one line with the cause and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file. Its checksum is of its text, line endings aside."""
+    """One file. Its checksum ignores differences of line endings."""
 
     store: Store
     number: int
@@ -51,7 +51,7 @@ class Migration:
 
     @property
     def label(self) -> str:
-        """The file as messages name it."""
+        """The file's path, for messages."""
         return f"schemas/{self.store}/{self.name}"
 
 
@@ -65,7 +65,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """When a block applies: on a server, or unless or when a table exists. ``block`` tells blocks apart."""
+    """The condition of a block: on a server, or unless or when a table exists. ``block`` numbers the blocks."""
 
     block: int
     kind: Literal["unless", "when", "server"]
@@ -74,7 +74,7 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to do: a statement or a load, and the guard of its block."""
+    """One statement or load, with the guard of its block."""
 
     number: int
     action: str | Load
@@ -86,23 +86,25 @@ def discover(store: Store) -> tuple[Migration, ...]:
     return tuple(_read(store, schemas().joinpath(store)))
 
 
-def way_back(number: int) -> Migration:
-    """How to undo a ClickHouse migration, for those that can be undone."""
+def rollback_file(number: int) -> Migration:
+    """Return the rollback file of a ClickHouse migration."""
     found = {migration.number: migration for migration in _read("clickhouse", schemas() / "clickhouse" / "rollback")}
     if number not in found:
         known = ", ".join(f"{known:04d}" for known in found)
-        raise SchemaError(f"ClickHouse migration {number:04d} has no way back. Those with one: {known}.")
+        raise SchemaError(
+            f"ClickHouse migration {number:04d} cannot be rolled back. Migrations with a rollback: {known}."
+        )
     return found[number]
 
 
 def schemas() -> Traversable:
-    """Where the files are: inside the wheel, else in the checkout."""
+    """Return the folder of the files: in the wheel, else in the checkout."""
     packaged = files("tracebility").joinpath("schemas")
     return packaged if packaged.is_dir() else Path(__file__).parents[4] / "schemas"
 
 
 def steps(text: str) -> list[Step]:
-    """What a ClickHouse file says to do, in order, numbered from 1.
+    """Parse a ClickHouse file into steps, numbered from 1.
 
     Raises:
         ValueError: when a directive is unknown, inside a statement, or not closed.

@@ -1,4 +1,4 @@
-"""What was applied to a store, as its version table tells it, and how that fits the files."""
+"""Compares the version table of a store with the migration files."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ State = Literal["applied", "interrupted", "pending"]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A row of the version table: a file that was applied, or begun."""
+    """A row of the version table: a file that was applied or begun."""
 
     number: int
     name: str
@@ -23,7 +23,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a store stands with one migration. ``step`` is the statement at which one was interrupted, where known."""
+    """The state of one migration in a store. ``step``: the statement at which it was interrupted, if known."""
 
     store: Store
     number: int
@@ -39,10 +39,10 @@ def compare(
     records: Iterable[Record],
     steps_begun: Mapping[int, int] | None = None,
 ) -> list[Standing]:
-    """Where the store stands with each migration.
+    """Return the state of each migration in the store.
 
     Raises:
-        SchemaError: when an applied file was changed since, or the store was migrated by a later release.
+        SchemaError: when an applied file was changed, or the store was migrated by a later release.
     """
     recorded = {record.number: record for record in records}
     later = sorted(recorded.keys() - {migration.number for migration in migrations})
@@ -63,7 +63,7 @@ def _standing(migration: Migration, record: Record | None, step: int | None) -> 
     if record is None:
         return Standing(*place, "pending", None)
     if not record.finished:
-        # Begun with another text is no drift: the statements of an unfinished file all run again.
+        # A changed text is allowed here, because all statements of an unfinished file run again.
         return Standing(*place, "interrupted", record.at, step)
     if record.checksum != migration.checksum:
         raise SchemaError(

@@ -1,9 +1,9 @@
-"""The queue: streams of envelopes in Redis or Valkey, as its producer, its consumers and its operators use it.
+"""The queue: streams of envelopes in Redis or Valkey, with interfaces for the producer, consumers and operators.
 
-Commands stay within Redis 7.0, and no command or transaction names keys of two streams, so that a cluster can hold
-them: a change to two streams happens in steps, each of which may be repeated. A reply that did not come in time is
-*ambiguous*: the entry may be in the stream. Appends are therefore never retried here; the caller keeps the envelope
-elsewhere, and the identity of rows makes a duplicate harmless.
+Commands are limited to Redis 7.0. No command or transaction uses keys of two streams, because a cluster may hold them
+on two nodes; a change to two streams is a sequence of steps that can each be repeated. A timed-out append is
+*ambiguous*: the entry may be in the stream. Appends are therefore never retried here. The caller buffers the envelope
+on disk, and the identity of rows makes duplicates harmless.
 """
 
 from tracebility.stores.queue.consumer import Consumer
@@ -14,10 +14,10 @@ from tracebility.stores.start import START_WAIT_S, until_reachable
 
 
 async def connect_queue(url: str, *, variable: str = VARIABLE, wait_s: float = START_WAIT_S) -> "Queue":
-    """The queue at ``url``, which ``variable`` names, once it has answered.
+    """Connect to the queue at ``url``, the value of ``variable``, and wait for its first answer.
 
     Raises:
-        ConfigurationError: when nothing answers there for ``wait_s``, or it refuses the credentials or the database.
+        ConfigurationError: when nothing answers for ``wait_s``, or the credentials or the database are refused.
     """
     queue = Queue(Servers(url, variable))
     try:
@@ -29,4 +29,4 @@ async def connect_queue(url: str, *, variable: str = VARIABLE, wait_s: float = S
 
 
 class Queue(Producer, Consumer, Inspection):
-    """All sides of the queue over one set of connections."""
+    """All interfaces of the queue over one set of connections."""

@@ -1,18 +1,18 @@
-"""The connection that every side of the queue works on: pipelines, and scripts sent by hash."""
+"""The connection that all interfaces of the queue share: pipelines, and scripts called by hash."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from redis import exceptions
 
-from tracebility.stores.queue.entries import COUNTS_LEFT_MS, GROUP, Leaving, ScriptCall
+from tracebility.stores.queue.entries import COUNTS_LEFT_MS, GROUP, Removal, ScriptCall
 from tracebility.stores.redis_transport import Command, Servers, checked
 from tracebility.tenant.ledger import counts_key
-from tracebility.tenant.scripts import LEAVE, Script
+from tracebility.tenant.scripts import REMOVE_ENTRIES, Script
 
 
 class QueueConnection:
-    """Connections to the servers behind a queue. Every method raises `StoreUnavailable` when one is away or refuses."""
+    """Connections to the servers of a queue. Every method raises `StoreUnavailable` when a server fails or refuses."""
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
@@ -22,17 +22,14 @@ class QueueConnection:
         await self._servers.close()
 
     async def ping(self) -> None:
-        """Return when the store answers, each server of it."""
+        """Return once every server answers."""
         for server in await self._servers.each():
             checked(await server.pipelined([("PING",)]))
 
-    async def leave(self, leaving: Sequence["Leaving"]) -> None:
-        """As `ack_and_delete` for several streams, and out of the books with what is in them.
-
-        Does no harm when it was done before, so that whoever got no answer may ask again.
-        """
-        await self._run([_leaving(one) for one in leaving if one.ids or one.departures])
-        counted = [one.book for each in leaving for one in each.departures if not one.counts_elsewhere]
+    async def remove(self, removals: Sequence["Removal"]) -> None:
+        """Acknowledge and delete entries of several streams, and update the ledger. Idempotent."""
+        await self._run([_removal_call(one) for one in removals if one.ids or one.ledger_removals])
+        counted = [one.book for each in removals for one in each.ledger_removals if not one.counts_elsewhere]
         await self._pipeline([("PEXPIRE", counts_key(book), COUNTS_LEFT_MS) for book in counted])
 
     async def _run(self, calls: Sequence[ScriptCall]) -> list[Any]:
@@ -60,10 +57,10 @@ def is_unknown_script(reply: Any) -> bool:
     return isinstance(reply, exceptions.NoScriptError)
 
 
-def _leaving(leaving: Leaving) -> ScriptCall:
-    keys = [leaving.stream, *(key for one in leaving.departures for key in one.book.keys)]
-    said = (
-        part for book, counts_elsewhere, entry_id in leaving.departures
+def _removal_call(removal: Removal) -> ScriptCall:
+    keys = [removal.stream, *(key for one in removal.ledger_removals for key in one.book.keys)]
+    arguments = (
+        part for book, counts_elsewhere, entry_id in removal.ledger_removals
         for part in (book.envelope_id.hex, book.hour, book.items, int(counts_elsewhere), entry_id)
     )  # fmt: skip
-    return LEAVE, keys, [GROUP, len(leaving.ids), *leaving.ids, *said]
+    return REMOVE_ENTRIES, keys, [GROUP, len(removal.ids), *removal.ids, *arguments]

@@ -1,4 +1,4 @@
-"""The worker processes that read the queue: who they are, whether one is gone for good, and what it left behind."""
+"""Consumer names of worker processes: create one, tell whether its process has ended, and remove old ones."""
 
 import os
 import secrets
@@ -10,13 +10,13 @@ from pathlib import Path
 from tracebility.stores.queue import Queue
 from tracebility.stores.queue.entries import GROUP
 
-# Nobody is paused for an hour and still of use. A name costs the store a hundred bytes until then.
+# A consumer that is idle for this long is removed. Until then its name costs Redis a hundred bytes.
 FORGET_AFTER_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """One reader of a stream: entries it was given and has not acknowledged, and how long it has been silent."""
+    """A consumer of a stream: its pending entries, and its idle time."""
 
     name: str
     pending: int
@@ -24,12 +24,12 @@ class Consumer:
 
 
 def new_name() -> str:
-    """A consumer name that nobody had before, and that tells processes of this machine whether its own still runs."""
+    """Return a unique consumer name from which processes on this machine can tell whether its process still runs."""
     return f"{_host()}/{os.getpid()}/{_start_of(os.getpid()) or '?'}/{secrets.token_hex(4)}"
 
 
 def is_gone(name: str) -> bool:
-    """Whether the process that had ``name`` is known to have ended. Of another machine's nothing is known."""
+    """Whether the process of ``name`` has certainly ended. False for other machines, whose processes are unknown."""
     parts = name.split("/")
     if len(parts) != 4 or parts[0] != _host() or not parts[1].isdigit() or not parts[2].isdigit():
         return False
@@ -37,7 +37,7 @@ def is_gone(name: str) -> bool:
 
 
 async def consumers(queue: Queue, streams: Sequence[str]) -> dict[str, list[Consumer]]:
-    """Who reads each stream."""
+    """Return the consumers of each stream."""
     replies = await queue._pipeline([("XINFO", "CONSUMERS", stream, GROUP) for stream in streams])
     found: dict[str, list[Consumer]] = {}
     for stream, reply in zip(streams, replies, strict=True):
@@ -47,12 +47,12 @@ async def consumers(queue: Queue, streams: Sequence[str]) -> dict[str, list[Cons
 
 
 async def forget(queue: Queue, places: Sequence[tuple[str, str]]) -> None:
-    """Remove consumers, each a stream and a name. Only for those with nothing pending: that would be lost with them."""
+    """Remove consumers, each a stream and a name. They must have no pending entries, which would be lost."""
     await queue._pipeline([("XGROUP", "DELCONSUMER", stream, GROUP, name) for stream, name in places])
 
 
 def _host() -> str:
-    """This machine's boot, so that a process of an earlier one is not taken for alive, nor one of another machine."""
+    """Identify this machine, boot and PID namespace, so that a pid from elsewhere is not mistaken for a local one."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
         space = os.readlink("/proc/self/ns/pid").strip("pid:[]")
@@ -62,7 +62,7 @@ def _host() -> str:
 
 
 def _start_of(process: int) -> str | None:
-    """When a process of this machine started, in clock ticks since boot; None when there is none, or no way to know."""
+    """Return when a local process started, in clock ticks since boot; None when that cannot be read."""
     try:
         state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
     except OSError:

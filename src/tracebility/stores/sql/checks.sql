@@ -1,14 +1,14 @@
--- What `tracebility status` and `doctor` ask. They run as the owner, and read the engine's and the server's own tables.
+-- Queries of `tracebility status` and `doctor`. They run as the owner and read system tables.
 
 -- name: check_tables
--- Rows and bytes of each table that holds tenants' rows.
+-- Rows and bytes of each table with tenant rows.
 SELECT table, sum(rows) AS rows, sum(bytes_on_disk) AS bytes, count() AS parts
 FROM system.parts
 WHERE active AND database = currentDatabase() AND table IN {tables:Array(String)}
 GROUP BY table
 
 -- name: check_disk
--- Free and whole size of the disk that new parts go to.
+-- Free and total size of the disk for new parts.
 SELECT free_space, total_space FROM system.disks WHERE name = 'default'
 
 -- name: check_engine
@@ -16,13 +16,13 @@ SELECT free_space, total_space FROM system.disks WHERE name = 'default'
 SELECT toUnixTimestamp64Milli(now64(3)) AS now_ms, version() AS version
 
 -- name: check_tenant_tables
--- Tables that hold tenants' rows: those with an org_id, whatever they are called.
+-- Tables with tenant rows: those with an org_id.
 SELECT DISTINCT table FROM system.columns
 WHERE database = currentDatabase() AND name = 'org_id'
 ORDER BY table
 
 -- name: check_visible_rows
--- The tables of which this session sees rows. Spelled out, because a read-only session may not be given a table's name.
+-- Tables of which this session sees rows. Spelled out, because a read-only session cannot take a table name as parameter.
 SELECT table FROM (
 SELECT 'run' AS table, count() AS rows FROM run
 UNION ALL SELECT 'span' AS table, count() AS rows FROM span
@@ -39,7 +39,7 @@ UNION ALL SELECT 'envelope_outcome' AS table, count() AS rows FROM envelope_outc
 WHERE rows > 0
 
 -- name: check_visible_rows_before_tenancy
--- The same of the tables that migration 0006 keeps as its way back.
+-- The same for the tables that migration 0006 keeps for its rollback.
 SELECT table FROM (
 SELECT 'run_v1' AS table, count() AS rows FROM run_v1
 UNION ALL SELECT 'span_v1' AS table, count() AS rows FROM span_v1

@@ -1,7 +1,7 @@
 -- API keys. Look-ups are by primary key.
 
 -- name: key_by_public_id
--- The keys of a deleted org count as revoked: that an org is deleted cannot be taken back.
+-- The keys of a deleted org count as revoked, because the deletion cannot be undone.
 SELECT
     api_key.public_id,
     api_key.org_id,
@@ -35,7 +35,7 @@ INSERT INTO api_key (public_id, org_id, workspace_id, project_id, name, secret_h
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 
 -- name: tenant_changes
--- What changed in the last $1 seconds, the latest of each: a few rows, whatever has ever changed.
+-- The latest change of each object in the last $1 seconds: a few rows.
 SELECT max(rev) AS rev, kind, id
 FROM tenant_change
 WHERE at > clock_timestamp() - $1 * interval '1 second'
@@ -48,7 +48,7 @@ INSERT INTO api_key (
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 
 -- name: insert_successor_key
--- A key that may what $1 may, as fast, and for as long as that was to before it was rotated.
+-- A key with the scopes, rate limits and original expiry of key $1.
 INSERT INTO api_key (
     public_id, org_id, workspace_id, project_id, name, secret_hash, scopes, expires_at, requests_per_s, burst
 )
@@ -80,12 +80,12 @@ WHERE public_id = $1
 UPDATE api_key SET expires_at = $2 WHERE public_id = $1
 
 -- name: revoke_key
--- A row when it was not revoked before.
+-- Returns a row if the key was not revoked before.
 UPDATE api_key SET revoked_at = clock_timestamp() WHERE public_id = $1 AND revoked_at IS NULL
 RETURNING org_id, project_id, name
 
 -- name: key_was_used
--- No change of theirs that anybody has to hear of. In order, so that two processes do not wait for each other.
+-- Does not count as a change of the key. Updates in order, so that two processes cannot deadlock.
 UPDATE api_key SET last_used_at = clock_timestamp()
 FROM (
     SELECT public_id FROM api_key
@@ -96,7 +96,7 @@ FROM (
 WHERE api_key.public_id = due.public_id
 
 -- name: read_keys_of_operators
--- The oldest $1 of no org. Reads all keys: it is for the command alone.
+-- The $1 oldest operator keys. Reads all keys; used only by a command.
 SELECT public_id, name, scopes, created_at, expires_at, revoked_at, last_used_at, requests_per_s, burst
 FROM api_key
 WHERE org_id IS NULL
@@ -107,7 +107,7 @@ LIMIT $1
 SELECT EXISTS (SELECT FROM api_key WHERE public_id = $1 AND project_id = $2)
 
 -- name: read_keys_of_project
--- A page of a project's keys in the order of their creation, after ($2, $3). api_key_project serves it.
+-- A page of a project's keys in order of creation, after ($2, $3). Uses api_key_project.
 SELECT public_id, name, scopes, created_at, expires_at, revoked_at, last_used_at, requests_per_s, burst
 FROM api_key
 WHERE project_id = $1 AND (created_at, public_id) > ($2, $3)

@@ -1,4 +1,4 @@
--- The books: what became of envelopes, in items.
+-- The ledger's outcomes of envelopes, in items.
 
 -- name: known_outcomes
 SELECT envelope_id
@@ -20,7 +20,7 @@ FROM envelope_outcome
 WHERE org_id = {org:UUID} AND envelope_id IN {ids:Array(UUID)};
 
 -- name: distinct_of_org
--- By identity, as it is billed.
+-- Distinct items, as they are billed.
 SELECT count() AS items
 FROM billing_meter FINAL
 WHERE org_id = {org:UUID} AND meter = 'spans'

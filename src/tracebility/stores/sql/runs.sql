@@ -1,13 +1,12 @@
 -- name: engine_clock
--- The engine's clock, read before a recompute: its version. Of two recomputes of a run the one with the higher version
--- began later, so it saw every span whose insert had ended when the earlier one began. (Inside the recompute itself
--- the clock could be read after the parts to read were chosen.)
+-- The engine's clock, read before a recompute and used as its version. Of two recomputes of a run, the one with the
+-- higher version began later, so it includes every span that was inserted before the earlier one began. (Inside the
+-- recompute, the clock could be read after the parts were selected.)
 SELECT toUnixTimestamp64Micro(now64(6));
 
 -- name: recompute_runs
--- Rows of `run` for the traces in `traces`, from all of their spans. An id may be a trace of several projects; each of
--- them is a run and gets its row, which is right whether or not this batch touched it; but for those of `apart`, which
--- are computed alone.
+-- Rows of `run` for `traces`, computed from all of their spans. Several projects may use the same trace id; each of them
+-- gets its row. Runs in `apart` are left out, because they are computed alone.
 -- Cost: the bloom filter of trace_id and the primary key pass over what cannot hold the traces; copies of a span go by
 -- LIMIT 1 BY, newest first. FINAL would read whole granules before it filters: 230 us a span with 5 M stored.
 -- Everything is linear in the spans of a trace, n * log(n)^2 where calls have something below them. And the engine
@@ -245,7 +244,7 @@ SELECT
 FROM totals;
 
 -- name: run_sizes
--- How many rows `span` has of each of `traces`, copies counted, where that is `least` or more.
+-- The number of rows in `span` of each of `traces`, including copies, if it is at least `least`.
 -- Cost: reads three columns of the granules that a recompute reads: 60 ms for 2,500 traces beside 3 M spans, a fifth of
 -- what the recompute takes; 20 ms for one of 400,000 spans.
 SELECT org_id, trace_id, count() AS spans

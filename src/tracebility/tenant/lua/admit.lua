@@ -1,21 +1,22 @@
--- Rate, sameness and quota of one request, decided in one step: all limits let it in, or nothing is counted.
--- O(limits + meters): two rates and two meters at most.
+-- Check the rate limits, the duplicate mark and the quota of one request atomically: admit and count it, or count nothing.
+-- O(limits + meters): at most two rates and two meters.
 --
--- KEYS  1 the rate of the org, 2 the rate of the key, 3 usage of the org in the period, 4 the mark of this body,
---       5 the flag of an org that nothing more is taken from, because of its dead letters
---       6 the time at which data of the org was last removed: older marks of bodies are invalid
--- ARGV  1 the time in microseconds, '' for the store's own
+-- KEYS  1 rate state of the org, 2 rate state of the key, 3 usage of the org in the period, 4 mark of this body,
+--       5 flag of an org that is refused because of its dead letters,
+--       6 time at which data of the org was last removed: older marks are invalid
+-- ARGV  1 time in microseconds, '' for Redis' own
 --       2, 3 interval (microseconds a request, 0: no limit) and burst of the org; 4, 5 of the key
---       6 the mark's life in milliseconds (0: only the rate is asked), 7 the token of this attempt
---       8 the slot that the request is stamped with, then meter, quantity and hard limit (-1: none) of each meter
--- Answers
---       {0, slot, wait, left, watermark, now, used...}  let in, and counted in `slot`; `wait` and `left` are microseconds
---                                            and requests until, and within, the burst of the org; `now` in microseconds
---       {1, which, wait, left}               over the rate of the org (1) or of the key (2)
---       {2}                                  this body was let in and kept before
---       {3, meter, used}                     over the hard limit of the n-th meter
---       {4}                                  usage of the period is not known here: fill it in and ask again
---       {5}                                  the flag stands
+--       6 life of the mark in milliseconds (0: check the rate only), 7 token of this attempt
+--       8 time slot of the request, then meter, quantity and hard limit (-1: none) of each meter
+-- Returns
+--       {0, slot, wait, left, watermark, now, used...}  admitted, counted in `slot`; `wait`: microseconds until the org's
+--                                            full burst is available again; `left`: requests left in the burst; `now`
+--                                            in microseconds
+--       {1, which, wait, left}               over the rate of the org (1) or of the key (2); `wait` in microseconds
+--       {2}                                  this body was stored before
+--       {3, meter, used}                     over the hard limit of meter number `meter`
+--       {4}                                  usage of the period is not in Redis: load it and repeat the call
+--       {5}                                  the dead-letter flag is set
 local now = tonumber(ARGV[1])
 if not now then
     local time = redis.call('TIME')
@@ -23,11 +24,11 @@ if not now then
 end
 
 local function remember(key, tat)
-    -- Written out: a number of this size loses its end when Lua turns it into text. It is of use until it is reached.
+    -- '%.0f', because Lua's default number format would round it. The key expires when the burst is full again.
     redis.call('SET', key, string.format('%.0f', tat), 'PX', math.ceil((tat - now) / 1000) + 1)
 end
 
--- GCRA: `tat` is when the burst would be whole again.
+-- GCRA: `tat` (theoretical arrival time) is when the full burst is available again.
 local moved = {}
 local wait, left = 0, 0
 for which = 1, 2 do
@@ -36,7 +37,7 @@ for which = 1, 2 do
         local most = now + interval * burst
         local tat = math.max(tonumber(redis.call('GET', KEYS[which]) or 0), now)
         if tat > most then
-            -- A clock that went back, or a limit that was lowered: nobody waits for longer than for the whole burst.
+            -- The clock was set back or the limit was lowered: wait at most for one full burst.
             tat = most
             remember(KEYS[which], tat)
         end
@@ -49,7 +50,7 @@ for which = 1, 2 do
         end
     end
 end
--- A mark is `kept|<when it was admitted>`, or `<token>|<slot>` while its request has not been kept yet.
+-- A mark is `kept|<time of admission>`, or `<token>|<slot>` while its request is not stored yet.
 local mark = ARGV[6] ~= '0' and redis.call('GET', KEYS[4])
 local admitted_at = mark and string.match(mark, '^kept|(%d+)$')
 local is_same = false
@@ -60,7 +61,7 @@ end
 if ARGV[6] ~= '0' and not is_same then
     for at = 9, #ARGV, 3 do
         if redis.call('HEXISTS', KEYS[3], ARGV[at]) == 0 then
-            return {4} -- before anything is counted: it is asked again
+            return {4} -- before anything is counted, because the call is repeated
         end
     end
 end
@@ -77,8 +78,8 @@ if redis.call('EXISTS', KEYS[5]) == 1 then
     return {5}
 end
 
--- An earlier attempt reserved and did not live to keep it, or is still about it: what it reserved is now this one's,
--- unless a settlement has taken it away since.
+-- An earlier attempt with the same body reserved usage but has not stored it yet: this attempt takes over its
+-- reservation, unless a settlement has replaced it since.
 local before = mark and string.match(mark, '|(%d+)$')
 if before and redis.call('HEXISTS', KEYS[3], ARGV[9] .. ':' .. before) == 0 then
     before = nil
@@ -92,8 +93,8 @@ if not before then
         end
     end
 end
--- A slot that is settled already is not counted in again: what comes late for it is settled with the next. What is taken
--- over is counted with the stamp of who took it: its envelopes come later than those of the first attempt would have.
+-- A settled slot is closed: late usage counts in the next slot. A reservation that is taken over moves to this attempt's
+-- slot, because its envelopes arrive later than those of the first attempt.
 local watermark = tonumber(redis.call('HGET', KEYS[3], 'watermark') or 0)
 local slot = math.max(tonumber(ARGV[8]), watermark + 1)
 local answer = {0, slot, wait, left, watermark, now}

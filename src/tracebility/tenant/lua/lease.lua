@@ -1,11 +1,11 @@
--- Take, keep or give back one of so many leases. O(log(leases) + leases that ended).
+-- Take, renew or return a lease. O(log(leases) + expired leases).
 --
--- KEYS  1 the leases by the end of each, 2 the generation given last
--- ARGV  1 the time in microseconds, '' for the store's own, 2 'take', 'keep' or 'give', 3 the holder's token,
---       4 life of a lease in microseconds, 5 how many there may be at once (-1: any number)
--- Answers
---       take: {generation, 0}, or {0, microseconds until one ends} when all are held
---       keep, give: 1; 0 when it has ended, and its holder must stop
+-- KEYS  1 sorted set: token -> expiry time (us), 2 the last generation
+-- ARGV  1 time in microseconds, '' for Redis' own, 2 'take', 'keep' (renew) or 'give' (return), 3 token of the holder,
+--       4 life of a lease in microseconds, 5 most leases at once (-1: unlimited)
+-- Returns
+--       take: {generation, 0}, or {0, microseconds until a lease expires} when all are held
+--       keep, give: 1, or 0 when the lease had expired and its holder must stop
 local now = tonumber(ARGV[1])
 if not now then
     local time = redis.call('TIME')

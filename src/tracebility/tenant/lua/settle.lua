@@ -1,8 +1,8 @@
--- Replace what was counted up to the watermark by what the data plane says; what came after it stays. O(slots kept).
+-- Advance the watermark and replace the usage up to it by ClickHouse's figure; later slots stay. O(slots).
 --
 -- KEYS  1 usage of the org in the period
--- ARGV  1 the watermark, a slot, 2 life of the key in milliseconds, then meter and quantity of each meter
--- Answers 0 when the watermark does not advance: whoever came first, or later, has done it. Else 1.
+-- ARGV  1 watermark (a slot), 2 life of the key in milliseconds, then meter and quantity of each meter
+-- Returns 1, or 0 when the counter already has this or a later watermark.
 local watermark = tonumber(ARGV[1])
 if watermark <= tonumber(redis.call('HGET', KEYS[1], 'watermark') or -1) then
     return 0

@@ -9,7 +9,7 @@ import pytest
 
 from tracebility.ids import SENTINEL
 from tracebility.stores.migrations import SchemaError, data_plane, migrate, roll_back, status
-from tracebility.stores.migrations.files import discover, steps, way_back
+from tracebility.stores.migrations.files import discover, rollback_file, steps
 from tracebility.stores.policies import DATA_TABLES
 
 SPANS = 200_000
@@ -105,7 +105,7 @@ async def test_a_way_back_killed_at_each_statement_is_resumed(old_plane: Any, ru
     await old_plane.fill(spans=400, others=50)
     before = await old_plane.fingerprints()
     await migrate(*old_plane.dsns)
-    for step in steps(way_back(6).text):
+    for step in steps(rollback_file(6).text):
         if not passed_over(step):
             assert await runners.run((6, step.number, "after"), back=True) == -signal.SIGKILL, step
     await roll_back(6, *old_plane.dsns)
@@ -117,7 +117,9 @@ async def test_a_way_back_may_be_turned_round_half_way(old_plane: Any, runners: 
     await old_plane.fill(spans=400, others=50)
     before = await old_plane.fingerprints()
     await migrate(*old_plane.dsns)
-    last_of_run = next(step for step in steps(way_back(6).text) if str(step.action).startswith("RENAME TABLE run TO"))
+    last_of_run = next(
+        step for step in steps(rollback_file(6).text) if str(step.action).startswith("RENAME TABLE run TO")
+    )
     await runners.run((6, last_of_run.number, "before"), back=True)
     await old_plane.engine.execute("RENAME TABLE run TO run_v2")  # half of it
     await roll_back(6, *old_plane.dsns)

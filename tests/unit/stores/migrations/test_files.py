@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracebility.stores.migrations import files
-from tracebility.stores.migrations.files import Guard, Load, SchemaError, Step, discover, steps, way_back
+from tracebility.stores.migrations.files import Guard, Load, SchemaError, Step, discover, rollback_file, steps
 from tracebility.stores.policies import DATA_TABLES, TENANT_TABLES
 
 CREATES_A_TABLE = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+)\s*\(?(.*?)\nENGINE", re.DOTALL)
@@ -107,14 +107,14 @@ def test_two_files_of_one_number_are_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_migration_without_a_way_back_says_so() -> None:
-    assert way_back(6).name == "0006_tenant_columns.sql"
-    with pytest.raises(SchemaError, match=r"0007 has no way back. Those with one: 0006\."):
-        way_back(7)
+    assert rollback_file(6).name == "0006_tenant_columns.sql"
+    with pytest.raises(SchemaError, match=r"0007 cannot be rolled back. Migrations with a rollback: 0006\."):
+        rollback_file(7)
 
 
 def all_clickhouse_steps() -> list[tuple[str, Step, Step | None]]:
     found = []
-    for migration in [*discover("clickhouse"), way_back(6)]:
+    for migration in [*discover("clickhouse"), rollback_file(6)]:
         todo = steps(migration.text)
         found += [(migration.label, step, before) for step, before in zip(todo, [None, *todo], strict=False)]
     return found

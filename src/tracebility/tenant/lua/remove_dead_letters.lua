@@ -1,8 +1,8 @@
--- Delete entries of the dead letters; one that is gone already is counted no more. O(entries).
+-- Delete dead letters; those already deleted are not subtracted again. O(entries).
 --
--- KEYS  1 the dead letters, 2 bytes of dead letters by org
--- ARGV  of each entry: its id, its org, '' where it cannot be told, its bytes
--- Answers how many there were.
+-- KEYS  1 dead-letter stream, 2 hash: org -> bytes of dead letters
+-- ARGV  for each entry: id, org ('' if unknown), bytes
+-- Returns the number of entries deleted.
 local deleted = 0
 for at = 1, #ARGV, 3 do
     if redis.call('XDEL', KEYS[1], ARGV[at]) == 1 then

@@ -1,8 +1,8 @@
--- Write envelopes that were just added to a stream into the books; one that is in them stays as it is. O(envelopes).
+-- Record envelopes that were just added to a stream as accepted and in flight; recorded ones stay unchanged. O(envelopes).
 --
--- KEYS  of each envelope: accepted, in flight
--- ARGV  of each envelope: id, hour, items
--- Answers how many envelopes of its org are in its stream then, of each.
+-- KEYS  for each envelope: its `accepted` hash, its `in_flight` hash
+-- ARGV  for each envelope: id, hour, items
+-- Returns for each envelope the number of its org's envelopes in its stream.
 local depths = {}
 local time = redis.call('TIME')
 local now_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
