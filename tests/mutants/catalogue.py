@@ -16,6 +16,20 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "a late copy of a span's start replaces the finished span",
+        "src/tracebility/worker/columns.py",
+        "(accepted + complete).astype",
+        "accepted.astype",
+        "tests/unit/worker/test_mapping.py",
+    ),
+    Mutant(
+        "a contradicted part of a list of messages is lost",
+        "src/tracebility/worker/span_reader.py",
+        "            self._is_taken[mine[plan.unplaced]] = False\n",
+        "",
+        "tests/unit/worker/test_span_chunks.py",
+    ),
+    Mutant(
         "reconciler sets the counter to the sum, and loses what is under way",
         "src/tracebility/tenant/lua/settle.lua",
         "tonumber(ARGV[at + 1]) + (later[ARGV[at]] or 0)",

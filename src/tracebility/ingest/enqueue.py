@@ -30,9 +30,9 @@ PIPELINE_GROUPS = 512
 
 # Envelopes of one org in a shard's stream: half a second of a worker's work at 50 spans each. Other orgs of the shard
 # wait for no more than these.
-MOST_IN_FLIGHT = 200
+MOST_IN_FLIGHT = 80
 # The same in bytes, as if all of them were as large as the new one: fewer large ones.
-MOST_BYTES_IN_FLIGHT = 24 << 20
+MOST_BYTES_IN_FLIGHT = 10 << 20
 
 # While Redis fsyncs one pipeline, the next is sent.
 PIPELINES = 2

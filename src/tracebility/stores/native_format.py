@@ -51,8 +51,10 @@ def varint(number: int) -> bytes:
 
 
 def text(said: str) -> bytes:
-    """Encode a string: the length of its UTF-8, then the UTF-8."""
-    return cell(said.encode("utf-8", "replace"))
+    """A string's cell: the length of its UTF-8, then that."""
+    encoded = said.encode("utf-8", "replace")
+    length = len(encoded)
+    return (_VARINTS[length] if length < _PRECOMPUTED_LENGTHS else varint(length)) + encoded
 
 
 def cell(encoded: bytes) -> bytes:
@@ -149,13 +151,11 @@ def maps(rows: Sequence[Mapping[str, str]]) -> Pieces:
     return [_LOW_CARDINALITY_VERSION, _offsets(map(len, rows)), *_dictionary(keys), *strings(values)]
 
 
-def maps_of_cells(rows: Sequence[Mapping[bytes, bytes]]) -> Pieces:
-    """As ``maps``, of cells."""
-    numbers: dict[bytes, int] = {}
-    codes = [numbers.setdefault(key, len(numbers)) for key in chain.from_iterable(rows)]
-    counts = np.fromiter(map(len, rows), np.int64, len(rows))
-    values = list(chain.from_iterable(row.values() for row in rows))
-    return maps_codes(np.array(codes, np.int64), list(numbers), values, counts)
+def maps_of_cells(rows: Sequence[tuple[Sequence[int], Sequence[bytes]]], keys: Sequence[bytes]) -> Pieces:
+    """As ``maps``, of rows that have numbers of the cells ``keys``, and as many cells."""
+    codes = np.array(list(chain.from_iterable(numbers for numbers, _ in rows)), np.int64)
+    counts = np.fromiter((len(numbers) for numbers, _ in rows), np.int64, len(rows))
+    return maps_codes(codes, keys, list(chain.from_iterable(cells for _, cells in rows)), counts)
 
 
 def maps_codes(codes: Codes, keys: Sequence[bytes], values: Pieces, counts: Codes) -> Pieces:

@@ -95,7 +95,7 @@ def identity(header: Header) -> "blake2b":
 
 
 def event_id(header: Header, trace_id: str, span_id: str) -> UUID:
-    """The id under which a span is billed, the same however often and in whichever envelope it comes."""
+    """The id under which a span is billed: the same for every delivery and for every copy of the span."""
     hashed = identity(header)
     hashed.update(f"{trace_id}|{span_id}|span".encode())
     return UUID(bytes=hashed.digest())

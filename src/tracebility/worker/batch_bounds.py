@@ -1,9 +1,9 @@
 """When a batch is closed: by its rows, by its bytes, and by the work that it means."""
 
-# An insert costs the engine 13 ms whatever its size, a microsecond a span at this one. Three batches are in memory,
-# with the envelopes they came in.
-MOST_ROWS = 20_000
-MOST_BYTES = 40 << 20
+# An insert costs the engine 13 ms whatever its size, a microsecond a span at this one. Four batches are in memory, with
+# the envelopes they came in.
+MOST_ROWS = 12_000
+MOST_BYTES = 24 << 20
 # Spans of one org wait until the batches before theirs are mapped and inserted. Neither may take longer than this.
 MOST_WORK_S = 0.3
 # What an insert costs whatever its size stays small beside so many rows.

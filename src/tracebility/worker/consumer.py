@@ -1,6 +1,6 @@
 """The consumer reads entries from all shards, maps them into batches, and acknowledges them once they are stored.
 
-At most three batches are in memory: two being written and one being mapped. An entry is acknowledged and deleted when
+At most four batches are in memory: three being written and one being mapped. An entry is acknowledged and deleted when
 its rows are in ClickHouse, or moved to the dead letters when it can never be stored; otherwise it stays in the queue.
 """
 
@@ -44,14 +44,14 @@ from tracebility.worker.reclaim import (
 from tracebility.worker.write import Held, Work, Writer
 
 LINGER_S = 0.5  # a batch is closed after this, if it is not full before; see `batch_bounds`
-# Two batches in flight: one inserting spans, one recomputing runs.
-BATCHES_BEING_WRITTEN = 2
+# Three batches in flight: one inserting spans, the others recomputing runs, together where they can.
+BATCHES_BEING_WRITTEN = 3
 
 # While other orgs wait, overflow gets at most 1/8 of each read.
 OVERFLOW_SHARE = 8
 IDLE_S = 0.05  # pause between reads of empty streams: short compared with LINGER_S, 1 % of a core
-READ_BYTES = 8 << 20  # target size of one read over all streams
-MAX_ENTRIES_PER_STREAM = 64  # COUNTED_ENTRY is per stream; READ_BYTES lowers it where entries are large
+READ_BYTES = 2 << 20  # target size of one read over all streams
+MAX_ENTRIES_PER_STREAM = 64  # COUNT is per stream; READ_BYTES lowers it where entries are large
 CLAIM_EVERY_S = 1.0
 SUSPECTS_S = 1.0  # time per turn for entries that may crash the process, before new entries are read
 FORGET_EVERY_S = 60.0
@@ -91,7 +91,7 @@ class Consumer:
         self._pending = PendingEntries(queue, self._name, self._streams, metrics)
         self._work = writer.new_work()
         self._writing: deque[asyncio.Task[None]] = deque()
-        self._largest_entry = 1 << 16
+        self._largest_entry = 1 << 15
         self._suspects: set[bytes] = set()  # suspect entries being processed now
         self._turn = 0
         self._claim_at = self._forget_at = 0.0

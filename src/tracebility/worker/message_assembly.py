@@ -28,6 +28,8 @@ _MESSAGES_RANKS = {int(slot): SOURCES[slot].index("(messages)") for slot in _MES
 # Attributes of each message event that name the provider: the span has that too.
 _NOT_OF_A_MESSAGE = frozenset({"gen_ai.system", "gen_ai.provider.name"})
 
+MESSAGE_NAMES = frozenset({*MESSAGE_EVENTS, OPERATION_DETAILS_EVENT})
+
 _HOLE = re.compile(rb"\0(\d+)\0")
 
 
@@ -92,7 +94,9 @@ class EventMessages(NamedTuple):
     spent: set[int]
 
 
-def from_events(events: Sequence[Span.Event], table: RuleTable, best_rank: Callable[[int], int]) -> EventMessages:
+def from_events(
+    events: Sequence[Span.Event], names: Sequence[str], table: RuleTable, best_rank: Callable[[int], int]
+) -> EventMessages:
     """Inputs, outputs and system instructions that ``events`` carry; ``best_rank`` is of what fills a slot so far."""
     texts: dict[int, str] = {}
     ranks: dict[int, int] = {}
@@ -105,11 +109,11 @@ def from_events(events: Sequence[Span.Event], table: RuleTable, best_rank: Calla
         texts[slot], ranks[slot] = text, rank
         return True
 
-    for position, event in enumerate(events):
-        known = MESSAGE_EVENTS.get(event.name)
+    for position, (event, name) in enumerate(zip(events, names, strict=True)):
+        known = MESSAGE_EVENTS.get(name)
         if known is not None:
             messages.setdefault(known[0], []).append((position, _message(event, known[1])))
-        elif event.name == OPERATION_DETAILS_EVENT:
+        elif name == OPERATION_DETAILS_EVENT:
             left = len(event.attributes)
             for pair in event.attributes:
                 rule = table[pair.key]

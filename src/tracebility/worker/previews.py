@@ -1,8 +1,8 @@
-"""The texts from which a run takes its first input and its last output: of few spans only, since each costs bytes.
+"""Previews: the beginnings of inputs and outputs that a run may show. Few spans carry one, because each costs bytes.
 
-A run takes them from its top span, or from the first span that has an input and the last that has an output. Whichever
-span that is in the whole trace, it is so among those of its own batch too; so of a batch only these carry a preview,
-and it does not matter how a trace was cut into batches.
+A run shows the input and output of its top span, or else the first input and the last output of its spans. The span
+that is first (or last) in a whole trace is also first (or last) among the spans of its batch. So only those spans of
+each batch carry a preview, and the run is the same however its trace was divided into batches.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ _Ints = npt.NDArray[np.int64]
 
 
 class Order(NamedTuple):
-    """Of each span what decides which comes first or last in its trace."""
+    """Of each span what decides whether it is first or last in its trace."""
 
     trace: _Ints  # its number; an id that two projects use is two traces
     has_parent: npt.NDArray[np.bool_]

@@ -47,7 +47,7 @@ def span_chunk(
         "input_preview": input_preview,
         "output_preview": output_preview,
         "tags": native.arrays_of_cells(mapped.tags),
-        "metadata": native.maps_of_cells(mapped.metadata),
+        "metadata": native.maps_of_cells(mapped.metadata, mapped.metadata_keys),
         "attributes": native.maps_codes(
             mapped.attribute_names, names.cells, mapped.attribute_texts, mapped.attribute_counts
         ),

@@ -11,6 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from tracebility.wire.otlp.values import read_any
 
 _EXCEPTION = "exception"
+_encode = msgspec.json.Encoder().encode
 
 
 class Recorded(NamedTuple):
@@ -21,25 +22,33 @@ class Recorded(NamedTuple):
     escaped: bool
 
 
-def exception_of(events: Sequence[Span.Event]) -> Recorded | None:
+def exception_of(events: Sequence[Span.Event], names: Sequence[str]) -> Recorded | None:
     """The last exception that the span recorded."""
-    for event in reversed(events):
-        if event.name == _EXCEPTION:
-            said = _attributes(event)
-            escaped = str(said.get("exception.escaped", "")).lower() == "true"
-            kind, message = (str(said.get(f"exception.{part}") or "") for part in ("type", "message"))
-            return Recorded(kind, message, escaped)
-    return None
+    if _EXCEPTION not in names:
+        return None
+    last = len(names) - 1 - names[::-1].index(_EXCEPTION)
+    said = _attributes(events[last])
+    escaped = str(said.get("exception.escaped", "")).lower() == "true"
+    kind, message = (str(said.get(f"exception.{part}") or "") for part in ("type", "message"))
+    return Recorded(kind, message, escaped)
 
 
-def events_json(events: Sequence[Span.Event], spent: Collection[int]) -> str:
-    """The events as a JSON array, but for those that are ``spent``; empty when none is left."""
+def events_json(events: Sequence[Span.Event], names: Sequence[str], spent: Collection[int]) -> bytes:
+    """The events as a JSON array, but for those that are ``spent``; empty when none is left.
+
+    Streamed answers have an event for each piece, which says no more than its name and its time.
+    """
     kept = [
-        {"name": event.name, "time": rfc3339(event.time_unix_nano), "attributes": _attributes(event)}
-        for position, event in enumerate(events)
+        b'{"name":%b,"time":"%b","attributes":%b}'
+        % (
+            _encode(name),
+            rfc3339(event.time_unix_nano).encode(),
+            _encode(_attributes(event)) if event.attributes else b"{}",
+        )
+        for position, (event, name) in enumerate(zip(events, names, strict=True))
         if position not in spent
     ]
-    return msgspec.json.encode(kept).decode() if kept else ""
+    return b"[%b]" % b",".join(kept) if kept else b""
 
 
 def links_json(links: Sequence[Span.Link]) -> str:
@@ -59,8 +68,8 @@ def links_json(links: Sequence[Span.Link]) -> str:
 
 def rfc3339(at_ns: int) -> str:
     """A moment as text, to the nanosecond."""
-    seconds, nanoseconds = divmod(at_ns, 10**9)
-    return f"{_second(seconds)}.{nanoseconds:09d}Z"
+    seconds = at_ns // 1_000_000_000
+    return f"{_second(seconds)}.{at_ns - seconds * 1_000_000_000:09d}Z"
 
 
 @lru_cache(maxsize=1024)

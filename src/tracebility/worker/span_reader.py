@@ -40,7 +40,7 @@ from tracebility.wire.otlp.spans import DOUBLE, INT, NOTHING, STRING, Places, Sp
 from tracebility.wire.otlp.values import read_any
 from tracebility.wire.pricing import PriceTable
 from tracebility.wire.span_columns import COUNT, LABEL, SPAN_COLUMNS, TEXT
-from tracebility.worker.message_assembly import ListPlans, from_events, with_system
+from tracebility.worker.message_assembly import MESSAGE_NAMES, EventMessages, ListPlans, from_events, with_system
 from tracebility.worker.span_events import events_json, exception_of, links_json
 from tracebility.worker.usage import settle
 
@@ -96,6 +96,7 @@ _IS_LABEL, _IS_TEXT, _IS_SHORT, _IS_NUMBER, _IS_TOKENS, _IS_KEPT = map(
     _are, (_LABELS, _TEXTS, _SHORT, _NUMBERS, _TOKENS, _KEPT)
 )
 _NO_RANK = 1 << 30
+_NO_MESSAGES = EventMessages({}, set())
 
 
 class ResourceScope(NamedTuple):
@@ -184,7 +185,8 @@ class MappedSpans:
     cost: Codes  # nanodollars
     has_cost: Flags
     tags: list[Sequence[bytes]]
-    metadata: list[Mapping[bytes, bytes]]
+    metadata: list[tuple[Sequence[int], Sequence[bytes]]]  # numbers of keys, and texts
+    metadata_keys: list[bytes]
     attribute_names: Codes  # of all spans in order, numbers of `AttributeNames`
     attribute_texts: list[bytes]
     attribute_counts: Codes
@@ -232,7 +234,8 @@ class SpanReader:
         self._number = np.zeros(len(cut) + 1, np.int64)
         self._cells: dict[int, bytes] = {}  # of attributes whose text is not as it was sent
         self._tags: list[Sequence[bytes]] = [()]
-        self._metadata: list[Mapping[bytes, bytes]] = [{}]
+        self._metadata: list[tuple[Sequence[int], Sequence[bytes]]] = [((), ())]
+        self._metadata_keys: dict[str, int] = {}
         self._filled: dict[int, dict[int, bytes]] = {slot: {} for slot in (_INPUTS, _OUTPUTS, _SYSTEM)}
         self._list_parts: dict[tuple[int, int], tuple[int, Codes]] = {}
 
@@ -364,7 +367,9 @@ class SpanReader:
             members = read_object(value)
             if members is None:
                 return 0, False
-            self._metadata.append({native.text(key): native.text(text) for key, text in members.items()})
+            keys = self._metadata_keys
+            numbers = [keys.setdefault(key, len(keys)) for key in members]
+            self._metadata.append((numbers, list(map(native.text, members.values()))))
             return len(self._metadata) - 1, False
         tags = read_strings(value)
         if tags is None:
@@ -449,17 +454,21 @@ class SpanReader:
                     more.attributes += [(position, name, text) for name, text in added]
 
     def _read_events(self, position: int, span: Span) -> None:
-        found = from_events(span.events, self._names.table, lambda slot: self._best_rank(slot, position))
+        events = list(span.events)
+        names = [event.name for event in events]
+        found = _NO_MESSAGES
+        if not MESSAGE_NAMES.isdisjoint(names):
+            found = from_events(events, names, self._names.table, lambda slot: self._best_rank(slot, position))
         for slot, text in found.texts.items():
             self._filled[slot][position] = native.text(text)
             self._chosen[slot, position] = -1
             parts = self._list_parts.pop((slot, position), None)
             if parts is not None:
                 self._is_taken[parts[1]] = False
-        said = events_json(span.events, found.spent)
+        said = events_json(events, names, found.spent)
         if said:
-            self._more.events[position] = native.text(said)
-        exception = exception_of(span.events)
+            self._more.events[position] = native.cell(said)
+        exception = exception_of(events, names)
         if exception is not None:
             self._more.exceptions[position] = exception
 
@@ -509,6 +518,7 @@ class SpanReader:
             has_cost=has_cost,
             tags=list(map(self._tags.__getitem__, self._number[chosen[_TAGS]].tolist())),
             metadata=list(map(self._metadata.__getitem__, self._number[chosen[_METADATA]].tolist())),
+            metadata_keys=list(map(native.text, self._metadata_keys)),
             attribute_names=attribute_names,
             attribute_texts=attribute_texts,
             attribute_counts=attribute_counts,

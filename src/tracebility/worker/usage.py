@@ -1,4 +1,4 @@
-"""Tokens and cost of a span, whatever of them its client sent."""
+"""Tokens and cost of a span, from the numbers that its client sent."""
 
 from tracebility.wire.conventions import MAX_COST_NANODOLLARS, MAX_TOKENS, MODEL_KINDS
 from tracebility.wire.pricing import PriceTable, settle_tokens
@@ -13,10 +13,11 @@ _NOTHING = (0, 0, 0, 0, 0, 0, None, "")
 def settle(
     prices: PriceTable, kind: str, provider: str | None, model: str | None, at_ns: int, said: list[int | None]
 ) -> tuple[int, int, int, int, int, int, int | None, str]:
-    """Input, output, total, cache read, cache write and reasoning tokens, cost in nanodollars, and where it is from.
+    """Input, output, total, cache read, cache write and reasoning tokens, cost in nanodollars, and the cost's source.
 
-    ``said`` is what the client said of them: those six, then the whole cost and its input's and output's part. Its
-    cost is kept. Else calls of a model are priced; what wraps such calls repeats their usage, and is not.
+    ``said`` holds the client's numbers: those six, the whole cost, the input's cost and the output's cost. A cost that
+    the client sent is kept. Otherwise a call of a model is priced; spans that wrap such calls repeat their usage and
+    are not priced.
     """
     if said == _NOTHING_SAID:
         return _NOTHING

@@ -253,6 +253,7 @@ async def test_what_may_have_ended_its_workers_is_tried_in_groups_apart_from_the
     tenant: Any, worker: Make, spans: Make, written: list[set[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tracebility.worker.reclaim.APART_TOGETHER", 3)
+    monkeypatch.setattr("tracebility.worker.consumer.SUSPECTS_S", 60.0)  # a busy machine writes one group a second
     await tenant.queue.ensure_group([tenant.stream])
     suspects = await tenant.send(*([spans(number)] for number in range(5)))
     await tenant.queue.read([tenant.stream], GHOST, 10)

@@ -23,8 +23,8 @@ def test_a_batch_is_closed_by_whichever_bound_comes_first(
 def test_a_slow_engine_gets_batches_that_it_inserts_in_time() -> None:
     bounds = BatchBounds()
     for _ in range(20):
-        bounds.inserted(bounds.most_rows, bounds.most_rows / 10_000)
-    assert bounds.most_rows == pytest.approx(10_000 * MOST_WORK_S, rel=0.01)
+        bounds.inserted(bounds.most_rows, bounds.most_rows / 20_000)
+    assert bounds.most_rows == pytest.approx(20_000 * MOST_WORK_S, rel=0.01)
     for _ in range(20):
         bounds.inserted(bounds.most_rows, bounds.most_rows / 1_000)
     assert bounds.most_rows == LEAST_ROWS

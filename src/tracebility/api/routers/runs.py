@@ -21,6 +21,7 @@ from tracebility.errors import BadRequest, Unprocessable
 from tracebility.stores.scoped import Columns, TenantScope
 from tracebility.times import EARLIEST_NS, LATEST_NS, rfc3339
 from tracebility.wire.jsontext import is_deeper
+from tracebility.wire.span_columns import SPAN_COLUMNS, Shown
 
 router = routing.router("runs")
 
@@ -179,7 +180,7 @@ def spans_from(stored: Columns) -> list[Span]:
     starts, ends = stored["start_ns"], stored["end_ns"]
     made: dict[str, Iterable[Any]] = {
         **{name: stored[name] for name in _AS_STORED},
-        **{name: [text or None for text in stored[name]] for name in _NOTHING_WHEN_EMPTY},
+        **{name: [text or None for text in stored[name]] for name in _NULL_WHEN_EMPTY},
         "id": stored["span_id"],
         "parent_id": [parent or None for parent in stored["parent_span_id"]],
         "depth": repeat(0, len(starts)),
@@ -203,14 +204,8 @@ def spans_from(stored: Columns) -> list[Span]:
 
 
 _SPAN_FIELDS = tuple(field.name for field in msgspec.structs.fields(Span))
-_AS_STORED = (
-    *("trace_id", "name", "kind", "status", "input_tokens", "output_tokens", "total_tokens", "cache_read_tokens"),
-    *("cache_write_tokens", "reasoning_tokens", "tags", "source"),
-)
-_NOTHING_WHEN_EMPTY = (
-    *("otel_kind", "error_type", "model", "request_model", "provider", "cost_source", "session_id", "user_id"),
-    *("scope_name", "scope_version", "environment"),
-)
+_AS_STORED = tuple(column.name for column in SPAN_COLUMNS if column.shown is Shown.AS_STORED)
+_NULL_WHEN_EMPTY = tuple(column.name for column in SPAN_COLUMNS if column.shown is Shown.NULL_WHEN_EMPTY)
 _BRACKETS = frozenset("{[")
 _EMPTY = ("", "[]")
 _as_json = msgspec.json.Decoder(msgspec.Raw).decode
