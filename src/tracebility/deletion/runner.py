@@ -7,8 +7,6 @@ leader continues where the last one stopped. The oldest job of each org takes a 
 another.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import structlog
 from tracebility.audit.events import SYSTEM, AuditWriter, Event, EventType
 from tracebility.config import redact
 from tracebility.deletion import erase
+from tracebility.deletion.certificate import certificate_hash, certificate_of
 from tracebility.deletion.erase import Counts, Eraser, Selection
 from tracebility.deletion.jobs import ORG, PROJECT, RUN, USER
 from tracebility.deletion.metrics import DeletionMetrics
@@ -39,7 +38,6 @@ from tracebility.tenant.redis_keys import patterns_of_org
 from tracebility.tenant.resends import invalidate_marks
 from tracebility.tenant.shard_router import ALL_STREAMS, DEAD_LETTER_STREAM, OVERFLOW_STREAMS, SHARD_STREAMS
 from tracebility.times import LATEST_NS
-from tracebility.validation import stamp
 from tracebility.wire.envelope import MalformedEnvelope, from_fields
 
 PERIOD_S = 5.0
@@ -55,16 +53,6 @@ USERS_PER_QUERY = 100  # of up to 1,024 characters each
 DEAD_LETTERS_PER_PAGE = 20  # envelopes are up to 1 MiB
 ERROR_CHARS = 500
 LATEST_US = LATEST_NS // 1000
-# Kept data that the certificate lists: tables, and the ledger's keys in Redis.
-KEPT = {
-    ORG: (
-        "accepted", "in_flight", "billing_meter", "envelope_outcome", "audit_log", "audit_reconciliation_gap",
-        "quota_period", "org",
-    ),
-    PROJECT: ("billing_meter", "envelope_outcome", "audit_log", "audit_reconciliation_gap"),
-    USER: ("billing_meter", "envelope_outcome", "audit_log", "eval_aggregate", "dataset_item"),
-    RUN: ("billing_meter", "envelope_outcome", "audit_log", "eval_aggregate", "dataset_item"),
-}  # fmt: skip
 _OF_PROJECTS = ("api_keys_of_projects", "datasets", "evaluators", "projects")
 _OF_ORG = ("api_keys_of_org", "workspace_members", "org_members", "workspaces")
 
@@ -412,7 +400,7 @@ class Deleter:
         failpoint("deletion_before_certificate")
         finished_at = datetime.fromtimestamp(self._now(), UTC)
         after = dict.fromkeys(job.before, 0)
-        certificate = _certificate(job, after, finished_at)
+        certificate = certificate_of(job.row, after, finished_at)
         digest = certificate_hash(certificate)
         async with self._control.transaction() as transaction:
             tag = await transaction.execute(
@@ -451,12 +439,6 @@ class Deleter:
         self._metrics.erased.labels(why).inc(sum(gone.values()))
 
 
-def certificate_hash(certificate: Mapping[str, Any]) -> str:
-    """SHA-256 of the certificate as UTF-8 JSON with sorted keys and no spaces, as recorded in the audit log."""
-    canonical = json.dumps(certificate, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
 async def _projects(control: Statements, org_id: OrgId) -> list[str]:
     return [str(row["id"]) for row in await control.fetch("projects_of_org", org_id)]
 
@@ -470,24 +452,6 @@ async def _remove_rows(transaction: Transaction, job: Job, projects: Sequence[Pr
         for what in _OF_ORG:
             removed[what] = _rows(await transaction.execute(f"remove_{what}", job.org_id))
     return removed
-
-
-def _certificate(job: Job, after: Counts, finished_at: datetime) -> dict[str, Any]:
-    told = ("books", "dead_letters", "redis_keys", "control_rows", "runs")
-    return {
-        "job_id": str(job.id),
-        "kind": job.kind,
-        "org_id": str(job.org_id),
-        "project_id": job.project_id and str(job.project_id),
-        "target": job.target,
-        "requested_by": {"type": job.row["requested_by_type"], "id": job.row["requested_by"]},
-        "requested_at": stamp(job.requested_at),
-        "started_at": stamp(job.row["started_at"]),
-        "finished_at": stamp(finished_at),
-        "rows": {table: {"before": found, "after": after[table]} for table, found in sorted(job.before.items())},
-        **{name: job.progress[name] for name in told if name in job.progress},
-        "kept": list(KEPT[job.kind]),
-    }
 
 
 def _job(row: Row) -> Job:

@@ -12,8 +12,8 @@ from tests.harness import streams as raw_streams
 from tests.harness.erasure import ASKER, KEPT, R1, R2, R3, WHEN, Filled, Work, envelope_of, events, late_row, work_now
 
 from tracebility.deletion import jobs
+from tracebility.deletion.certificate import certificate_hash
 from tracebility.deletion.jobs import UserDeletion
-from tracebility.deletion.runner import certificate_hash
 from tracebility.errors import BeingDeleted
 from tracebility.ids import OrgId, ProjectId, uuid7
 from tracebility.orgs import orgs, projects
