@@ -6,8 +6,8 @@ import pytest
 from tests.harness.erasure import R1, R2, R3, Work, events, late_row, work_now
 
 from tracebility.deletion import requests
+from tracebility.deletion.job import job_of
 from tracebility.deletion.requests import Deletion, UserDeletion
-from tracebility.deletion.runner import _job
 from tracebility.errors import StoreUnavailable
 from tracebility.stores import postgres
 
@@ -56,7 +56,7 @@ async def test_what_came_before_the_same_was_asked_for_again_goes(
 
     begun = await work.ask(requests.delete_user, mine.org_id, UserDeletion("ann"))
     while (row := await control.fetchrow("read_deletion", begun.id))["step"] == "drain":  # type: ignore[index]
-        await work.deleter._try_step(_job(row))  # type: ignore[arg-type]
+        await work.deleter._try_step(job_of(row))  # type: ignore[arg-type]
     await came()
     again = await work.ask(requests.delete_user, mine.org_id, UserDeletion("ann"))
     assert again.id != begun.id
@@ -98,9 +98,9 @@ async def test_who_was_overtaken_changes_nothing(
         return await control.fetchrow("read_deletion", job.id)
 
     async def until_a_batch_is_written_down() -> Any:
-        await work.deleter._try_step(_job(await now()))
+        await work.deleter._try_step(job_of(await now()))
         while "batch" not in (row := await now())["progress"]:
-            await work.deleter._try_step(_job(row))
+            await work.deleter._try_step(job_of(row))
         return row
 
     old = await until_a_batch_is_written_down()
