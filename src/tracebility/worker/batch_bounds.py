@@ -2,12 +2,12 @@
 
 # An insert costs the engine 13 ms whatever its size, a microsecond a span at this one. Four batches are in memory, with
 # the envelopes they came in.
-MOST_ROWS = 12_000
-MOST_BYTES = 24 << 20
+MOST_ROWS = 16_000
+MOST_BYTES = 32 << 20
 # Spans of one org wait until the batches before theirs are mapped and inserted. Neither may take longer than this.
-MOST_WORK_S = 0.3
+MOST_WORK_S = 0.4
 # What an insert costs whatever its size stays small beside so many rows.
-LEAST_ROWS = 2_000
+LEAST_ROWS = 6_000
 # Of the last insert in the engine's rate.
 _WEIGHT = 0.3
 
