@@ -7,6 +7,8 @@ from pathlib import Path
 import uvloop
 from tests.harness.installation import Installation
 
+from tracebility.embedded.supervisor import default_workers
+
 from . import edge, end_to_end, loads, reads, report
 
 POOL = 192  # different requests: at 100 KB each they do not fit into a compression window
@@ -25,7 +27,7 @@ async def bench(letters: str, load: str, seconds: float, scale: int, folder: Pat
     ]
     for which, measure in measures:
         if set(which) & set(letters):
-            async with Installation(folder / which) as installation:
+            async with Installation(folder / which, workers=default_workers()) as installation:
                 await measure(installation)
 
 

@@ -19,6 +19,7 @@ from tests.harness.auditor import Auditor
 from tests.harness.installation import Installation
 from tests.harness.load import Load
 
+from tracebility.embedded.supervisor import default_workers
 from tracebility.ids import OrgId
 from tracebility.tenant.shard_router import shard_of
 
@@ -93,7 +94,7 @@ async def main() -> None:
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tracebility-cotenant-") as folder:
-        async with Installation(Path(folder)) as installation:
+        async with Installation(Path(folder), workers=default_workers()) as installation:
             await measure(installation, arguments.seconds, arguments.load, arguments.flood_spans)
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import uvloop
 from tests.harness.installation import Installation
 
+from tracebility.embedded.supervisor import default_workers
+
 from . import loads, report
 from .end_to_end import CONNECTIONS, Figures, figures, span_bytes
 
@@ -25,7 +27,7 @@ async def measure(names: list[str], seconds: float, folder: Path) -> list[tuple[
     for name in names:
         pool = loads.requests_of(name, POOL, tenant="bench")
         print(f"load {name}", flush=True)
-        async with Installation(folder / name) as installation:
+        async with Installation(folder / name, workers=default_workers()) as installation:
             found.append((name, span_bytes(pool), await figures(installation, pool, seconds)))
     return found
 

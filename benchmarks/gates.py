@@ -26,6 +26,7 @@ from tests.harness.load import Load
 from tests.harness.payload import Request, requests
 
 from tracebility.embedded.installation import free_port
+from tracebility.embedded.supervisor import default_workers
 from tracebility.tenant.admission import Admitted
 from tracebility.tenant.context import TenantContext
 
@@ -140,7 +141,7 @@ async def main() -> None:
     parser.add_argument("--turns", type=int, default=40, help="of each kind")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tracebility-gates-") as folder:
-        async with Installation(Path(folder) / "up") as installation:
+        async with Installation(Path(folder) / "up", workers=default_workers()) as installation:
             await measure(installation, Path(folder), arguments.requests, arguments.turns)
 
 

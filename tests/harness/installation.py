@@ -51,12 +51,14 @@ async def until(what: str, condition: Callable[[], Any], deadline_s: float, poll
 class Installation:
     """``tracebility up`` on ``folder``. Use as an async context manager, or `start` and `stop` it."""
 
-    def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, workers: int = WORKERS
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.data_dir = folder / "data"
         self.log = folder / "up.log"
-        self.arguments = arguments
+        self.arguments = ("--workers", str(workers), *arguments)
         self.environment = dict(environment or {})
         self.port = free_port()
         self._ready_file = folder / "ready.json"
@@ -78,7 +80,7 @@ class Installation:
                 [
                     *(str(Path(sys.executable).parent / "tracebility"), "up", "--data-dir", str(self.data_dir)),
                     *("--port", str(self.port), "--ready-file", str(self._ready_file)),
-                    *("--workers", str(WORKERS), *self.arguments),
+                    *self.arguments,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
