@@ -19,9 +19,9 @@ from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Envelope, Header
 from tracebility.wire.pricing import PriceTable
 from tracebility.worker import mapping, memory
+from tracebility.worker.attribute_names import AttributeNames
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import meter_block, span_block
-from tracebility.worker.span_reader import AttributeNames
 
 from . import loads, report
 
