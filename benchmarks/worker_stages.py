@@ -23,7 +23,7 @@ from tracebility.stores.queries import query
 from tracebility.wire.envelope import Envelope
 from tracebility.worker import memory
 from tracebility.worker.batch import Batch
-from tracebility.worker.batch_bounds import MOST_ROWS
+from tracebility.worker.batch_bounds import MAX_ROWS
 from tracebility.worker.runs import TRACES_PER_STATEMENT
 
 from . import loads
@@ -93,7 +93,7 @@ async def main() -> None:
         engine = await clickhouse.connect(ready["clickhouse_url"])
         process = psutil.Process(ready["pids"]["clickhouse"])
     for number in range(chosen.batches):
-        stages, batch, blocks = own_stages(feed.take(MOST_ROWS), worker)
+        stages, batch, blocks = own_stages(feed.take(MAX_ROWS), worker)
         stored = 0
         if engine is not None and process is not None:
             stored = (await engine.query("SELECT count() FROM span")).rows[0][0]
