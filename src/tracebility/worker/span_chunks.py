@@ -1,7 +1,6 @@
 """Encodes mapped OTLP spans as a block of `span`, with the ids and sizes that metering and runs need."""
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +8,7 @@ import numpy.typing as npt
 from tracebility.stores import native_format as native
 from tracebility.stores.native_format import Pieces
 from tracebility.wire.envelope import Header
-from tracebility.wire.otlp.spans import Bytes, Places, words_at
+from tracebility.wire.otlp.spans import Bytes, Ints, words_at
 from tracebility.worker.attribute_names import AttributeNames
 from tracebility.worker.batch import Chunk, identity
 from tracebility.worker.columns import block_of, completeness
@@ -17,7 +16,6 @@ from tracebility.worker.previews import Order, previews
 from tracebility.worker.resource_scope import ResourceScope
 from tracebility.worker.span_reader import MappedSpans
 
-_Ints: TypeAlias = npt.NDArray[np.int64]
 _HEX = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)
 
 
@@ -65,7 +63,7 @@ def _int64(values: npt.NDArray[np.int64]) -> Pieces:
     return [values.astype("<i8").tobytes()]
 
 
-def _hex(data: Bytes, at: Places, size: int) -> Bytes:
+def _hex(data: Bytes, at: Ints, size: int) -> Bytes:
     """Ids in lowercase hex, one row of ASCII codes for each id."""
     return _HEX[words_at(data, at, size)].view(np.uint8)
 
@@ -107,7 +105,7 @@ def _event_ids(headers: Iterable[tuple[Header, int]], traces: Bytes, spans: Byte
 class _Traces:
     """Numbers of the traces of a chunk. The same trace id in two projects means two traces."""
 
-    def __init__(self, headers: Sequence[tuple[Header, int]], data: Bytes, at: Places, texts: Bytes) -> None:
+    def __init__(self, headers: Sequence[tuple[Header, int]], data: Bytes, at: Ints, texts: Bytes) -> None:
         words = words_at(data, at, 16).view("<u8")
         projects = {header.project_id: number for number, (header, _) in enumerate(headers)}
         project = np.repeat([projects[header.project_id] for header, _ in headers], [rows for _, rows in headers])
@@ -115,6 +113,6 @@ class _Traces:
         ordered = words[order]
         begins = np.ones(len(order), np.bool_)
         begins[1:] = (np.diff(project[order]) != 0) | (ordered[1:] != ordered[:-1]).any(axis=1)
-        self.code: _Ints = np.empty(len(order), np.int64)
+        self.code: Ints = np.empty(len(order), np.int64)
         self.code[order] = np.cumsum(begins) - 1
         self.ids = [row.tobytes().decode() for row in texts[order[begins]]]

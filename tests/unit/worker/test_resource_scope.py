@@ -30,4 +30,4 @@ def test_what_is_around_spans_is_as_large_as_its_attributes_in_a_row(
     chars = split.scope_chars_of(request)
     assert chars == owner.chars == sum(map(len, chain(owner.keys, owner.values, *owner.scope_attributes)))
     around_bytes = group.resource.ByteSize() + scoped.scope.ByteSize()
-    assert chars <= split.MOST_GROWTH * around_bytes
+    assert chars <= split.MAX_CHARS_PER_BYTE * around_bytes
