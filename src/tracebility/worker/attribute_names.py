@@ -37,7 +37,7 @@ class AttributeNames(dict[bytes, int]):
         self._bytes = 0
 
     def reset_if_full(self) -> None:
-        """Call this between chunks only: a chunk's numbers must stay valid until it is encoded."""
+        """Delete all names if there are too many. Call this only between chunks, whose numbers must stay valid."""
         if len(self) > self.MAX_NAMES or self._bytes > self.MAX_BYTES:
             self.reset()
 

@@ -23,7 +23,8 @@ OTHER, LIST_PART = len(Slot), len(Slot) + 1
 
 # The numbers that `usage.settle` takes, in its order.
 USAGE = tuple(range(int(Slot.INPUT_TOKENS), int(Slot.OUTPUT_COST) + 1))
-# Dictionaries of distinct values, or text; text slots without a reader of their own are cut after LABEL_CHARS.
+# Labels are stored in dictionaries of distinct values. Labels and texts without an entry in READERS are cut after
+# LABEL_CHARS.
 _LABELS_IN_COLUMNS = tuple(int(one.slot) for one in SPAN_COLUMNS if one.type == LABEL and one.slot is not None)
 LABELS = (*_LABELS_IN_COLUMNS, TOOL)
 _TEXTS_IN_COLUMNS = tuple(int(one.slot) for one in SPAN_COLUMNS if one.type == TEXT and one.slot is not None)
