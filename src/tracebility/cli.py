@@ -93,7 +93,9 @@ def up(
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "localhost",
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, max=16, help="Worker processes.", show_default="half of the cores, 2 to 4"),
+        typer.Option(
+            "--workers", min=1, max=16, help="Worker processes.", show_default="one for every two cores, 4 at most"
+        ),
     ] = None,
     ready_file: Annotated[
         Path | None, typer.Option("--ready-file", help="Also write the ready file here (it holds secrets; mode 0600).")

@@ -45,9 +45,11 @@ class UpOptions:
 
 
 def default_workers() -> int:
-    """Half as many workers as cores, because they use half of the CPU; at least two on two cores, at most four."""
-    cores = len(os.sched_getaffinity(0))
-    return min(cores, max(2, cores // 2), 4)
+    """One worker for every two cores, at most four.
+
+    On two cores one worker stores more than two do: batches are larger, and the engine is the bottleneck.
+    """
+    return max(1, min(len(os.sched_getaffinity(0)) // 2, 4))
 
 
 class Supervisor:

@@ -30,9 +30,9 @@ PIPELINE_GROUPS = 512
 
 # Envelopes of one org in a shard's stream: half a second of a worker's work at 50 spans each. Other orgs of the shard
 # wait for no more than these.
-MOST_IN_FLIGHT = 80
+MAX_IN_FLIGHT = 80
 # The same in bytes, as if all of them were as large as the new one: fewer large ones.
-MOST_BYTES_IN_FLIGHT = 10 << 20
+MAX_BYTES_IN_FLIGHT = 10 << 20
 
 # While Redis fsyncs one pipeline, the next is sent.
 PIPELINES = 2
@@ -139,7 +139,7 @@ class Enqueuer:
         stream = stream_of(shard)
         depth = self._streams.depth(stream, org_id)
         largest = max(1, *(envelope.header.bytes for envelope in envelopes))
-        if depth > min(MOST_IN_FLIGHT, MOST_BYTES_IN_FLIGHT // largest):
+        if depth > min(MAX_IN_FLIGHT, MAX_BYTES_IN_FLIGHT // largest):
             # More than the org's share waits in the overflow stream of the shard, which is served at a lower weight.
             # If the answer gets lost, the disk buffer sends the envelope again, into the shard's own stream.
             stream = overflow_of(shard)

@@ -2,12 +2,12 @@
 
 # The fixed cost of an insert is 13 ms, a microsecond a span at this size. Four batches are in memory at once, with
 # their envelopes.
-MAX_ROWS = 12_000
-MAX_BYTES = 24 << 20
+MAX_ROWS = 16_000
+MAX_BYTES = 32 << 20
 # Mapping time of a batch, and insert time of a batch. Spans of other orgs wait that long behind each batch.
-MAX_WORK_S = 0.3
+MAX_WORK_S = 0.4
 # At this size and above, the fixed cost of an insert is a small part of its time.
-MIN_ROWS = 2_000
+MIN_ROWS = 6_000
 # Weight of the last insert in the moving average of the insert rate.
 _RATE_WEIGHT = 0.3
 

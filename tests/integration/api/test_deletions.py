@@ -99,7 +99,7 @@ async def test_deletions_are_listed_newest_first_in_pages(api: httpx.AsyncClient
     jobs = []
     for number in range(3):
         path = f"/v1/projects/{mine.project_id}/runs/{number:032x}"
-        requests.append((await api.delete(path, headers=mine.headers())).json())
+        jobs.append((await api.delete(path, headers=mine.headers())).json())
         assert (await api.delete(path.upper().replace("/V1/PROJECTS", "/v1/projects").replace("/RUNS", "/runs"),
                                  headers=mine.headers())).json()["job_id"] == jobs[-1]["job_id"]  # fmt: skip
     path = f"/v1/admin/orgs/{mine.org_id}/deletions"

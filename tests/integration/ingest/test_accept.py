@@ -20,6 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
+from tracebility.ingest.enqueue import MAX_IN_FLIGHT
 from tracebility.wire import encoding, limits, native, otlp
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
@@ -209,7 +210,7 @@ async def test_a_large_request_is_queued_in_parts(edge: Any, tenant: Any, conten
 
 
 async def test_concurrent_requests_all_arrive_once(edge: Any, tenant: Any) -> None:
-    bodies = [json.dumps(run()).encode() for _ in range(100)]
+    bodies = [json.dumps(run()).encode() for _ in range(MAX_IN_FLIGHT)]
     answers = await asyncio.gather(*(edge.runs(tenant, body) for body in bodies))
     assert {answer.status_code for answer in answers} == {202}
     assert sorted(envelope.body for envelope in await tenant.envelopes()) == sorted(bodies)

@@ -233,7 +233,7 @@ async def test_what_an_org_has_too_much_of_waits_beside_its_shard(
     edge: Any, new_tenant: Any, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody drains here, so what is in flight stays."""
-    monkeypatch.setattr("tracebility.ingest.enqueue.MOST_IN_FLIGHT", 20)
+    monkeypatch.setattr("tracebility.ingest.enqueue.MAX_IN_FLIGHT", 20)
     monkeypatch.setattr("tracebility.stores.queue.producer.DEPTH_KNOWN_S", 60.0)
     flooding, other = await new_tenant(Scope.INGEST_WRITE), await new_tenant(Scope.INGEST_WRITE)
     for _ in range(30):

@@ -12,7 +12,7 @@ from tests.harness import streams as raw_streams
 from typer.testing import CliRunner
 
 from tracebility.cli import app
-from tracebility.stores import clickhouse, redis_control
+from tracebility.stores import clickhouse, postgres, redis_control
 from tracebility.stores.queries import query
 from tracebility.stores.queue import worker_names
 from tracebility.stores.queue.entries import MAYBE_DUPLICATE
@@ -126,7 +126,10 @@ async def test_an_org_that_has_more_dead_letters_than_its_share_is_refused_until
 
 
 @pytest.mark.usefixtures("no_dead_letters")
-async def test_dead_letters_are_listed_shown_replayed_and_dropped(tenant: Any, worker: Make, stores: Any) -> None:
+async def test_dead_letters_are_listed_shown_replayed_and_dropped(
+    tenant: Any, worker: Make, stores: Any, control: postgres.Postgres
+) -> None:
+    await control.execute("insert_org", tenant.org_id, "dead letters", "free")
     await tenant.send(b"\xff no protobuf")
     async with worker() as running:
         await running.drained(tenant)
@@ -147,16 +150,17 @@ async def test_dead_letters_are_listed_shown_replayed_and_dropped(tenant: Any, w
     async with worker() as running:
         await running.drained(tenant)
     [letter] = (await dlq("list"))["items"]
-    assert await dlq("drop", "--all") == {"dropped": [{"id": letter["id"]}]}
+    assert await dlq("drop", "--all", "--yes") == {"dropped": [{"id": letter["id"]}]}
     assert (await dlq("list"))["items"] == []
 
 
 @pytest.mark.usefixtures("no_dead_letters")
 async def test_dead_letters_are_listed_each_once_by_org_and_up_to_a_limit(
-    tenant: Any, worker: Make, stores: Any, monkeypatch: pytest.MonkeyPatch
+    tenant: Any, worker: Make, stores: Any, control: postgres.Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tracebility.worker.dead_letters.PAGE", 2)
     other = type(tenant)(tenant.queue, tenant.engine)
+    await control.execute("insert_org", other.org_id, "dead letters", "free")
     for _ in range(3):
         await tenant.send(b"\xff no protobuf")
         await other.send(b"\xff no protobuf")
@@ -177,7 +181,7 @@ async def test_dead_letters_are_listed_each_once_by_org_and_up_to_a_limit(
     for unclear in (["drop"], ["drop", "1-1", "--all"]):
         assert (await dlq(*unclear)).exit_code != 0
     assert len(await orgs()) == 6
-    assert (await dlq("drop", "--all")).exit_code == 0
+    assert (await dlq("drop", "--all", "--yes")).exit_code == 0
     assert await orgs() == []
 
 

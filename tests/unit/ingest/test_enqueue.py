@@ -126,7 +126,13 @@ async def test_a_pipeline_is_bounded_in_bytes(edge: Edge, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("deep", "size", "waits_beside"),
-    [(0, 1 << 20, False), (20, 1 << 20, False), (30, 1 << 20, True), (30, 1, False), (200, 1, False), (201, 1, True)],
+    [
+        (0, 1 << 20, False),
+        (enqueue.MAX_BYTES_IN_FLIGHT >> 20, 1 << 20, False),
+        ((enqueue.MAX_BYTES_IN_FLIGHT >> 20) + 1, 1 << 20, True),
+        (enqueue.MAX_IN_FLIGHT, 1, False),
+        (enqueue.MAX_IN_FLIGHT + 1, 1, True),
+    ],
 )
 async def test_what_an_org_has_too_much_of_in_number_or_in_bytes_waits_beside_its_shard(
     edge: Edge, deep: int, size: int, waits_beside: bool

@@ -75,7 +75,7 @@ async def test_the_way_back_keeps_what_was_written_since_and_leads_forward_again
     assert {
         standing.number: standing.state for standing in await status(*old_plane.dsns) if standing.store == "clickhouse"
     }[6] == "pending"
-    with pytest.raises(SchemaError, match="is not applied, so there is nothing to go back from"):
+    with pytest.raises(SchemaError, match="is not applied, so it cannot be rolled back"):
         await roll_back(6, *old_plane.dsns)
 
     await migrate(*old_plane.dsns)
