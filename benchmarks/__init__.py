@@ -1,4 +1,4 @@
-"""Figures as ratios: what this product does, beside references measured in the same run on the same machine."""
+"""Benchmarks. Most figures are ratios to a reference that is measured in the same run on the same machine."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""``make bench``: every figure, or those whose letters are named, on an installation of its own."""
+"""``make bench``: measures all figures, or those whose letters are given, each on a new installation."""
 
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ Measure = Callable[[Installation], Awaitable[None]]
 
 
 async def bench(letters: str, load: str, seconds: float, scale: int, folder: Path) -> None:
-    """Run what ``letters`` name, each on an installation that starts empty."""
+    """Run the measurements that ``letters`` name, each on an empty installation."""
     pool = loads.requests_of(load, POOL, tenant="bench")
     measures: list[tuple[str, Measure]] = [
         ("acd", lambda installation: end_to_end.run(installation, load, pool, seconds)),

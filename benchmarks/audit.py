@@ -1,8 +1,8 @@
-"""How long the audit reconciler and the hourly verification take, by how many orgs there are.
+"""Measures the duration of the audit reconciler and of the hourly verification, by number of orgs.
 
     .venv/bin/python -m benchmarks.audit [--largest N]
 
-The three stores as `tracebility up` runs them; four events an org, all relayed, nothing wrong with any.
+Runs on the three stores as `tracebility up` starts them. Each org has four valid events, all of them relayed.
 """
 
 import tempfile
@@ -30,7 +30,7 @@ EVENTS = 4
 
 
 async def write(control: Postgres, orgs: int) -> None:
-    """The events of so many more orgs."""
+    """Write the events of ``orgs`` new orgs."""
     for _ in range(orgs):
         org_id = OrgId(uuid7())
         async with control.transaction() as transaction:

@@ -1,9 +1,10 @@
-"""How long a worker takes to take over what a dead one left, by how much it is.
+"""Measures how long a worker takes to reclaim the pending entries of a dead one, by number of entries.
 
     .venv/bin/python -m benchmarks.claims [--largest N]
 
-A Valkey as `tracebility up` runs it; one stream, entries of 100 bytes that a dead consumer was given, a thousandth of
-them deleted while pending. Taken over as the worker does, without the mapping and writing of what is in them.
+Runs on a Valkey as `tracebility up` starts it. One stream holds entries of 100 bytes that are pending for a dead
+consumer; a thousandth of them were deleted meanwhile. They are reclaimed with the worker's code, but not mapped or
+written.
 """
 
 import tempfile
@@ -28,7 +29,7 @@ STEP = 10_000
 
 
 async def taken_over(queue: Queue, count: int) -> tuple[float, int, int]:
-    """Seconds, entries taken over, and entries told as lost."""
+    """Reclaim ``count`` entries: seconds, reclaimed entries, and entries reported as lost."""
     stream = f"bench:{uuid4().hex}"
     await queue.ensure_group([stream])
     for _ in range(count // STEP):

@@ -1,10 +1,10 @@
-"""How long an org's spans take to be found while another org of the same shard sends all it can.
+"""Measures the time to queryable of a quiet org while another org of the same shard floods it.
 
     .venv/bin/python -m benchmarks.cotenant [--seconds N] [--load NAME] [--flood-spans N]
 
-A whole installation; first the quiet org alone, a few small requests a second, then the same beside the flood of an org
-whose shard is the same one. What the flood had stored and left in the queue is printed with it: it is one only when it
-sends more than the worker can take.
+Runs a whole installation. The quiet org sends a few small requests a second, first alone, then beside the flood. The
+table also shows how much the flood stored and how much it left in the queue: it is a flood only if it sends more than
+the worker can take.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ from .revocation import call
 
 MODULE = "benchmarks.cotenant"
 QUIET_REQUESTS_PER_S, QUIET_SPANS = 10, 5
-# The edge answers what it cannot queue with 503; the flood tries again and again, as exporters do.
+# The edge answers 503 when the queue is full. The flood retries until accepted, as exporters do.
 FLOOD_CONNECTIONS = 32
 FLOOD_REQUESTS = 132
-BEFORE_S = 5.0  # for the flood to fill what it can
+BEFORE_S = 5.0  # time for the flood to fill the queue
 
 
 def two_of_one_shard(ready: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two new orgs whose shard is the same."""
+    """Create two orgs that share a shard."""
     of_shard: dict[int, dict[str, Any]] = {}
     while True:
         number = len(of_shard)
@@ -47,7 +47,7 @@ def two_of_one_shard(ready: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 async def measure(installation: Installation, seconds: float, load: str, flood_spans: int) -> None:
-    """Print the table, and publish it."""
+    """Measure, then print and publish the table."""
     ready = installation.ready
     quiet, loud = await asyncio.to_thread(two_of_one_shard, ready)
     pool = loads.requests_of(load, CONNECTIONS, tenant="quiet", spans=QUIET_SPANS)
@@ -55,7 +55,7 @@ async def measure(installation: Installation, seconds: float, load: str, flood_s
     async def found_after() -> dict[str, float]:
         return await time_to_queryable(ready | quiet, quiet["api_key"], pool, QUIET_REQUESTS_PER_S, seconds)
 
-    await found_after()  # once unmeasured: first inserts, first merges
+    await found_after()  # not measured: warms up with the first inserts and merges
     alone = await found_after()
     print(f"alone: {alone}", flush=True)
     headers = {"authorization": f"Bearer {loud['api_key']}"}

@@ -1,4 +1,4 @@
-"""What each dialect costs end to end: the mix, each recorded dialect alone, and the plain payload.
+"""Measures the cost of each dialect end to end: the mix, each recorded dialect alone, and the plain payload.
 
     .venv/bin/python -m benchmarks.dialects [--seconds N] [--loads mix,plain,...]
 
@@ -18,11 +18,11 @@ from . import loads, report
 from .end_to_end import CONNECTIONS, Figures, figures, span_bytes
 
 MODULE = "benchmarks.dialects"
-POOL = 132  # a multiple of the dialects, so that the mix has as much of each
+POOL = 132  # a multiple of the number of dialects, so that the mix has equal shares
 
 
 async def measure(names: list[str], seconds: float, folder: Path) -> list[tuple[str, float, Figures]]:
-    """The figures of each load, with the bytes of its spans."""
+    """The figures of each load, with the average bytes of its spans."""
     found: list[tuple[str, float, Figures]] = []
     for name in names:
         pool = loads.requests_of(name, POOL, tenant="bench")
@@ -33,7 +33,7 @@ async def measure(names: list[str], seconds: float, folder: Path) -> list[tuple[
 
 
 def text(found: list[tuple[str, float, Figures]]) -> str:
-    """The table, and what it says in one sentence."""
+    """The table, and a sentence that sums it up."""
     rows = [
         (
             name, round(size), one.fast.queryable_per_s, one.raw_per_s, one.of_raw,

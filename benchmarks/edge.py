@@ -1,7 +1,7 @@
-"""(b) The edge beside the same server doing only what must be: read, parse the protobuf, XADD with fsync, answer.
+"""(b) Compares the edge with a minimal server: read the body, parse the protobuf, XADD with fsync, answer.
 
-Both write to the same Valkey, in turns, while the worker is halted so that neither competes with it. Rates are compared
-per second of the server's own CPU, which other processes disturb little; the clock's rate stands beside it.
+Both write to the same Valkey, in turns, while the worker is stopped so that it takes no CPU. Rates are per second of
+the server's own CPU time, which other processes hardly affect; the rate by wall clock is shown too.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ from . import report
 from .meters import CpuMeter
 
 CONNECTIONS = 16
-REQUESTS = 2500  # of 100 KB: well below the queue's memory bound, with the worker halted
+REQUESTS = 2500  # of 100 KB: well below the queue's memory bound while the worker is stopped
 TURNS = 3
 STREAM = "reference:read-parse-xadd"
 
 
 class Reference:
-    """The bare server: concurrent requests share a pipeline, as the edge's do."""
+    """The minimal server. Concurrent requests share a pipeline, as in the edge."""
 
     def __init__(self, url: str) -> None:
         self._queue = redis_async.Redis.from_url(url)
@@ -79,14 +79,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class Turn:
-    """Spans per second of the server's CPU, and of the clock."""
+    """Spans per second of the server's CPU time, and of wall time."""
 
     per_cpu_s: float
     per_s: float
 
 
 async def turn(url: str, headers: dict[str, str], pool: list[Request], pid: int) -> Turn:
-    """One burst at a server."""
+    """Send one burst to a server."""
     load = Load(url, headers, pool, connections=CONNECTIONS)
     await load.run(requests=100)
     warm = load.acknowledged
@@ -98,7 +98,7 @@ async def turn(url: str, headers: dict[str, str], pool: list[Request], pid: int)
 
 
 async def run(installation: Installation, pool: list[Request]) -> None:
-    """Measure in turns, print and publish."""
+    """Measure both servers in turns, then print and publish."""
     ready, port = installation.ready, free_port()
     auditor = Auditor(ready, installation.data_dir / "spool")
     server = _start(port, ready["redis_url"])
@@ -155,7 +155,7 @@ def _start(port: int, redis_url: str) -> subprocess.Popen[bytes]:
 
 
 def serve(port: int) -> None:
-    """Run the reference on ``port``, on the same server and parser as the edge."""
+    """Run the minimal server on ``port``, with the same HTTP server and parser as the edge."""
     import uvicorn
 
     async def main() -> None:

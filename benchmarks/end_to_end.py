@@ -1,7 +1,7 @@
-"""(a) Spans per second that are durable before the answer and queryable; (c) how soon; (d) at how many bytes.
+"""Measures (a) durable and queryable spans per second, (c) time to queryable, (d) bytes on disk per span.
 
-Everything runs on this machine's cores: the stores, every target, and the load. The reference is the raw insert of the
-very same columns into the very same engine, at the batch size the worker reached, while nothing else runs.
+Stores, targets and load all run on this machine's cores. The reference is the raw insert of the same columns into the
+same engine, with the worker's batch size, while nothing else runs.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ from .meters import CpuMeter, memory_mb, worker_metrics
 
 CONNECTIONS = 12
 WARM_UP_S = 3.0
-SETTLED_S = 15.0  # after the start, until what that took is given back
+SETTLED_S = 15.0  # after the start, until its memory is released
 RAW_ROWS = 100_000
-LATENCY_SAMPLES_PER_S = 30  # so many requests a second are looked for, or all
+LATENCY_SAMPLES_PER_S = 30  # at most; all requests if fewer are sent
 LATENCY_POLL_S = 0.02
 MERGES_DEADLINE_S = 120.0
 
 
 @dataclass
 class Figures:
-    """(a) and (c) of one load, beside the raw insert of what it stored."""
+    """Figures (a) and (c) of one load, and the raw insert of the columns that it stored."""
 
     fast: "Sustained"
     raw_per_s: float
@@ -41,13 +41,13 @@ class Figures:
 
     @property
     def of_raw(self) -> float:
-        """Queryable spans a second over the raw insert of the same columns."""
+        """Queryable spans per second, as a fraction of the raw insert of the same columns."""
         return self.fast.queryable_per_s / self.raw_per_s
 
 
 @dataclass
 class Sustained:
-    """(a), in spans and seconds."""
+    """Figure (a): rates at full load, CPU per span, and latency of the answers."""
 
     acknowledged_per_s: float
     queryable_per_s: float
@@ -55,22 +55,22 @@ class Sustained:
     cpu_us_per_span: dict[str, float]
     cores_busy: float
     batch_rows: int  # of the worker, on average
-    worker_us_per_span: dict[str, float]  # by stage, of the clock
+    worker_us_per_span: dict[str, float]  # by stage, wall time
     p50_ms: float
     p99_ms: float
 
     @property
     def worker_us(self) -> float:
-        """CPU microseconds a span of all workers together."""
+        """CPU microseconds per span of all workers together."""
         return sum(us for name, us in self.cpu_us_per_span.items() if name.startswith("ingest-worker"))
 
     def by_cost(self) -> list[tuple[str, float]]:
-        """CPU microseconds a span, the dearest process first."""
+        """CPU microseconds per span by process, highest first."""
         return sorted(self.cpu_us_per_span.items(), key=lambda item: -item[1])
 
 
 async def sustained(installation: Installation, pool: list[Request], seconds: float) -> Sustained:
-    """Send as fast as it is taken for ``seconds``, then wait until the last span can be found."""
+    """Send as fast as the edge accepts for ``seconds``, then wait until the last span is queryable."""
     auditor, org = Auditor(installation.ready, installation.data_dir / "spool"), installation.ready["org_id"]
     load = Load(installation.ready["url"], installation.headers(), pool, connections=CONNECTIONS, retry=True)
     await load.run(seconds=WARM_UP_S)
@@ -82,7 +82,7 @@ async def sustained(installation: Installation, pool: list[Request], seconds: fl
         meter = CpuMeter(installation.pids())
         await load.run(seconds=seconds)
         sent, acknowledged_s = load.acknowledged - warm, meter.elapsed_s()
-        while await asyncio.to_thread(auditor.in_flight):  # cheaper to ask than the engine, which has work to do
+        while await asyncio.to_thread(auditor.in_flight):  # cheaper than asking the engine, which is busy
             await asyncio.sleep(0.02)
             assert meter.elapsed_s() < 10 * seconds + 60, f"{sent:,} acknowledged and still in flight: {load.ledger}"
         while (found := await asyncio.to_thread(_count, engine, org) - before) < sent:
@@ -105,7 +105,7 @@ async def sustained(installation: Installation, pool: list[Request], seconds: fl
 
 
 def raw_insert_per_s(ready: Mapping[str, Any], batch_rows: int) -> float:
-    """Rows per second when the stored spans are inserted again, as ready-made Native blocks, into a like table."""
+    """Rows per second when the stored spans are inserted into a table of the same schema, as encoded Native blocks."""
     with clickhouse_connect.get_client(dsn=ready["clickhouse_url"]) as engine:
         blocks = [
             engine.raw_query(
@@ -130,7 +130,7 @@ def raw_insert_per_s(ready: Mapping[str, Any], batch_rows: int) -> float:
 async def time_to_queryable(
     ready: Mapping[str, Any], key: str, pool: list[Request], requests_per_s: float, seconds: float
 ) -> dict[str, float]:
-    """Milliseconds from the answer to the moment a query finds the request's spans, at percentiles.
+    """Percentiles of the milliseconds from the answer until a query finds the spans of the request.
 
     ``ready`` names the org and the project that ``key`` writes to.
     """
@@ -160,7 +160,7 @@ async def time_to_queryable(
 
 
 async def disk_bytes_per_span(ready: Mapping[str, Any]) -> dict[str, tuple[float, int]]:
-    """By table: bytes on disk per stored span, once the engine has merged what it will merge, and its parts."""
+    """By table: bytes on disk per stored span and number of parts, after the engine has finished its merges."""
     with clickhouse_connect.get_client(dsn=ready["clickhouse_url"]) as engine:
         end = time.monotonic() + MERGES_DEADLINE_S
         quiet = 0
@@ -199,7 +199,7 @@ def _found(engine: Client, ready: Mapping[str, Any], traces: list[str]) -> list[
 
 
 def stages(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[float, dict[str, float]]:
-    """Rows per batch, and microseconds of the worker's clock per span and stage, between two looks at its metrics."""
+    """Rows per batch, and microseconds of wall time per span and stage, between two readings of worker metrics."""
     gone = {name: after[name] - before.get(name, 0.0) for name in after}
     spans = gone["tracebility_worker_spans_total"]
     prefix, suffix = 'tracebility_worker_stage_seconds_sum{stage="', '"}'
@@ -212,7 +212,7 @@ def stages(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[flo
 
 
 async def figures(installation: Installation, pool: list[Request], seconds: float) -> Figures:
-    """Measure (a), the reference, and (c) at half of the rate that (a) reached."""
+    """Measure (a), the reference, and (c) at half the rate of (a)."""
     fast = await sustained(installation, pool, seconds)
     print(f"sustained {fast}", flush=True)
     raw = await asyncio.to_thread(raw_insert_per_s, installation.ready, fast.batch_rows)
@@ -224,7 +224,7 @@ async def figures(installation: Installation, pool: list[Request], seconds: floa
 
 
 async def run(installation: Installation, load: str, pool: list[Request], seconds: float) -> None:
-    """Measure (a), (c), (d), print and publish."""
+    """Measure (a), (c) and (d), then print and publish."""
     await asyncio.sleep(SETTLED_S)
     idle = memory_mb(installation.pids())
     print(
@@ -238,7 +238,7 @@ async def run(installation: Installation, load: str, pool: list[Request], second
 
 
 def span_bytes(pool: list[Request]) -> float:
-    """Bytes a span of ``pool`` as sent."""
+    """Average bytes of a span of ``pool``, as sent."""
     return sum(len(request.view) for request in pool) / sum(request.size for request in pool)
 
 

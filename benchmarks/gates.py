@@ -1,10 +1,10 @@
-"""What rate, sameness, quota and books cost the edge: two edges on the same stores, one of which lets everything in.
+"""Measures what the admission checks (rate, duplicates, quota, ledger) cost the edge, against an edge without them.
 
     .venv/bin/python -m benchmarks.gates [--requests N] [--turns N]
 
-A whole installation and two more edges, sent to in turns, so that a machine whose speed changes tells no lies: 16
-connections, requests of 50 spans of 2 KB, an org with a rate, a quota of spans and one of bytes. The worker is halted
-meanwhile. Compared is the CPU of the edges' processes a request, all of HTTP included.
+Runs a whole installation and two more edges, which get requests in turns, so that changes of the machine's speed affect
+both alike: 16 connections, requests of 50 spans of 2 KB, an org with a rate and quotas of spans and bytes. The worker
+is stopped meanwhile. The figure is the CPU time of an edge per request, HTTP included.
 """
 
 import asyncio
@@ -46,23 +46,23 @@ PLAN = {
 
 
 class NoGates:
-    """Lets everything in and asks nobody."""
+    """Admits everything without any check."""
 
     def __init__(self, *_: Any) -> None:
         self.touched: set[str] = set()
 
     async def admit(self, tenant: TenantContext, claim: Any) -> Admitted:
-        """Let in."""
+        """Admit."""
         return Admitted(tenant, claim)
 
     async def count_request(self, tenant: TenantContext) -> None:
-        """Let in."""
+        """Admit."""
 
     def keep(self, admitted: Admitted) -> None:
-        """Nothing is kept of it."""
+        """Keep nothing."""
 
     async def give_back(self, admitted: Admitted) -> None:
-        """Nothing was taken."""
+        """Give nothing back, because nothing was reserved."""
 
 
 WITHOUT = """
@@ -77,7 +77,7 @@ COMMANDS = {"with": ["-m", "tracebility.targets", "ingest-api"], "without": ["-c
 
 @contextmanager
 def edge(which: str, ready: dict[str, Any], folder: Path) -> Iterator[tuple[int, str]]:
-    """The pid and the address of an edge of its own."""
+    """Start an edge: its pid and its address."""
     port = free_port()
     environment = {
         "TRACEBILITY_PG_DSN": ready["pg_dsn"],
@@ -94,7 +94,7 @@ def edge(which: str, ready: dict[str, Any], folder: Path) -> Iterator[tuple[int,
 
 
 async def measure(installation: Installation, folder: Path, count: int, turns: int) -> None:
-    """Print the table, and publish it."""
+    """Measure, then print and publish the table."""
     ready = installation.ready
     await asyncio.to_thread(call, ready, "PUT", "/v1/admin/plans/bench", PLAN)
     org = await asyncio.to_thread(call, ready, "POST", "/v1/admin/orgs", {"name": "gates", "plan": "bench"})
@@ -111,9 +111,9 @@ async def measure(installation: Installation, folder: Path, count: int, turns: i
                 with halted(worker_pids(ready)):
                     cost = await turn(url, headers, pool, pid, count)
                 await until("the worker drains", lambda: auditor.in_flight() == 0, 120)
-                if number:  # once unmeasured
+                if number:  # warm-up, not measured
                     costs[which].append(cost)
-    # Of many short turns the mean: what a clock tick hides in one of them, and a machine that slows down, is in both.
+    # The mean of many short turns: clock ticks average out, and changes of the machine's speed affect both edges.
     means = {which: statistics.mean(some) for which, some in costs.items()}
     extra = means["with"] - means["without"]
     text = report.table(
@@ -127,7 +127,7 @@ async def measure(installation: Installation, folder: Path, count: int, turns: i
 
 
 async def turn(url: str, headers: dict[str, str], pool: list[Request], pid: int, count: int) -> float:
-    """Microseconds of the edge's CPU a request."""
+    """Send one burst: microseconds of the edge's CPU per request."""
     load = Load(url, headers, pool, connections=CONNECTIONS)
     meter = CpuMeter({"edge": pid})
     await load.run(requests=count)

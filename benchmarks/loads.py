@@ -1,10 +1,10 @@
-"""What the benchmarks send: spans that real instrumentations sent, with ids, times and texts of their own each time.
+"""Makes the load of the benchmarks: copies of spans recorded from real instrumentations, with new ids, times and texts.
 
 A load is one recorded dialect (`tests/data/otlp_corpus`), ``mix`` (a request of each dialect in turn) or ``plain`` (the
-made-up payload of the fault tests, one shape). A recorded trace is a template: names, models, tags and tool schemas
-stay. Ids, users, token counts and texts are new in each copy, and equal where they were equal within the trace. The
-length of texts is chosen so that a span of the dialect has 2 KB on average; dialects whose names and schemas alone take
-more than that stay larger. 2 % of the spans end in an error.
+synthetic payload of the fault tests, with one shape). A recorded trace is a template: names, models, tags and tool
+schemas stay. Ids, users, token counts and texts are new in each copy; values that were equal within a trace stay equal.
+The length of texts is scaled so that a span of the dialect has 2 KB on average. A dialect whose names and schemas alone
+exceed that stays larger. 2 % of the spans end in an error.
 """
 
 import json
@@ -27,7 +27,7 @@ LOADS = (MIX, *DIALECTS, PLAIN)
 FAILED_SHARE = 0.02
 USERS = 50_000
 BASE_NS = 1_700_000_000_000_000_000
-SAMPLE_REQUESTS = 6  # from which the length of texts is found
+SAMPLE_REQUESTS = 6  # for finding the scale of text lengths
 
 # Attributes that are the same in every span of a program: tools, their schemas, and settings.
 _CONSTANT = re.compile(r"schema|definitions|parameters|(^|\.)tools(\.|$)|description|stacktrace")
@@ -35,9 +35,9 @@ _ID = re.compile(
     r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b|(?<![0-9a-f])[0-9a-f]{12,}(?![0-9a-f])"
 )
 _USER = re.compile(r"\buser-\d+\b")
-_PROSE_CHARS = 20  # a text with spaces that is at least as long is prose
+_PROSE_CHARS = 20  # a text of this length with spaces is prose
 _LEAST_PROSE_CHARS = 8
-_LEAST_SCALE = 0.4  # of the length of texts
+_LEAST_SCALE = 0.4  # of text lengths
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class Trace:
 
     @property
     def failed(self) -> int:
-        """How many spans ended in an error."""
+        """The number of spans that ended in an error."""
         return sum(span.status.code == Status.STATUS_CODE_ERROR for _, span in self.spans)
 
 
 def requests_of(
     load: str, count: int, *, spans: int = SPANS_A_REQUEST, tenant: str = "", seed: int = 7
 ) -> list[Request]:
-    """``count`` different requests of ``load``."""
+    """Make ``count`` different requests of ``load``."""
     if load == PLAIN:
         return requests(count, tenant=tenant, spans=spans, seed=seed)
     makers = [Maker(dialect, seed + number) for number, dialect in enumerate(DIALECTS if load == MIX else (load,))]
@@ -77,7 +77,7 @@ class Maker:
         self._fit()
 
     def message(self, spans: int) -> ExportTraceServiceRequest:
-        """One request of ``spans`` spans: whole traces, and of the last one as many as there is room for."""
+        """Make a request of ``spans`` spans: whole traces, and as much of the last one as fits."""
         request = ExportTraceServiceRequest()
         left = spans
         while left:
@@ -87,7 +87,7 @@ class Maker:
         return request
 
     def _fit(self) -> None:
-        """Find the factor of text lengths that gives spans of ``SPAN_BYTES`` on average."""
+        """Find the scale of text lengths at which a span has ``SPAN_BYTES`` on average."""
         sizes = []
         for scale in (1.0, 3.0):
             self._scale, self._random = scale, random.Random(0)
@@ -125,7 +125,7 @@ class Maker:
 
 
 class _Copy:
-    """New ids and texts for one copy of a trace; what was equal stays equal."""
+    """New ids and texts for one copy of a trace. Equal values stay equal."""
 
     def __init__(self, chance: random.Random, prose: Prose, scale: float) -> None:
         self._random, self._prose, self._scale = chance, prose, scale
@@ -137,7 +137,7 @@ class _Copy:
                 self._value(one.key, one.value)
 
     def text(self, text: str) -> str:
-        """``text`` with ids and prose of this copy, also inside JSON."""
+        """Replace ids and prose in ``text``, also inside JSON, by those of this copy."""
         if text[:1] in ("{", "["):
             try:
                 value = json.loads(text)
@@ -204,7 +204,7 @@ def _spans(dialect: str) -> Iterator[tuple[Resource, InstrumentationScope, Span]
 
 
 def _share(good: Sequence[Trace], bad: Sequence[Trace]) -> float:
-    """The share of failed traces at which ``FAILED_SHARE`` of the spans are failed."""
+    """The share of failed traces that makes ``FAILED_SHARE`` of the spans fail."""
     if not bad:
         return 0.0
     failed, of_bad, of_good = (
@@ -218,7 +218,7 @@ def _share(good: Sequence[Trace], bad: Sequence[Trace]) -> float:
 def _first(
     spans: Sequence[tuple[InstrumentationScope, Span]], room: int
 ) -> Sequence[tuple[InstrumentationScope, Span]]:
-    """At most ``room`` of ``spans``, none without its parent."""
+    """The first ``room`` of ``spans``, without spans whose parent is missing."""
     if len(spans) <= room:
         return spans
     chosen: set[bytes] = set()

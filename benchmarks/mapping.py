@@ -1,8 +1,8 @@
-"""What mapping costs, by dialect: CPU microseconds a span to map and encode a batch, without stores.
+"""Measures the cost of mapping by dialect: CPU microseconds per span to map and encode a batch, without stores.
 
     .venv/bin/python -m benchmarks.mapping [--spans N] [--rounds N] [--loads mix,plain,...]
 
-Beside it stands what protobuf's own parser (upb) takes for the same bodies. Of the rounds, the cheapest counts.
+The table also shows the cost of parsing the same bodies with protobuf's parser (upb). The cheapest round counts.
 """
 
 import time
@@ -19,9 +19,9 @@ from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Envelope, Header
 from tracebility.wire.pricing import PriceTable
 from tracebility.worker import mapping, memory
+from tracebility.worker.attribute_names import AttributeNames
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import meter_block, span_block
-from tracebility.worker.span_reader import AttributeNames
 
 from . import loads, report
 
@@ -30,13 +30,13 @@ POOL = 66
 
 
 class Mapping:
-    """The worker's way from envelopes to blocks: the one place of the benchmarks that calls it."""
+    """The worker's code from envelopes to blocks. All benchmarks call it through this class."""
 
     def __init__(self) -> None:
         self._names, self._prices = AttributeNames(RuleTable()), PriceTable()
 
     def map(self, envelopes: list[Envelope]) -> Batch:
-        """A batch with every span of ``envelopes``."""
+        """Map all spans of ``envelopes`` into one batch."""
         batch = Batch(self._names, self._prices)
         for envelope in envelopes:
             mapping.add(batch, envelope)
@@ -45,7 +45,7 @@ class Mapping:
         return batch
 
     def encode(self, batch: Batch) -> tuple[Any, Any]:
-        """The blocks of ``span`` and ``billing_meter``."""
+        """Encode the blocks of ``span`` and ``billing_meter``."""
         return span_block(batch), meter_block(batch)
 
 
@@ -58,7 +58,7 @@ class Feed:
         self._orgs = [tuple(uuid4() for _ in range(3)) for _ in range(orgs)]
 
     def take(self, spans: int) -> list[Envelope]:
-        """Envelopes of at least ``spans`` spans."""
+        """Make envelopes with at least ``spans`` spans together."""
         made: list[Envelope] = []
         while spans > 0:
             request = self._pool[len(made) % len(self._pool)]
@@ -87,10 +87,10 @@ def _envelope(body: bytes, items: int, org_id: UUID, workspace_id: UUID, project
 
 
 def measure(load: str, spans: int, rounds: int) -> tuple[str, int, float, float, float, float]:
-    """The row of ``load``: bytes, then microseconds a span to parse, map, encode, and the last two together."""
+    """The row of ``load``: bytes, then microseconds per span to parse, map, encode, and map and encode together."""
     feed, worker = Feed(loads.requests_of(load, POOL)), Mapping()
     costs: list[tuple[float, float, float]] = []
-    for _ in range(rounds + 1):  # the first one warms up
+    for _ in range(rounds + 1):  # the first round is a warm-up
         envelopes = feed.take(spans)
         count = sum(envelope.header.items for envelope in envelopes)
         parse, _ = _cpu_us(lambda: [ExportTraceServiceRequest.FromString(one.body) for one in envelopes])  # noqa: B023

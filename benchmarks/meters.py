@@ -1,4 +1,4 @@
-"""What processes cost: CPU time between two moments, and memory that is really theirs."""
+"""Measures the CPU time of processes over an interval, and their share of memory."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ _PARENTS = ("supervisor", "load")  # of the others, which are named by themselve
 
 @dataclass
 class CpuMeter:
-    """CPU seconds of named processes and their families since this was made. This process is ``load``."""
+    """CPU seconds of named processes and their descendants since this object was made. This process is ``load``."""
 
     pids: Mapping[str, int]
     _before: dict[str, float] = field(init=False)
@@ -39,12 +39,12 @@ class CpuMeter:
 
 
 def memory_mb(pids: Mapping[str, int]) -> dict[str, float]:
-    """Proportional set size by name, in MB of 10^6: shared pages are counted once over all who share them."""
+    """Proportional set size by name, in MB of 10^6 bytes: a shared page is divided between its processes."""
     return {name: sum(_pss(process) for process in _family(name, pid)) / 1e6 for name, pid in pids.items()}
 
 
 def worker_metrics(installation: Installation) -> dict[str, float]:
-    """What the workers of ``installation`` count together, by name and labels as their ``/metrics`` write them."""
+    """Metrics of all workers of ``installation``, added up, by name and labels as in ``/metrics``."""
     counted: dict[str, float] = defaultdict(float)
     for path in (installation.data_dir / "run").glob("ingest-worker*.sock"):
         with socket.socket(socket.AF_UNIX) as connection:

@@ -1,4 +1,4 @@
-"""Turns thousands of real spans into millions inside the engine, with new ids, tenants, times, and their run rows."""
+"""Copies thousands of real spans to millions inside the engine, with new ids, tenants, times and run rows."""
 
 from itertools import count
 from uuid import uuid4
@@ -11,8 +11,8 @@ STEP_SPANS = 200_000  # an INSERT SELECT of this many rows of 2 KB stays well wi
 
 _SETTINGS = {"max_insert_threads": 1, "max_threads": 2, "max_block_size": 8192}
 
-# Every row of the seed with ids drawn from its own and {copy}. What a trace shares is drawn from the trace's id: its
-# tenant, the own one or one of {others}, and its time.
+# Copies every row of the seed, with ids derived from its own and {copy}. Values shared by a trace are derived from the
+# trace id: its tenant (the own one or one of {others}) and its time.
 _COPY = """
     INSERT INTO span (COLUMNS)
     WITH
@@ -69,7 +69,7 @@ _RUNS = """
 
 
 class Multiplier:
-    """Grows the data of one tenant, and of others beside it."""
+    """Grows the data of one tenant and of other tenants."""
 
     def __init__(self, engine: Client, org_id: str, workspace_id: str, project_id: str) -> None:
         self._engine = engine
@@ -84,7 +84,7 @@ class Multiplier:
         self._seed_rows = int(engine.query("SELECT count() FROM bench_seed").result_rows[0][0])
 
     def grow_own(self, spans: int) -> int:
-        """Add ``spans`` of the tenant itself; how many those were."""
+        """Add ``spans`` of the tenant itself, and return their number."""
         return self._grow(spans, others=0)
 
     def grow_others(self, spans: int) -> int:
@@ -92,7 +92,7 @@ class Multiplier:
         return self._grow(spans, others=OTHER_TENANTS)
 
     def big_trace(self, spans: int) -> str:
-        """Add one trace of ``spans`` to the tenant; its id."""
+        """Add one trace of ``spans`` to the tenant, and return its id."""
         trace, batch = uuid4().hex, str(uuid4())
         root = self._engine.query(_ROOT_OF_ONE_TRACE, parameters={"trace": trace}).result_rows[0][0]
         self._run(_ONE_TRACE, trace=trace, root=root, batch=batch, rows=spans)

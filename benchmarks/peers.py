@@ -1,7 +1,7 @@
-"""(f) The same load against peers as they come, each in an environment of its own under ``.bench/``.
+"""(f) Sends the same load to peers in their default configuration, each in its own environment under ``.bench/``.
 
-Durable means: still there after ``kill -9`` of the server right after the last answer. Queryable means: a row that the
-peer's own store counts.
+Durable means: still stored after ``kill -9`` of the server right after the last answer. Queryable means: counted as a
+row in the peer's own store.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from . import ROOT, end_to_end, report
 ENVIRONMENTS = ROOT / ".bench"
 START_DEADLINE_S = 180.0
 DRAIN_DEADLINE_S = 900.0
-QUIET_S = 20.0  # no new row for so long: nothing more will come
+QUIET_S = 20.0  # without a new row for this long, no more are expected
 LOAD_S = 20.0
 POOL = 192  # different requests: at 100 KB each they do not fit into a compression window
 WARM_UP_REQUESTS = 20  # its first requests import code and prepare statements
@@ -43,7 +43,7 @@ WARM_UP_REQUESTS = 20  # its first requests import code and prepare statements
 
 @dataclass(frozen=True)
 class Peer:
-    """One product in one set-up."""
+    """A product in one configuration."""
 
     name: str
     package: str
@@ -72,7 +72,7 @@ PEERS = (
 
 @dataclass
 class Figures:
-    """What one peer did."""
+    """The figures of one peer."""
 
     peer: str
     version: str
@@ -84,7 +84,7 @@ class Figures:
 
 
 def install(package: str) -> Path:
-    """The environment that holds ``package``, made if need be."""
+    """The environment with ``package``, created if missing."""
     folder = ENVIRONMENTS / package
     if not (folder / "installed").exists():
         print(f"installing {package} into {folder} ...", flush=True)
@@ -99,7 +99,7 @@ def install(package: str) -> Path:
 
 
 class Server:
-    """A peer that runs on an empty folder."""
+    """A running peer with an empty data folder."""
 
     def __init__(self, peer: Peer, folder: Path) -> None:
         self.peer, self.folder = peer, folder
@@ -113,7 +113,7 @@ class Server:
     @classmethod
     @asynccontextmanager
     async def running(cls, peer: Peer) -> "AsyncIterator[Server]":
-        """A fresh one, killed and removed at the end."""
+        """Start an empty server, and kill and remove it at the end."""
         with tempfile.TemporaryDirectory(prefix="peer-") as name:
             server = cls(peer, Path(name))
             try:
@@ -137,7 +137,7 @@ class Server:
         await until(f"{self.peer.name} has its tables", lambda: self.spans() == 0, START_DEADLINE_S)
 
     def spans(self) -> int:
-        """Rows in its table of spans, -1 while there is none."""
+        """Rows in the server's table of spans; -1 while there is no table."""
         try:
             with closing(sqlite3.connect(f"file:{self.folder / self.peer.database}?mode=ro", uri=True)) as database:
                 return int(database.execute("SELECT count(*) FROM spans").fetchone()[0])
@@ -145,14 +145,14 @@ class Server:
             return -1
 
     def disk_bytes(self) -> int:
-        """Everything it wrote, after its write-ahead log was folded in."""
+        """Bytes of all files of the server, after a checkpoint of its write-ahead log."""
         path = self.folder / self.peer.database
         with closing(sqlite3.connect(path)) as database:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return path.stat().st_size
 
     def kill(self) -> None:
-        """``kill -9`` of it and its family."""
+        """``kill -9`` the server and its descendants."""
         if self._process is None:
             return
         family = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
@@ -173,7 +173,7 @@ class Server:
 
 
 async def measure(peer: Peer, seconds: float) -> Figures:
-    """One run for rates and disk, one for what ``kill -9`` leaves."""
+    """Measure rates and disk in one run, and the spans that survive ``kill -9`` in another."""
     pool = requests(POOL)
     async with Server.running(peer) as server:
         load = await _warm(server, pool)
@@ -216,7 +216,7 @@ async def _drained(server: Server, due: int, began: float) -> tuple[int, float]:
 
 
 async def measure_ours(seconds: float) -> Figures:
-    """The same for this product, in the same run."""
+    """Measure this product in the same run."""
     pool = requests(POOL)
     with tempfile.TemporaryDirectory(prefix="ours-") as name:
         async with Installation(Path(name) / "rates") as installation:
@@ -238,7 +238,7 @@ async def measure_ours(seconds: float) -> Figures:
 
 
 def text(figures: list[Figures]) -> str:
-    """The table: rates, and how many times a peer's figure fits into the first row's."""
+    """The table: rates, and the ratio of the first row's figures to each peer's."""
     columns = (
         "",
         "version",

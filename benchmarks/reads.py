@@ -1,7 +1,7 @@
-"""(e) How long reads take as the project's own data grows, and as that of 200 other tenants grows.
+"""(e) Measures the duration of reads as the project's own data grows, and as the data of 200 other tenants grows.
 
-Real spans go in by the front door; the engine then multiplies them, with new ids, tenants and times. What a reader
-waits for, to the last byte, is measured over HTTP through the product, one request after another on one connection.
+Real spans are sent to the edge; the engine then multiplies them, with new ids, tenants and times. Durations are
+measured over HTTP to the last byte of the answer, one request at a time on one connection.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ REPEATS = 60
 WARM_UP = 5
 PERCENTILES = (50, 95)
 
-# What a dashboard of seven days asks. No route does yet, so it goes to the engine as the reader, under the row policy.
+# The query of a seven-day dashboard. No route has it yet, so it goes to the engine as the reader user.
 SEVEN_DAYS = """
     SELECT
         toStartOfHour(start_time) AS hour,
@@ -52,7 +52,7 @@ READS = ("50 newest runs", "a run of 1,000 spans", "7 days: p50/p95/p99, tokens,
 
 @dataclass
 class Size:
-    """A state of the store and what reads took in it: milliseconds at each of `PERCENTILES`, by read."""
+    """A size of the store, and the milliseconds of reads at each of `PERCENTILES`, by read."""
 
     own: int
     others: int
@@ -78,7 +78,7 @@ async def run(installation: Installation, pool: list[Request], scale: int) -> No
         reader = Reader(ready, big_run)
         for all_own, all_others in [(own, others), *steps]:
             if sizes and all_own <= own and all_others <= others:
-                continue  # so small a scale that there is more already
+                continue  # at a small scale the seed is larger already
             began = time.monotonic()
             if all_own > own:
                 own += await asyncio.to_thread(multiplier.grow_own, all_own - own)
@@ -94,7 +94,7 @@ async def run(installation: Installation, pool: list[Request], scale: int) -> No
 
 
 class Reader:
-    """The three reads, each timed many times."""
+    """Times the three reads, each many times."""
 
     def __init__(self, ready: dict[str, Any], big_run: str) -> None:
         parts = urlsplit(ready["url"])
@@ -111,7 +111,7 @@ class Reader:
     def measure(self) -> dict[str, tuple[float, ...]]:
         """Milliseconds at each percentile, by read."""
         newest, one_run = f"{self._project}/runs?limit=50", f"{self._project}/runs/{self._big_run}"
-        # A connection of this measure: data grows for longer than the server keeps one that says nothing.
+        # A new connection for each measurement: the server closes idle ones while the data grows.
         with contextlib.closing(http.client.HTTPConnection(*self._address, timeout=60)) as connection:
             get = partial(self._get, connection)
             assert len(json.loads(get(newest))["items"]) == 50
@@ -124,7 +124,7 @@ class Reader:
         assert answer.row_count > 0
 
     def _get(self, connection: http.client.HTTPConnection, path: str) -> bytes:
-        """The whole answer. What a client takes to make something of it is its own time."""
+        """Read the whole answer, without parsing it: a client's own time does not count."""
         connection.request("GET", path, headers=self._headers)
         response = connection.getresponse()
         body = response.read()

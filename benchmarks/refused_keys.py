@@ -1,11 +1,11 @@
-"""Whether the time of a refusal tells that a key's public id exists.
+"""Tests whether the time of a refusal reveals that a key's public id exists.
 
     .venv/bin/python -m benchmarks.refused_keys [--requests N]
 
-A whole installation, one connection, in random order: the public id of a real key with another secret, and one that
-was never made. Welch's t-test on the times, whole and cropped at several percentiles, as dudect does (Reparaz,
-Balasch, Verbauwhede: "Dude, is my code constant time?", DATE 2017): |t| above 4.5 would tell. Beside them a key that
-is let in, whose answer is another one and may take another time.
+Sends to a whole installation on one connection, in random order, the public id of a real key with a wrong secret and a
+public id that does not exist. Applies Welch's t-test to all times, and to times cropped at several percentiles, as
+dudect does (Reparaz, Balasch, Verbauwhede: "Dude, is my code constant time?", DATE 2017): |t| above 4.5 would be a
+leak. A valid key is sent too; its time may differ.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ Times = npt.NDArray[np.float64]
 
 
 class Asker:
-    """One connection that sends empty requests and times the answers."""
+    """A connection that sends empty requests and times the answers."""
 
     def __init__(self, url: str) -> None:
         place = urlsplit(url)
@@ -41,7 +41,7 @@ class Asker:
         self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def ask(self, key: str) -> tuple[int, float]:
-        """The status, and how long it took in us."""
+        """The status, and the duration in microseconds."""
         request = (
             f"POST /v1/traces HTTP/1.1\r\nHost: {self._host}\r\nAuthorization: Bearer {key}\r\n"
             "Content-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n"
@@ -59,20 +59,20 @@ class Asker:
 
 
 def of_another_secret(key: str) -> str:
-    """A well-formed key of the same public id."""
+    """A well-formed key with the same public id and another secret."""
     _, public_id, secret = key.split("_")
     unchecked = f"{keys.PREFIX}_{public_id}_{secret[-keys.CHECKSUM_CHARS - 1 :: -1]}"
     return unchecked + keys.checksum(unchecked)
 
 
 def welch(one: Times, other: Times) -> float:
-    """Welch's t."""
+    """Welch's t statistic."""
     spread = one.var(ddof=1) / len(one) + other.var(ddof=1) / len(other)
     return float((one.mean() - other.mean()) / np.sqrt(spread))
 
 
 def measure(url: str, real: str, count: int) -> None:
-    """Print the table, and publish it."""
+    """Measure, then print and publish the table."""
     kinds = {"real id, other secret": of_another_secret(real), "id never made": keys.generate().key, "let in": real}
     names = list(kinds)
     chance = np.random.default_rng(7)
@@ -82,7 +82,7 @@ def measure(url: str, real: str, count: int) -> None:
             asker.ask(key)
     took: dict[str, list[float]] = {name: [] for name in names}
     statuses: dict[str, set[int]] = {name: set() for name in names}
-    # A tenth of the requests are let in: they only stand for what else goes on.
+    # A tenth of the requests are admitted: they stand for other traffic.
     for number, place in enumerate(chance.choice(3, size=count * 2, p=(0.45, 0.45, 0.1))):
         status, us = asker.ask(kinds[names[place]])
         took[names[place]].append(us)

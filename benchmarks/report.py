@@ -1,4 +1,4 @@
-"""Prints figures, and with ``--publish`` writes them into ``docs/performance.md`` with date, machine and command."""
+"""Prints figures. With ``--publish`` also writes them to ``docs/performance.md``, with date, machine and command."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ _PUBLISH = "--publish"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; numbers are aligned right and shortened."""
+    """A Markdown table. Numbers are shortened and aligned right."""
     cells = [[_cell(value) for value in row] for row in rows]
     numeric = [all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(columns))]
     widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
@@ -35,14 +35,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def parser(module: str, description: str | None) -> argparse.ArgumentParser:
-    """The options of a benchmark, to which it adds its own."""
+    """The options that all benchmarks share."""
     options = argparse.ArgumentParser(prog=f"{PYTHON} -m {module}", description=description)
     options.add_argument(_PUBLISH, action="store_true", help=f"write the figures into {PAGE.relative_to(ROOT)}")
     return options
 
 
 def publish(section: str, title: str, text: str, *, module: str = "benchmarks") -> None:
-    """Print the figures; with ``--publish``, also replace the page's section of this name, or add it at the end."""
+    """Print the figures. With ``--publish`` also replace the page's section of this name, or append it."""
     print(f"\n{title}\n\n{text}", flush=True)
     if _PUBLISH not in sys.argv:
         return
@@ -55,7 +55,7 @@ def publish(section: str, title: str, text: str, *, module: str = "benchmarks") 
 
 
 def machine() -> str:
-    """This machine in a few words."""
+    """A short description of this machine."""
     model = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and (found := re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())):
@@ -65,7 +65,7 @@ def machine() -> str:
 
 
 def command(module: str) -> str:
-    """The command that this process was started by."""
+    """The command line of this process."""
     return shlex.join([PYTHON, "-m", module, *(word for word in sys.argv[1:] if word != _PUBLISH)])
 
 

@@ -1,10 +1,10 @@
-"""How long a revoked key still gets in, at 1,000 requests/s of that key: announced, and with nobody to announce it.
+"""Measures how long a revoked key is still admitted at 1,000 requests/s, with and without pub/sub.
 
     .venv/bin/python -m benchmarks.revocation [--keys N] [--rate N]
 
-A whole installation; each key sends small requests until it is refused. Counted is the time from the answer of `DELETE`
-to the sending of the last request that was let in all the same; 0 where none was. Then again with pub/sub forbidden and
-every subscription cut, so that the processes only hear of it when they ask.
+Runs a whole installation. Each key sends small requests until it is refused. The figure is the time from the answer of
+`DELETE` to the sending of the last admitted request, or 0. It is measured again with pub/sub forbidden and all
+subscriptions closed, so that processes learn of the revocation only by polling.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ from . import report
 
 MODULE = "benchmarks.revocation"
 CONNECTIONS = 16
-LOADED_S = (0.4, 2.4)  # before the key is revoked: any moment between two looks of the processes
+LOADED_S = (0.4, 2.4)  # before the revocation: a random point between two polls of the processes
 GIVE_UP_S = 10.0
 
 
 def call(ready: dict[str, Any], method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """The JSON that the operator is answered, None for an empty answer."""
+    """Send a request with the operator's key: the JSON of the answer, None if it is empty."""
     headers = {"authorization": f"Bearer {ready['operator_key']}", "content-type": "application/json"}
     data = None if body is None else json.dumps(body).encode()
     with urlopen(HttpRequest(ready["url"] + path, data, headers, method=method), timeout=10) as answer:
@@ -40,7 +40,7 @@ def call(ready: dict[str, Any], method: str, path: str, body: dict[str, Any] | N
 
 
 async def let_in_for(ready: dict[str, Any], rate: float, chance: np.random.Generator) -> tuple[float, float]:
-    """Seconds that one key was let in after it was revoked, and the requests a second that it sent."""
+    """Seconds that one key was admitted after its revocation, and the requests per second that it sent."""
     keys = f"/v1/projects/{ready['project_id']}/keys"
     made = await asyncio.to_thread(call, ready, "POST", keys, {"name": "bench", "scopes": ["ingest:write"]})
     pool = requests(CONNECTIONS, tenant="bench", spans=1)
@@ -56,7 +56,7 @@ async def let_in_for(ready: dict[str, Any], rate: float, chance: np.random.Gener
     while not load.ledger.statuses[401]:
         await asyncio.sleep(0.01)
         assert not sending.done(), "it is let in still"
-    await asyncio.sleep(1.0)  # whoever else may let it in
+    await asyncio.sleep(1.0)  # further processes that may still admit the key
     load.stop()
     ledger = await sending
     late = [one.began - revoked for one in ledger.sendings if one.outcome is Outcome.ACKNOWLEDGED]
@@ -64,14 +64,14 @@ async def let_in_for(ready: dict[str, Any], rate: float, chance: np.random.Gener
 
 
 def silence(redis_url: str) -> None:
-    """Nobody may subscribe any more, and who did is cut off."""
+    """Forbid subscriptions, and close all existing ones."""
     with redis.Redis.from_url(redis_url) as store:
         store.execute_command("ACL", "SETUSER", "default", "-subscribe", "-publish")
         store.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
 
 
 async def measure(installation: Installation, count: int, rate: float) -> None:
-    """Print the table, and publish it."""
+    """Measure, then print and publish the table."""
     chance = np.random.default_rng(11)
     rows: list[tuple[object, ...]] = []
     for pubsub in ("up", "dead"):

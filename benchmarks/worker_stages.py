@@ -1,4 +1,4 @@
-"""What a span costs the worker, stage by stage: CPU microseconds of its own process, and of the engine where one runs.
+"""Measures the cost of a span in each stage of the worker: CPU microseconds of its process, and of a running engine.
 
     .venv/bin/python -m benchmarks.worker_stages [--data-dir DIR] [--load NAME] [--batches N] [--orgs N]
 
@@ -23,7 +23,7 @@ from tracebility.stores.queries import query
 from tracebility.wire.envelope import Envelope
 from tracebility.worker import memory
 from tracebility.worker.batch import Batch
-from tracebility.worker.batch_bounds import MOST_ROWS
+from tracebility.worker.batch_bounds import MAX_ROWS
 from tracebility.worker.runs import TRACES_PER_STATEMENT
 
 from . import loads
@@ -34,7 +34,7 @@ POOL = 40
 
 @dataclass
 class Stages:
-    """Microseconds a span, by stage."""
+    """CPU microseconds per span, by stage."""
 
     spans: int
     cpu: dict[str, float] = field(default_factory=dict)
@@ -56,7 +56,7 @@ def own_stages(envelopes: list[Envelope], worker: Mapping) -> tuple[Stages, Batc
 async def engine_stages(
     stages: Stages, batch: Batch, blocks: Any, engine: clickhouse.Engine, process: psutil.Process
 ) -> None:
-    """The same batch into the engine: what that costs the engine's process and this one's."""
+    """Write the same batch to the engine: the cost for the engine's process and for this one."""
     spans, meter = blocks
     traces, orgs = batch.traces(), batch.orgs()
 
@@ -93,7 +93,7 @@ async def main() -> None:
         engine = await clickhouse.connect(ready["clickhouse_url"])
         process = psutil.Process(ready["pids"]["clickhouse"])
     for number in range(chosen.batches):
-        stages, batch, blocks = own_stages(feed.take(MOST_ROWS), worker)
+        stages, batch, blocks = own_stages(feed.take(MAX_ROWS), worker)
         stored = 0
         if engine is not None and process is not None:
             stored = (await engine.query("SELECT count() FROM span")).rows[0][0]

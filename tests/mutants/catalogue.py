@@ -24,8 +24,8 @@ MUTANTS = (
     ),
     Mutant(
         "a contradicted part of a list of messages is lost",
-        "src/tracebility/worker/span_reader.py",
-        "            self._is_taken[mine[plan.unplaced]] = False\n",
+        "src/tracebility/worker/slot_values.py",
+        "            values.is_usable[members[plan.unplaced]] = False\n",
         "",
         "tests/unit/worker/test_span_chunks.py",
     ),

@@ -1,8 +1,8 @@
-"""PostgreSQL refuses to run as root, so an installation that runs as root starts it as another user.
+"""Starts PostgreSQL as another user when the installation runs as root, because PostgreSQL refuses to run as root.
 
-There are two ways, and the first that works is used. In a user namespace our own files belong to an ordinary user,
-without chown and without further rights. Where the kernel or a container forbids namespaces, the process takes another
-user's id and keeps one capability, which lets it enter a folder below root's private one.
+Two ways are tried in order. In a user namespace, root's files appear to belong to an ordinary user, without chown and
+without extra rights. Where the kernel or a container forbids namespaces, the process changes to another user's id and
+keeps one capability, which lets it enter a folder inside root's private one.
 """
 
 import ctypes
@@ -25,10 +25,12 @@ Become = Callable[[], None]
 
 
 def unprivileged(program: Path, folder: Path) -> Become | None:
-    """What a child calls before it executes ``program``; None if we are not root. Changes the owner of ``folder``.
+    """The function that a child calls before it executes ``program``; None if we are not root.
+
+    Changes the owner of ``folder``.
 
     Raises:
-        ConfigurationError: as root, when neither way works.
+        ConfigurationError: when we are root and neither way works.
     """
     if os.geteuid() != 0:
         return None
@@ -44,7 +46,7 @@ def unprivileged(program: Path, folder: Path) -> Become | None:
 
 
 def _ordinary_user() -> pwd.struct_passwd:
-    # initdb asks for the name of its user, so it must be one the system knows.
+    # initdb looks up the name of its user, so the user must exist on the system.
     known = {entry.pw_name: entry for entry in pwd.getpwall() if entry.pw_uid != 0}
     for name in ("postgres", "nobody", *known):
         if name in known:

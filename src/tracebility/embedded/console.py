@@ -1,7 +1,7 @@
-"""Output of ``tracebility up``: the steps of the start, then the lines of its children behind coloured names.
+"""Output of ``tracebility up``: the steps of the start, then the output of its children, prefixed with coloured names.
 
-Writing never blocks: a paused terminal or a pipe without a reader must not stop restarts. Lines for which there is no
-room are dropped and counted.
+Writing never blocks, because a paused terminal or an unread pipe must not stop restarts. Lines that do not fit are
+dropped and counted.
 """
 
 import json
@@ -22,7 +22,7 @@ _STORES = ("postgres", "valkey", "clickhouse")
 
 
 class Console:
-    """Standard output for people; with ``as_json`` one JSON object a line for programs."""
+    """Standard output as text; with ``as_json`` as one JSON object per line."""
 
     def __init__(self, *, as_json: bool = False, verbose: bool = False) -> None:
         self._descriptor = sys.stdout.fileno()
@@ -33,35 +33,35 @@ class Console:
         self._dropped = 0
 
     def step(self, text: str, seconds: float) -> None:
-        """A finished step of the start."""
+        """Print a finished step of the start."""
         if self._json:
             self._write(json.dumps({"step": text, "seconds": round(seconds, 3)}))
         else:
             self._write(f"{self._paint('✓', 32)} {text} {self._paint(f'({seconds:.1f} s)', 2)}")
 
     def line(self, name: str, line: str) -> None:
-        """One line of output of a child, or of ``up`` itself."""
+        """Print a line of output of a child, or of ``up`` itself."""
         if self._json:
             self._write(json.dumps({"name": name, "line": line}))
         elif self._verbose or self._stores_shown or name not in _STORES:
             self._write(f"{self._paint(f'{name:<{NAME_COLUMNS}}', _COLOURS.get(name.rstrip('-0123456789'), 0))} {line}")
 
     def show_stores(self) -> None:
-        """From now on show the lines of the stores. While they start and stop, those would hide the steps."""
+        """Start to print the lines of the stores. During start and stop they are hidden, to keep the steps visible."""
         self._stores_shown = True
 
     def hide_stores(self) -> None:
-        """Stop showing the lines of the stores."""
+        """Stop printing the lines of the stores."""
         self._stores_shown = False
 
     def text(self, text: str) -> None:
-        """Plain text for people."""
+        """Print plain text; nothing with ``as_json``."""
         if not self._json:
             for line in text.splitlines():
                 self._write(line)
 
     def document(self, document: Mapping[str, Any]) -> None:
-        """A result for programs."""
+        """Print a result as JSON; nothing without ``as_json``."""
         if self._json:
             self._write(json.dumps(document))
 
@@ -79,5 +79,5 @@ class Console:
         data = line.encode(errors="replace")[: LINE_BYTES + 90] + b"\n"
         try:
             os.write(self._descriptor, data)
-        except OSError:  # The reader has gone; the stores and their data matter more.
+        except OSError:  # The reader has closed the pipe. Continue: the stores and their data matter more than output.
             self._descriptor = os.open(os.devnull, os.O_WRONLY)

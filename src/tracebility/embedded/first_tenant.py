@@ -1,4 +1,4 @@
-"""The tenant whose keys the ready file holds: made at the first start, or adopted from a store in use."""
+"""The tenant of the ready file: created at the first start, or adopted from a control plane that is in use."""
 
 import json
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from tracebility.tenant import keys
 
 
 async def ensure_tenant(control: Postgres, tenant_file: Path) -> None:
-    """See to it that ``tenant_file`` holds keys that this control plane knows; written before they are committed.
+    """Ensure that ``tenant_file`` holds valid keys of this control plane. New keys are written before the commit.
 
     Raises:
         ConfigurationError: when the control plane has an org, but no project to send to.
@@ -25,7 +25,7 @@ async def ensure_tenant(control: Postgres, tenant_file: Path) -> None:
 
 
 async def _knows(control: Postgres, key: keys.ParsedKey | None) -> bool:
-    """False also when the directory was used with another control plane before."""
+    """Whether the control plane has this tenant. False if the directory was used with another control plane before."""
     return key is not None and await control.fetchrow("key_by_public_id", key.public_id) is not None
 
 

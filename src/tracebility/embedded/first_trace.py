@@ -1,4 +1,4 @@
-"""The text that ``tracebility up`` shows when it is ready: how to send a first trace and read it back."""
+"""The text that ``tracebility up`` prints when it is ready: how to send a first trace and read it back."""
 
 from collections.abc import Mapping
 from typing import Any

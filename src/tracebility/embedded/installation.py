@@ -24,24 +24,24 @@ DSN_VARIABLES = {
     "clickhouse_url": "TRACEBILITY_CLICKHOUSE_URL",
 }
 SECRETS_FILE = "installation.json"
-# The queue's own server, if it has one. The three DSNs above are needed all the same.
+# The queue's separate server, if it has one. The three DSNs above are required in any case.
 STREAM_VARIABLE = "TRACEBILITY_REDIS_STREAM_URL"
 
-# Below Linux' range of ports for outgoing connections (32768 up), so that no client's socket sits on a store's port.
+# Below Linux' port range for outgoing connections (from 32768), so that no client's socket takes a store's port.
 STORE_PORTS = range(20_000, 32_000)
-# A unix socket's path has at most 107 bytes; the longest file name we put into the folder is well below 30.
+# A unix socket's path has at most 107 bytes. The longest file name in the folder is well below 30.
 SOCKET_FOLDER_BYTES = 75
 
 
 class AlreadyRunning(ConfigurationError):
-    """Another ``tracebility up`` holds the data directory."""
+    """Another ``tracebility up`` is using the data directory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """An installation that was found: its DSNs, and the content of its ready file if ``tracebility up`` runs it.
+    """An installation: its DSNs, and the content of its ready file if ``tracebility up`` runs it.
 
-    ``redis_stream_url`` is empty where the queue has no server of its own.
+    ``redis_stream_url`` is empty if the queue has no separate server.
     """
 
     pg_dsn: str
@@ -52,18 +52,18 @@ class Located:
     ready: Mapping[str, Any] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
-        """The variables that configure a service of this installation."""
+        """The environment variables that configure a service of this installation."""
         own_queue = {STREAM_VARIABLE: self.redis_stream_url} if self.redis_stream_url else {}
         return {variable: getattr(self, name) for name, variable in DSN_VARIABLES.items()} | own_queue
 
     @property
     def queue_url(self) -> str:
-        """The DSN of the queue: its own server, if it has one."""
+        """The DSN of the queue: its separate server, if it has one."""
         return self.redis_stream_url or self.redis_url
 
     @property
     def queue_variable(self) -> str:
-        """The variable that holds ``queue_url``, for error messages."""
+        """The environment variable of ``queue_url``, for error messages."""
         return STREAM_VARIABLE if self.redis_stream_url else DSN_VARIABLES["redis_url"]
 
 
@@ -73,12 +73,12 @@ def default_data_dir() -> Path:
 
 
 def locate(data_dir: Path | None = None, environment: Mapping[str, str] = os.environ) -> Located:
-    """The installation of the three DSNs, else of ``data_dir``, else of the default data directory.
+    """Find the installation by the three DSNs, else by ``data_dir``, else by the default data directory.
 
-    If only some of the DSNs are set, they replace those of the ready file. The queue's own server is optional.
+    If only some of the DSNs are set, they replace those of the ready file. The queue's separate server is optional.
 
     Raises:
-        ConfigurationError: when there is none or it is stopped, with what to do.
+        ConfigurationError: when there is no installation, or it is stopped; the text says what to do.
     """
     given = {name: environment.get(variable, "") for name, variable in DSN_VARIABLES.items()}
     stream_url = environment.get(STREAM_VARIABLE, "")
@@ -89,7 +89,7 @@ def locate(data_dir: Path | None = None, environment: Mapping[str, str] = os.env
     try:
         ready = json.loads(path.read_text())
         dsns = {name: given[name] or str(ready[name]) for name in DSN_VARIABLES}
-        # Not there in files from before it was written.
+        # Older files do not have this field.
         dsns["redis_stream_url"] = stream_url or str(ready.get("redis_stream_url") or "")
     except FileNotFoundError:
         if (folder / SECRETS_FILE).exists():
@@ -103,7 +103,7 @@ def locate(data_dir: Path | None = None, environment: Mapping[str, str] = os.env
         raise ConfigurationError(
             f"{path} cannot be read ({type(error).__name__}). Run 'tracebility up' again."
         ) from None
-    # Killed outright, `tracebility up` leaves its ready file behind; its children have followed it.
+    # After kill -9, the ready file of `tracebility up` remains although its children have ended too.
     if not _is_alive(ready.get("supervisor_pid")):
         raise _stopped(folder)
     return Located(**dsns, data_dir=folder, ready=ready)
@@ -117,7 +117,7 @@ def _stopped(folder: Path) -> ConfigurationError:
 
 
 def _holder(folder: Path) -> str:
-    """The pid of the ``tracebility up`` that has ``folder``; empty if there is none. It empties its file at its end."""
+    """The pid of the ``tracebility up`` that uses ``folder``; empty if none does. It empties its file when it ends."""
     try:
         pid = (folder / "lock").read_text().strip()
     except OSError:
@@ -126,7 +126,7 @@ def _holder(folder: Path) -> str:
 
 
 def _is_alive(pid: int | None) -> bool:
-    """Whether process ``pid`` lives; an unknown one is taken to."""
+    """Whether process ``pid`` is alive; True if the pid is unknown."""
     if pid is None:
         return True
     try:
@@ -139,7 +139,7 @@ def _is_alive(pid: int | None) -> bool:
 
 
 class DataDir:
-    """The folder of one installation, locked for as long as this process lives."""
+    """The folder of one installation, locked while this process lives."""
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
@@ -152,7 +152,7 @@ class DataDir:
 
         Raises:
             AlreadyRunning: when another process holds the lock; the text names its pid.
-            ConfigurationError: when it cannot be used; the text says why.
+            ConfigurationError: when the folder cannot be used; the text says why.
         """
         path = path.expanduser().absolute()
         try:
@@ -181,10 +181,10 @@ class DataDir:
         os.close(self._lock)
 
     def sockets(self) -> Path:
-        """A private folder whose path is short enough for unix sockets: ours, else one in the temporary directory.
+        """A private folder with a path short enough for unix sockets: in this folder, else in the temporary directory.
 
-        The temporary one has a random name, so that nobody can take it first. The name is kept for the next start, with
-        the identity of this directory: a copy of the directory must not use its original's sockets.
+        A temporary folder has a random name, so that no other user can create it first. The name is kept for the next
+        start, with the identity of this directory, so that a copy of the directory does not use its original's sockets.
         """
         if len(os.fsencode(self.run)) <= SOCKET_FOLDER_BYTES:
             return self.run
@@ -199,12 +199,12 @@ class DataDir:
         return folder
 
     def secrets(self) -> "Secrets":
-        """The passwords and ports of this installation."""
+        """Passwords and ports of this installation."""
         return Secrets(self.path / SECRETS_FILE)
 
 
 class Secrets:
-    """Passwords and ports of one installation, in a file only its user can read."""
+    """Passwords and ports of one installation, in a file that only its user can read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -219,11 +219,11 @@ class Secrets:
             ) from None
 
     def password(self, name: str) -> str:
-        """The password called ``name``, generated at first use."""
+        """The password ``name``, generated at first use."""
         return str(self._kept("passwords", name, lambda: secrets.token_urlsafe(24)))
 
     def reserve_port(self, name: str) -> socket.socket:
-        """Reserve the loopback port that ``name`` had before, or another one where that is taken, and keep its number.
+        """Reserve the previous loopback port of ``name``, or another one if that is taken, and store its number.
 
         The returned socket is bound but does not listen. While it is open, only processes of this user that set
         SO_REUSEPORT can listen on its port.
@@ -238,7 +238,7 @@ class Secrets:
         return reserved
 
     def get(self, name: str) -> Any:
-        """The value kept under ``name``, or None."""
+        """The value stored under ``name``, or None."""
         return self._values.get(name)
 
     def keep(self, name: str, value: Any) -> None:
@@ -255,8 +255,8 @@ class Secrets:
 
 
 def write_private(path: Path, document: Mapping[str, Any]) -> None:
-    """Replace ``path`` by ``document`` as JSON, at once and for its user only; a reader sees the old or the new one."""
-    # The name is random and the file new and ours: in a shared folder, another user may have made any name we guess.
+    """Write ``document`` as JSON to ``path``, readable by its user only. The file is replaced atomically."""
+    # A random name and a new file: in a shared folder, another user could have created a predictable name first.
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w") as file:
@@ -271,7 +271,7 @@ def write_private(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def free_port() -> int:
-    """A loopback port nothing listens on."""
+    """A loopback port that nothing listens on."""
     while (reserved := _reserve(secrets.choice(STORE_PORTS))) is None:
         pass
     with reserved:
@@ -281,13 +281,15 @@ def free_port() -> int:
 
 def _reserve(port: int) -> socket.socket | None:
     reserving = socket.socket()
-    reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # Connections of the last run may still be closing.
+    reserving.setsockopt(
+        socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+    )  # Connections of the previous run may still be closing.
     try:
         reserving.bind(("127.0.0.1", port))
     except OSError:
         reserving.close()
         return None
-    # SO_REUSEPORT is set after the bind: set before, it would let two installations of one user share a port.
+    # SO_REUSEPORT is set after the bind. Set before, it would let two installations of one user share a port.
     reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     return reserving

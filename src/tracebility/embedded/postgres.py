@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: made once, then run as our own child on a unix socket, with every safety left on."""
+"""The embedded PostgreSQL: created once, then run as a child process on a unix socket, with all durability on."""
 
 import re
 import shutil
@@ -17,13 +17,13 @@ from tracebility.errors import ConfigurationError
 
 USER = "tracebility"
 DATABASE = "tracebility"
-PORT = 5432  # Only a part of the socket's name.
+PORT = 5432  # Used only in the socket's name.
 
-# Sized for one machine. Every setting about durability keeps its default (on).
+# Sized for one machine. All durability settings keep their defaults (on).
 SETTINGS = {
-    "listen_addresses": "",  # A unix socket in a private folder: no other user of the machine can take its place.
+    "listen_addresses": "",  # A unix socket in a private folder cannot be taken over by another user of the machine.
     "unix_socket_permissions": "0700",
-    "max_connections": "60",  # Services with pools of at most 10, and commands.
+    "max_connections": "60",  # For services, with pools of at most 10 connections each, and for commands.
     "shared_buffers": "48MB",
     "max_wal_size": "256MB",
     "wal_level": "minimal",
@@ -32,15 +32,15 @@ SETTINGS = {
     "max_parallel_workers": "0",
     "max_logical_replication_workers": "0",
     "autovacuum_max_workers": "1",
-    "dynamic_shared_memory_type": "mmap",  # Files in the data directory, so that nothing is left in /dev/shm.
+    "dynamic_shared_memory_type": "mmap",  # files in the data directory, so that nothing remains in /dev/shm
     "logging_collector": "off",
     "log_checkpoints": "off",
     "log_line_prefix": "",
 }
-# Settings that came with a later release than the oldest one we run.
+# Settings that the oldest supported release does not have.
 SETTINGS_SINCE = {
     18: {
-        "io_method": "sync",  # Spares three I/O workers; the control plane is small.
+        "io_method": "sync",  # Saves three I/O worker processes, which a small control plane does not need.
         "autovacuum_worker_slots": "2",
     },
 }
@@ -51,7 +51,7 @@ INITDB_SETS_SINCE = 16
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """The folder of its data, the folder of its socket, and its password."""
+    """The server's data folder, socket folder and password."""
 
     folder: Path
     sockets: Path
@@ -59,22 +59,22 @@ class Postgres:
 
     @property
     def socket(self) -> Path:
-        """The socket it listens on; clients make its name from the folder and the port."""
+        """The path of the socket. Clients derive it from the folder and the port."""
         return self.sockets / f".s.PGSQL.{PORT}"
 
     @property
     def dsn(self) -> str:
-        """How clients reach it."""
+        """The DSN for clients."""
         return f"postgresql://{USER}:{self.password}@/{DATABASE}?host={quote(str(self.sockets))}&port={PORT}"
 
     def is_made(self) -> bool:
-        """Whether the cluster was created."""
+        """Whether the cluster has been created."""
         return (self.folder / "PG_VERSION").exists()
 
     async def make(self, run_to_end: Callable[[Program], Awaitable[None]]) -> None:
         """Create the cluster and its database.
 
-        They are created in a temporary folder and renamed, so that an interrupted start leaves nothing incomplete.
+        They are created in a temporary folder that is then renamed, so that an interrupted start leaves nothing behind.
         """
         binaries = postgres_folder()
         release = _release(binaries / "postgres")
@@ -82,7 +82,7 @@ class Postgres:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
         become = unprivileged(binaries / "postgres", fresh)
-        # The password comes over standard input: a file would have to be readable by the other user.
+        # The password is passed on standard input: a file would have to be readable by the other user.
         initdb = [
             str(binaries / "initdb"),
             f"--pgdata={fresh}",
@@ -90,13 +90,13 @@ class Postgres:
             "--pwfile=/dev/stdin",
             "--auth=scram-sha-256",
             "--encoding=UTF8",
-            "--locale=C",  # Sorts alike on every machine and with every version of its C library.
+            "--locale=C",  # The same sort order on every machine and with every version of the C library.
             *(("--locale-provider=builtin", "--builtin-locale=C.UTF-8") if release >= BUILTIN_LOCALES_SINCE else ()),
             *(("--set=dynamic_shared_memory_type=mmap",) if release >= INITDB_SETS_SINCE else ()),
             "--no-instructions",
             "--wal-segsize=4",
         ]
-        # Both end by themselves when we die: killed outright, they would leave shared memory behind.
+        # Both end by themselves when we die. After kill -9 they would leave shared memory behind.
         polite = Program("postgres", [], orphaned=signal.SIGTERM, before_exec=become)
         await run_to_end(replace(polite, argv=initdb, stdin=f"{self.password}\n".encode()))
         create = [str(binaries / "postgres"), "--single", "-D", str(fresh), *self._flags(release), "postgres"]
@@ -117,16 +117,16 @@ class Postgres:
         return Program(
             "postgres",
             [str(server), "-D", str(self.folder), *self._flags(release)],
-            stop=signal.SIGINT,  # Fast shutdown: sessions are ended, a checkpoint is written.
-            kill=signal.SIGQUIT,  # Immediate shutdown: it takes its processes and its shared memory with it.
+            stop=signal.SIGINT,  # Fast shutdown: ends all sessions and writes a checkpoint.
+            kill=signal.SIGQUIT,  # Immediate shutdown: ends its processes and removes its shared memory.
             orphaned=signal.SIGQUIT,
             before_start=self._remove_locks,
             before_exec=unprivileged(server, self.folder),
         )
 
     def _remove_locks(self) -> None:
-        # No postmaster of this folder is alive now, so the pids in these files are other programs': of the machine, or
-        # of the installation that this folder is a copy of.
+        # No postmaster of this folder is running now, so the pids in these files belong to other programs, or to the
+        # installation that this folder was copied from.
         (self.folder / "postmaster.pid").unlink(missing_ok=True)
         self.socket.with_name(f"{self.socket.name}.lock").unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
 """A short-lived child of ``tracebility up`` that migrates both schemas and creates the first tenant.
 
-It is a process of its own so that the supervisor loads no store's client and stays small. It also connects to every
-store before any service starts, so that a wrong DSN is reported once.
+It is a separate process so that the supervisor does not load the clients of the stores and stays small. It connects to
+every store before any service starts, so that a wrong DSN is reported once.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from tracebility.targets import wait_for_start
 
 
 async def prepare(settings: Settings, tenant_file: Path) -> None:
-    """Migrate, then make sure that ``tenant_file`` holds a tenant of this control plane."""
+    """Migrate, then ensure that ``tenant_file`` holds a tenant of this control plane."""
     pg_dsn = settings.dsn("TRACEBILITY_PG_DSN")
     queue = await connect_queue(settings.dsn("TRACEBILITY_REDIS_URL"))
     await queue.close()
@@ -31,7 +31,7 @@ async def prepare(settings: Settings, tenant_file: Path) -> None:
 
 
 def main() -> int:
-    """Run it; the exit code."""
+    """Run `prepare` and return the exit code."""
     try:
         settings = load_settings()
         wait_for_start(settings)

@@ -1,8 +1,8 @@
-"""Asks a store or a target over its own protocol whether it is ready, without loading its client.
+"""Readiness probes of stores and targets, over their own protocols but without their clients, which would cost memory.
 
-The supervisor stays small that way. A probe returns an empty text when the child is ready, else the reason why not.
-Before it sends a password, the other side must prove to be the child: on a unix socket the kernel names the process
-that listens; on ClickHouse's port the engine signs a random number with a key made for this start.
+A probe returns an empty text when the child is ready, else the reason. Before it sends a password, the server must
+prove to be the child: on a unix socket the kernel names the listening process; on ClickHouse's port the engine signs a
+random number with a key that was made for this start.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ from urllib.parse import unquote, urlsplit
 
 ANSWER_S = 2.0
 
-# Takes the pid of the child, 0 before it was started.
+# Its argument is the pid of the child, 0 before the child has started.
 Probe = Callable[[int], Awaitable[str]]
 
 _PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
 class _Impostor(Exception):
-    """Another process answers in the child's place."""
+    """Another process answers instead of the child."""
 
 
 async def postgres(path: Path, user: str, database: str, pid: int) -> str:
-    """Ready when it asks for a password: while starting up or shutting down it answers with an error instead."""
+    """Ready when it asks for a password. While it starts or stops, it answers with an error."""
     parameters = f"user\0{user}\0database\0{database}\0\0".encode()
     startup = struct.pack("!ii", len(parameters) + 8, 196608) + parameters
     try:
@@ -41,7 +41,7 @@ async def postgres(path: Path, user: str, database: str, pid: int) -> str:
 
 
 async def valkey(path: Path, password: str, pid: int) -> str:
-    """Ready when it answers PING, which it refuses while it reads its log."""
+    """Ready when it answers PING. While it loads its log, it answers with an error."""
     try:
         answer = await _exchange(_command("AUTH", password) + _command("PING"), 1, path=path, pid=pid, until=b"PONG")
     except _Impostor as impostor:
@@ -53,7 +53,7 @@ async def valkey(path: Path, password: str, pid: int) -> str:
 
 
 async def clickhouse(url: str, proof_key: str) -> str:
-    """Ready when it has signed a random number with ``proof_key`` and then answers a query of its user."""
+    """Ready when it signs a random number with ``proof_key`` and then answers a query of its user."""
     parts = urlsplit(url)
     port = parts.port or 8123
     nonce = secrets.token_hex(16)
@@ -66,7 +66,7 @@ async def clickhouse(url: str, proof_key: str) -> str:
 
 
 def proof(key: str, nonce: str) -> bytes:
-    """What the engine answers to ``GET /proof?nonce=NONCE``."""
+    """The engine's answer to ``GET /proof?nonce=NONCE``."""
     return hmac.new(key.encode(), nonce.encode(), "sha256").hexdigest().encode()
 
 
@@ -88,7 +88,7 @@ async def _exchange(
     pid: int = 0,
     until: bytes = b"",
 ) -> bytes:
-    """The answer to ``request``: at least ``least`` bytes with ``until`` among them, unless the other side closed."""
+    """Send ``request`` and read at least ``least`` bytes that contain ``until``, or until the server closes."""
     async with asyncio.timeout(ANSWER_S):
         if path is not None:
             reader, writer = await asyncio.open_unix_connection(path)

@@ -1,7 +1,7 @@
-"""A child process and its descendants: started so that they cannot outlive us, and watched until the last has ended.
+"""A child process and its descendants. They cannot outlive us, and we wait until the last of them has ended.
 
-Each child inherits a locked file and passes it on to its own children. The lock is free exactly when the last of them
-has ended, however it ended and whatever its parent was, so neither a restart nor the next ``up`` relies on pids.
+Each child inherits a locked file and passes it on to its own children. The lock is released when the last of them has
+ended, in whatever way, so neither a restart nor the next ``up`` relies on pids.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from pathlib import Path
 from tracebility.errors import TracebilityError
 
 LAST_LINES = 20
-LINE_BYTES = 4000  # Longer lines are cut; below PIPE_BUF, so that one write of a line does not block half-way.
+LINE_BYTES = 4000  # Longer lines are cut. Below PIPE_BUF, so that the write of a line cannot block in the middle.
 READ_BYTES = 1 << 16
 FAMILY_GRACE_S = 5.0  # Descendants of a dead child that live longer than this are killed.
 FAMILY_POLL_S = 0.02
@@ -30,12 +30,12 @@ LineSink = Callable[[str, str], None]
 
 
 class WillNotEnd(TracebilityError):
-    """Processes of an earlier run are still alive and cannot be killed."""
+    """Processes of an earlier run are alive and cannot be killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A command line, its environment, and the signals that end it: politely, at once, and when we die."""
+    """A command line, its environment, and the signals for a graceful stop, an immediate stop, and our death."""
 
     name: str
     argv: Sequence[str]
@@ -44,14 +44,14 @@ class Program:
     stop: signal.Signals = signal.SIGTERM
     kill: signal.Signals = signal.SIGKILL
     orphaned: signal.Signals = signal.SIGKILL
-    stdin: bytes = b""  # At most what a pipe holds.
-    before_start: Callable[[], None] | None = None  # Called when nothing of an earlier start is alive any more.
+    stdin: bytes = b""  # The capacity of a pipe.
+    before_start: Callable[[], None] | None = None  # Called when no process of an earlier start is alive.
     before_exec: Callable[[], None] | None = None  # Called in the child.
     descriptors: Sequence[int] = ()
 
 
 class Process:
-    """A started ``Program``. Its output goes line by line to ``on_line(name, line)``; the last lines are kept."""
+    """A started ``Program``. Each line of its output is passed to ``on_line(name, line)``; the last lines are kept."""
 
     def __init__(self, program: Program, popen: subprocess.Popen[bytes], on_line: LineSink) -> None:
         self.program = program
@@ -71,11 +71,11 @@ class Process:
 
     @classmethod
     async def start(cls, program: Program, locks: Path, on_line: LineSink) -> "Process":
-        """Start ``program`` once every process of its earlier start has ended.
+        """Start ``program`` after all processes of its previous start have ended.
 
         Raises:
             WillNotEnd: when one of those cannot be killed.
-            OSError: when it cannot be started.
+            OSError: when the program cannot be started.
         """
         lock = await _family_lock(locks / f"{program.name}.lock")
         stdin = _pipe_holding(program.stdin)
@@ -89,10 +89,10 @@ class Process:
                 stderr=subprocess.STDOUT,
                 cwd=program.folder,
                 env={**os.environ, **program.environment},
-                # A session of its own: Ctrl-C in the terminal reaches us alone, and the order of the end is ours.
+                # A separate session: Ctrl-C in the terminal reaches only us, so we decide the order of the shutdown.
                 start_new_session=True,
                 pass_fds=(lock, *program.descriptors),
-                # Only this one thread exists, so running Python between fork and exec is safe.
+                # There is only this thread, so running Python between fork and exec is safe.
                 preexec_fn=_bound_to_parent(program),
             )
         finally:
@@ -102,20 +102,20 @@ class Process:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; as ``subprocess`` has it, a negative number is the signal that ended it."""
+        """The exit code, None while the process runs. As in ``subprocess``, a negative number is a signal."""
         return self._ended.result() if self._ended.done() else None
 
     def send(self, number: signal.Signals) -> None:
-        """Signal it, if it is still there."""
+        """Send a signal, if the process still exists."""
         if not self._ended.done():
             self._popen.send_signal(number)
 
     async def ended(self) -> int:
-        """Wait until it has ended and its output was read; its exit code."""
+        """Wait until the process has ended and its output is read; return the exit code."""
         return await asyncio.shield(self._ended)
 
     async def stop(self, grace_s: float) -> None:
-        """Ask it to end; kill it after ``grace_s``."""
+        """Stop the process gracefully; kill it after ``grace_s``."""
         self.send(self.program.stop)
         for number, patience_s in ((self.program.kill, grace_s), (signal.SIGKILL, 1.0)):
             try:
@@ -150,7 +150,7 @@ class Process:
             return
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        # Its last words are in the pipe already; a grandchild may hold the pipe open, so its end is not waited for.
+        # The child's last output is in the pipe. A grandchild may keep the pipe open, so do not wait for its end.
         self._read()
         self._loop.remove_reader(self._output)
         if self._rest:

@@ -1,4 +1,4 @@
-"""Keeps one store or target running: restarts it with backoff, and logs its last lines when it keeps dying."""
+"""Keeps one store or target running: restarts it with backoff, and logs its last lines when it dies repeatedly."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,15 +11,13 @@ from tracebility.errors import ConfigurationError, TracebilityError
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 5.0
-# After living this long it counts as recovered: the next death starts at the first backoff again.
+# A child that lived this long has recovered: the next restart begins with the shortest backoff.
 RECOVERED_S = 5.0
-# After this many deaths in a row it counts as dying repeatedly; before it was ever ready, the start fails.
+# After this many deaths in a row a child counts as dying repeatedly. If it was never ready, the start fails.
 KEEPS_DYING = 3
-READY_TIMEOUT_S = (
-    90.0  # Reading a 1 GiB queue log back takes Valkey some 10 s; a slow disk may be several times slower.
-)
+READY_TIMEOUT_S = 90.0  # Valkey loads a 1 GiB queue log in about 10 s. A slow disk may take several times as long.
 PROBE_EVERY_S = 0.02
-# The exit code of a child with wrong settings (see tracebility.errors): starting it again would not help.
+# The exit code of a child with wrong settings (see tracebility.errors). A restart would not help.
 CONFIGURATION_EXIT = 2
 
 
@@ -32,7 +30,7 @@ class StartFailed(TracebilityError):
 
 
 class Service:
-    """A child that is started again whenever it ends, until it is stopped."""
+    """A child that is restarted whenever it ends, until it is stopped."""
 
     def __init__(self, name: str, make: Callable[[], Program], probe: Probe, locks: Path, on_line: LineSink) -> None:
         self.name = name
@@ -48,15 +46,15 @@ class Service:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start it, and again whenever it dies."""
+        """Start the child, and restart it whenever it dies."""
         self._task = asyncio.get_running_loop().create_task(self._keep(), name=f"keep {self.name}")
 
     async def ready(self) -> None:
-        """Wait until it answers.
+        """Wait until the child is ready.
 
         Raises:
-            StartFailed: when it keeps dying or does not answer in time.
-            ConfigurationError: when its settings are wrong; the text is its own.
+            StartFailed: when it dies repeatedly or is not ready in time.
+            ConfigurationError: when its settings are wrong; the text is the child's own.
         """
         reason = "it was not started"
         try:
@@ -79,7 +77,7 @@ class Service:
             raise StartFailed(f"{self.name} is not ready after {READY_TIMEOUT_S:.0f} s: {reason}", lines) from None
 
     async def stop(self, grace_s: float) -> None:
-        """Stop it for good; kill it after ``grace_s``."""
+        """Stop the child and do not restart it; kill it after ``grace_s``."""
         self._stopping.set()
         if self._task is None:
             return
@@ -90,7 +88,7 @@ class Service:
         await asyncio.wait((self._task,))
 
     def kill(self) -> None:
-        """Kill it and do not start it again."""
+        """Kill the child and do not restart it."""
         self._stopping.set()
         if self.process is not None:
             self.process.send(self.process.program.kill)
@@ -118,7 +116,7 @@ class Service:
     async def _run_once(self, again: bool) -> "_Death":
         try:
             program = self._make()
-            if again:  # A failpoint ends a process once, not each of its successors.
+            if again:  # A failpoint ends a process only once: its restarts run without it.
                 program = replace(program, environment={**program.environment, "TRACEBILITY_FAILPOINT": ""})
             process = await Process.start(program, self._locks, self._on_line)
         except WillNotEnd as error:
@@ -154,7 +152,7 @@ class Service:
 class _Death:
     reason: str
     lines: list[str]
-    hopeless: bool = False  # Starting it again would end the same way.
+    hopeless: bool = False  # A restart would end the same way.
     configuration: bool = False  # Its last line names the wrong setting and the fix.
 
     def failure(self) -> TracebilityError:

@@ -1,4 +1,4 @@
-"""The three stores of an installation. Each is an outside server if its DSN is set, else a child process."""
+"""The three stores of an installation. Each is an external server if its DSN is set, else a child process."""
 
 import socket
 import sys
@@ -18,7 +18,7 @@ from tracebility.embedded.valkey import Valkey
 from tracebility.errors import ConfigurationError
 from tracebility_engine import settings as engine
 
-CLICKHOUSE_STOP_S = 2  # Time for running queries at the end; less than the supervisor's grace.
+CLICKHOUSE_STOP_S = 2  # Time for running queries at shutdown; less than the supervisor's grace period.
 
 
 @dataclass(slots=True)
@@ -30,18 +30,18 @@ class Stores:
     clickhouse_url: str
     clickhouse_reader_url: str
     postgres: Postgres | None
-    redis_stream_url: str = ""  # an outside server for the queue alone; none is embedded
+    redis_stream_url: str = ""  # an external server for the queue only; it is never embedded
     services: list[Service] = field(default_factory=list)
     _reserved: socket.socket | None = None
 
     def close(self) -> None:
-        """Give the engine's port back, once the engine has ended."""
+        """Release the engine's port, after the engine has ended."""
         if self._reserved is not None:
             self._reserved.close()
 
     @classmethod
     def plan(cls, data: DataDir, environment: Mapping[str, str], on_line: LineSink) -> "Stores":
-        """Decide which stores are embedded. Nothing is started yet.
+        """Decide which stores are embedded, without starting them.
 
         Raises:
             ConfigurationError: for a malformed DSN, or a program that is not installed.
@@ -76,8 +76,8 @@ class Stores:
         return stores
 
     def environment(self, *, reader: bool = False) -> dict[str, str]:
-        """The DSN variables of a target. With ``reader`` it can only read the data plane."""
-        # An outside ClickHouse of which only the owner is known: `up` works all the same, and the api logs a warning.
+        """The DSN variables of a target. With ``reader`` the target can only read the data plane."""
+        # An external ClickHouse with only an owner DSN: `up` works with it, and the api logs a warning.
         as_owner = reader and self.clickhouse_reader_url == self.clickhouse_url
         own_queue = {STREAM_VARIABLE: self.redis_stream_url} if self.redis_stream_url else {}
         return own_queue | {
@@ -91,7 +91,7 @@ class Stores:
 def _check_outside(environment: Mapping[str, str]) -> None:
     given = [variable for variable in (*DSN_VARIABLES.values(), STREAM_VARIABLE) if environment.get(variable)]
     if given:
-        # Imported here so that the supervisor stays small where there is nothing to check.
+        # Imported here so that the supervisor stays small when there is nothing to check.
         from tracebility.config import load_settings
 
         for variable in given:
@@ -99,10 +99,10 @@ def _check_outside(environment: Mapping[str, str]) -> None:
 
 
 class ClickHouse:
-    """The embedded engine behind ClickHouse's HTTP interface, on a loopback port, since its clients speak HTTP.
+    """The embedded engine behind ClickHouse's HTTP interface, on a loopback port, because its clients speak HTTP.
 
-    The port stays reserved for this user while we live, so that nobody else can listen there while the engine is
-    restarted, and be sent its passwords.
+    The port stays reserved while we live, so that no other user can listen there during a restart of the engine and
+    receive its passwords.
     """
 
     def __init__(self, folder: Path, secrets: Secrets) -> None:
@@ -114,12 +114,12 @@ class ClickHouse:
         self._reader = secrets.password("clickhouse_reader")
 
     def url(self, *, reader: bool = False) -> str:
-        """How clients reach it, as its owner or as the user that may only read."""
+        """The DSN for clients, as owner or as the read-only user."""
         user, password = (engine.READER, self._reader) if reader else (engine.OWNER, self._owner)
         return f"http://{user}:{password}@127.0.0.1:{self._port}/{engine.DATABASE}"
 
     async def probe(self, _pid: int) -> str:
-        """Whether the engine that was started here answers."""
+        """Whether the engine that we started is ready."""
         return await probes.clickhouse(self.url(), self._proof_key)
 
     def program(self) -> Program:

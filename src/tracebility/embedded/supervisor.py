@@ -1,4 +1,4 @@
-"""``tracebility up``: starts stores and targets in order, restarts those that end, and stops all in order."""
+"""``tracebility up``: starts stores and targets in order, restarts those that end, and stops them in order."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from tracebility.embedded.stores import Stores
 from tracebility.errors import ConfigurationError
 from tracebility.targets import listen
 
-# The whole end stays below 10 s: the edge drains, then the other targets, then the stores.
+# The shutdown takes less than 10 s: the edge drains, then the other targets stop, then the stores.
 TARGET_GRACE_S = 2.3
 STORE_GRACE_S = 4.0
 
@@ -33,7 +33,7 @@ TENANT_FILE = "tenant.json"
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """Options of the command line."""
+    """Options of ``tracebility up``."""
 
     data_dir: Path
     host: str
@@ -53,7 +53,7 @@ def default_workers() -> int:
 
 
 class Supervisor:
-    """One run of one installation."""
+    """Runs one installation once."""
 
     def __init__(self, options: UpOptions, console: Console) -> None:
         self._options = options
@@ -69,10 +69,10 @@ class Supervisor:
         self._tenant: dict[str, Any] = {}
 
     async def run(self) -> int:
-        """Run until a signal ends it; the exit code.
+        """Run until a signal ends it, and return the exit code.
 
         Raises:
-            ConfigurationError: when it cannot start, in one line.
+            ConfigurationError: when it cannot start; the text is one line.
             StartFailed: when a store or target does not become ready.
         """
         loop = asyncio.get_running_loop()
@@ -106,7 +106,7 @@ class Supervisor:
         finally:
             self._close_listeners()
             self._data.close()
-            for number in asking:  # Everything has ended; another Ctrl-C must not make an error of it.
+            for number in asking:  # Everything has ended: ignore another Ctrl-C, which would print an error.
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)
         return 0
@@ -116,7 +116,7 @@ class Supervisor:
     async def _start(self) -> None:
         with self._step(f"Data directory {self._data.path}"):
             pass
-        # Loading Python modules is most of a start, so the targets and the migration do that while the stores start.
+        # Loading Python modules takes most of a start, so targets and the migration load them while the stores start.
         if not self._options.only_stores:
             self._targets = self._plan_targets()
             for target in self._targets:
@@ -189,10 +189,10 @@ class Supervisor:
             "TRACEBILITY_API_SOCKET": str(api_socket),
             "TRACEBILITY_SPOOL_DIR": str(self._data.path / "spool"),
         }
-        # Huge pages for its 40 MB batches: mapping and encoding cost 15 % less.
+        # Huge pages for the worker's 40 MB batches make mapping and encoding 15 % cheaper.
         huge_pages = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
         workers = ["ingest-worker", *(f"ingest-worker-{number}" for number in range(2, self._options.workers + 1))]
-        # Its threads only look names up: a heap for each of them is memory that nobody uses.
+        # The operator's threads only resolve host names: a malloc arena for each would waste memory.
         small_heap = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.trim_threshold=131072"}
         others = ",".join(f"{name}={sockets / f'{name}.sock'}" for name in (*workers, "operator", "api"))
         edge["TRACEBILITY_METRICS_SOCKETS"] = others
@@ -204,7 +204,7 @@ class Supervisor:
         ]
 
     def _address(self) -> tuple[str, int]:
-        """Where a client on this machine reaches the first of the listening sockets."""
+        """The address at which local clients reach the first listening socket."""
         host, port = self._listeners[0].getsockname()[:2]
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104 - compared, not bound
 
@@ -279,7 +279,7 @@ class Supervisor:
             service.kill()
 
     async def _end(self) -> None:
-        """Stop the edge first, so that all it accepted is queued; then the other targets; then the stores."""
+        """Stop the edge first, so that all accepted data is queued; then the other targets; then the stores."""
         began = time.monotonic()
         self._console.hide_stores()
         self._forget_ready()
@@ -304,7 +304,7 @@ class Supervisor:
 
 
 def up(options: UpOptions, console: Console) -> int:
-    """Run an installation until it is told to stop; the exit code."""
+    """Run an installation until a signal ends it, and return the exit code."""
     try:
         return asyncio.run(Supervisor(options, console).run())
     except StartFailed as failed:
@@ -312,6 +312,6 @@ def up(options: UpOptions, console: Console) -> int:
             sys.stderr.write(f"    {line}\n")
         sys.stderr.write(f"tracebility: {failed}\n")
         return 1
-    except OSError as error:  # A full disk, a folder that was made read-only.
+    except OSError as error:  # For example a full disk, or a folder that has become read-only.
         sys.stderr.write(f"tracebility: {error.filename or 'The start failed'}: {error.strerror}\n")
         return 1

@@ -1,4 +1,4 @@
-"""The embedded Valkey, which holds the queue: on a unix socket, and with every write on disk before its answer."""
+"""The embedded Valkey, which holds the queue: on a unix socket, with every write synced to disk before its answer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +8,14 @@ from tracebility.embedded.binaries import valkey_server
 from tracebility.embedded.process import Program
 
 DEFAULT_MAX_BYTES = 1 << 30
-# The log is rewritten when it has doubled since the last time, but never below this: at 40 MB/s of ingest a smaller
-# bound (the default is 64 MB) rewrites every two seconds, and each rewrite forks.
+# The log is rewritten when it has doubled since the last rewrite, but not below this size. A smaller bound (the default
+# is 64 MB) would cause a rewrite, and a fork, every two seconds at 40 MB/s of ingest.
 REWRITE_MIN_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Valkey:
-    """The folder of its data, its socket, and its password."""
+    """The server's data folder, socket and password."""
 
     folder: Path
     socket: Path
@@ -24,14 +24,14 @@ class Valkey:
 
     @property
     def url(self) -> str:
-        """How clients reach it."""
+        """The DSN for clients."""
         return f"unix://:{self.password}@{quote(str(self.socket))}"
 
     def program(self) -> Program:
-        """The command to start. Settings go in a file: every user of the machine can read command lines."""
+        """The command to start. Settings go into a file, because every user of the machine can read command lines."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
         settings = {
-            # No port: no other user of the machine can take its place and be sent the password.
+            # No TCP port, so no other user of the machine can listen in its place and receive the password.
             "port": 0,
             "unixsocket": f'"{self.socket}"',
             "unixsocketperm": 600,

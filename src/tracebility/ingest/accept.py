@@ -151,7 +151,7 @@ def _envelopes(admitted: Admitted, sent: Sent, size: int, inspection: Inspection
         content_encoding=sent.content_encoding,
         items=inspection.items,
         bytes=size,
-        rejected=inspection.passed_over,
+        rejected=inspection.skipped,
         degraded=admitted.is_degraded,
     )
     if not inspection.parts:

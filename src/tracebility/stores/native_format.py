@@ -1,7 +1,8 @@
-"""Encodes Python columns in ClickHouse's Native format, for the worker's inserts, at a few microseconds per span.
+"""Encodes columns in ClickHouse's Native format, for the worker's inserts, at a few microseconds per span.
 
-A block is a header and, per column, its name, type and data. Each function below encodes the values of one column;
-``block`` joins columns. Values must fit their type: the mapping of client data clamps them.
+A block is a header and, for each column, its name, type and data. Each function below encodes the values of one column;
+``block`` joins columns. Values must fit their type: the mapping of client data clamps them. A *cell* is an encoded
+string: the length of its UTF-8, then the UTF-8.
 """
 
 import sys
@@ -22,11 +23,11 @@ _INDEX_CODES = (("B", 1 << 8), ("H", 1 << 16), ("I", 1 << 32))
 _INDEX_TYPES = {"B": "<u1", "H": "<u2", "I": "<u4"}
 
 
-# The data of a column in pieces, which are joined once for the whole block.
+# The data of a column in pieces, to be joined once for the whole block.
 Pieces: TypeAlias = list[bytes]
 Codes: TypeAlias = npt.NDArray[np.int64]
 
-# The longest varint of a length.
+# The longest encoding of a length.
 MAX_VARINT_BYTES = 10
 
 EMPTY_TEXT = b"\0"  # the cell of an empty string: a length of 0
@@ -50,15 +51,15 @@ def varint(number: int) -> bytes:
     return bytes(out)
 
 
-def text(said: str) -> bytes:
-    """A string's cell: the length of its UTF-8, then that."""
-    encoded = said.encode("utf-8", "replace")
+def text(value: str) -> bytes:
+    """Encode a string as a cell. Lone surrogates, which UTF-8 cannot encode, become question marks."""
+    encoded = value.encode("utf-8", "replace")
     length = len(encoded)
     return (_VARINTS[length] if length < _PRECOMPUTED_LENGTHS else varint(length)) + encoded
 
 
 def cell(encoded: bytes) -> bytes:
-    """The cell of a string that is UTF-8 already."""
+    """Make a cell of UTF-8 bytes."""
     length = len(encoded)
     return (_VARINTS[length] if length < _PRECOMPUTED_LENGTHS else varint(length)) + encoded
 
@@ -112,7 +113,7 @@ def low_cardinality_codes(codes: Codes, cells: Sequence[bytes]) -> Pieces:
 
 
 def unsigned(values: Iterable[int]) -> Pieces:
-    """``UInt64``."""
+    """Encode ``UInt64``."""
     return [_little_endian(array("Q", values))]
 
 
@@ -135,31 +136,34 @@ def uuids(values: bytes) -> Pieces:
 
 
 def arrays_of_strings(rows: Sequence[Sequence[str]]) -> Pieces:
-    """``Array(String)``."""
+    """Encode ``Array(String)``."""
     return [_offsets(map(len, rows)), *strings(list(chain.from_iterable(rows)))]
 
 
 def arrays_of_cells(rows: Sequence[Sequence[bytes]]) -> Pieces:
-    """As ``arrays_of_strings``, of cells."""
+    """Like ``arrays_of_strings``, for rows of cells."""
     return [_offsets(map(len, rows)), *chain.from_iterable(rows)]
 
 
 def maps(rows: Sequence[Mapping[str, str]]) -> Pieces:
-    """``Map(LowCardinality(String), String)``."""
+    """Encode ``Map(LowCardinality(String), String)``."""
     keys = list(chain.from_iterable(rows))
     values = list(chain.from_iterable(row.values() for row in rows))
     return [_LOW_CARDINALITY_VERSION, _offsets(map(len, rows)), *_dictionary(keys), *strings(values)]
 
 
 def maps_of_cells(rows: Sequence[tuple[Sequence[int], Sequence[bytes]]], keys: Sequence[bytes]) -> Pieces:
-    """As ``maps``, of rows that have numbers of the cells ``keys``, and as many cells."""
+    """Like ``maps``, for rows given as indexes into the cells ``keys`` and as many cells of values."""
     codes = np.array(list(chain.from_iterable(numbers for numbers, _ in rows)), np.int64)
     counts = np.fromiter((len(numbers) for numbers, _ in rows), np.int64, len(rows))
     return maps_codes(codes, keys, list(chain.from_iterable(cells for _, cells in rows)), counts)
 
 
 def maps_codes(codes: Codes, keys: Sequence[bytes], values: Pieces, counts: Codes) -> Pieces:
-    """As ``maps``, of all rows in order: keys are numbers of the cells ``keys``, values are cells."""
+    """Like ``maps``, for the entries of all rows in order: indexes into the cells ``keys``, and cells of values.
+
+    ``counts``: the number of entries of each row.
+    """
     offsets = np.cumsum(counts).astype("<u8").tobytes()
     return [_LOW_CARDINALITY_VERSION, offsets, *_dictionary_codes(codes, keys), *values]
 

@@ -1,8 +1,8 @@
-"""Which attribute means which column: the dialects of OpenTelemetry as data, so that a further dialect is further rows.
+"""Maps attribute names of OpenTelemetry's dialects to slots. Dialects are data: a new one adds names to ``SOURCES``.
 
-``SOURCES`` lists for each slot where its value may come from, best first. A name that ends in ``.*`` stands for
-attributes that spell a list by index (``llm.input_messages.0.message.role``); one in round brackets for span events of
-that name. What a better source already filled, or what cannot be read as the slot's kind of value, stays an attribute.
+``SOURCES`` lists for each slot the attributes that may fill it, best first. A name that ends in ``.*`` stands for
+attributes that spell a list by index (``llm.input_messages.0.message.role``), a name in round brackets for span events.
+An attribute stays an attribute if a better one fills its slot, or if its value has the wrong type.
 """
 
 import math
@@ -18,18 +18,18 @@ Reader: TypeAlias = Callable[[Any], Any]
 
 # No call has more tokens; a sum over a trace must not wrap around.
 MAX_TOKENS = 10**12
-# What Decimal(18, 9) holds: just under a billion dollars.
+# The largest Decimal(18, 9): just under a billion dollars.
 MAX_COST_NANODOLLARS = 10**18 - 1
 MAX_SECONDS = 10**9
-# Names of attributes come from outside: what was learned about them is forgotten when it is this much.
-_REMEMBERED_NAMES = 20_000
-_REMEMBERED_NAME_CHARS = 200
-# Indexes and names in one attribute's name; tool calls of messages, the deepest that dialects spell, have six.
-_DEEPEST_PATH = 16
+# Bounds of the cache of rules by name, because clients choose the names. It is emptied when it is full.
+_MAX_CACHED_NAMES = 20_000
+_MAX_CACHED_NAME_CHARS = 200
+# Indexes and keys in one attribute name. Tool calls of messages, the deepest paths of known dialects, have six.
+_MAX_PATH_LENGTH = 16
 
 
 class Slot(IntEnum):
-    """What a span can say about itself beyond OpenTelemetry's own fields."""
+    """Facts about a span that its attributes can carry, beyond OpenTelemetry's own fields."""
 
     KIND = 0
     TOOL_NAME = auto()
@@ -58,7 +58,7 @@ class Slot(IntEnum):
 
 
 OPERATION_DETAILS_EVENT = "gen_ai.client.inference.operation.details"
-# Deprecated but live: one event a message.
+# Deprecated but still in use: one event for each message.
 MESSAGE_EVENTS: Mapping[str, tuple[Slot, str]] = {
     "gen_ai.system.message": (Slot.INPUTS, "system"),
     "gen_ai.user.message": (Slot.INPUTS, "user"),
@@ -141,18 +141,18 @@ SOURCES: Mapping[Slot, tuple[str, ...]] = {
     Slot.TIME_TO_FIRST_TOKEN: ("gen_ai.response.time_to_first_chunk",),
 }
 
-# What a resource may say for all of its spans, where a span itself says nothing.
+# Slots that a resource's attribute fills for all of its spans that have no value of their own.
 RESOURCE_SLOTS = frozenset({Slot.SESSION_ID, Slot.USER_ID, Slot.ENVIRONMENT})
 
-# In attributes that spell a list by index, the word after the index that only repeats what the list holds.
+# In names that spell a list by index, words after an index that carry no information: they are left out of the path.
 WRAPPERS = frozenset({"message", "message_content", "tool_call", "document"})
 
 DEFAULT_KIND = "chain"
-# Kinds whose model is called and paid for. Others that name a model or usage repeat what their children say.
+# Kinds of spans that are model calls and cost money. Other spans with a model or usage repeat those of their children.
 MODEL_KINDS = frozenset({"llm", "embedding", "reranker"})
 
 _KINDS = {
-    # OpenInference, and kinds that are ours already
+    # OpenInference, and our own kinds
     "llm": "llm",
     "chain": "chain",
     "tool": "tool",
@@ -184,26 +184,26 @@ _KINDS = {
 
 
 def read_text(value: Any) -> str | None:
-    """A name or id: text, or a number as text; nothing when empty or a structure."""
+    """A name or id: text, or a whole number as text; None for empty text and for structures."""
     if type(value) is str:
         return value or None
     return str(value) if type(value) is int else None
 
 
 def read_payload(value: Any) -> str | None:
-    """Inputs and outputs: text as it is, structures as JSON."""
+    """Inputs and outputs: text unchanged, structures as JSON."""
     if type(value) is str:
         return value or None
     return None if value is None or value in ([], {}) else as_text(value)
 
 
 def read_kind(value: Any) -> str | None:
-    """One of our kinds, by whatever name a dialect has for it."""
+    """Our kind for a dialect's name of it."""
     return _KINDS.get(value.lower()) if type(value) is str else None
 
 
 def read_tokens(value: Any) -> int | None:
-    """A count: a whole number, or text or a float that is one; negative counts are nothing said."""
+    """A count of tokens from a number or text; None for negative counts."""
     if type(value) is int and 0 <= value <= MAX_TOKENS:
         return value
     number = _number(value)
@@ -211,7 +211,7 @@ def read_tokens(value: Any) -> int | None:
 
 
 def read_dollars(value: Any) -> int | None:
-    """An amount, as nanodollars."""
+    """An amount in dollars, as nanodollars."""
     return _scaled(value, 1e9, MAX_COST_NANODOLLARS)
 
 
@@ -221,7 +221,7 @@ def read_seconds(value: Any) -> int | None:
 
 
 def read_strings(value: Any) -> list[str] | None:
-    """A list of texts, or JSON that spells one; any other text is a list of one."""
+    """A list of texts, or its JSON; any other text is a list with one element."""
     if type(value) is str:
         listed = _json_list(value) if value.lstrip()[:1] == "[" else None
         if listed is None:
@@ -238,7 +238,7 @@ def _json_list(text: str) -> list[Any] | None:
 
 
 def read_object(value: Any) -> dict[str, str] | None:
-    """An object, or JSON that spells one: each member's value as text. Nothing when its names are too many or long."""
+    """An object, or its JSON, with each member's value as text. None when it has too many keys or a too long one."""
     if type(value) is str:
         try:
             value = msgspec.json.decode(value)
@@ -270,30 +270,30 @@ READERS: Mapping[Slot, Reader] = {
 
 
 def as_text(value: Any) -> str:
-    """How an attribute's value is kept where text is: text as it is, anything else as JSON."""
+    """An attribute's value as text: text unchanged, anything else as JSON."""
     kind = type(value)
     if kind is str:
         return value  # type: ignore[no-any-return]
     if kind is int or kind is float:
-        return repr(value)  # JSON's spelling too, but for the infinities and NaN, which JSON cannot say
+        return repr(value)  # the same as JSON, except for infinities and NaN, which JSON does not have
     return msgspec.json.encode(value).decode()
 
 
 class Rule(NamedTuple):
-    """What an attribute is for. ``path`` is set when it spells part of a list: indexes and names down to the value."""
+    """The slot of an attribute, and its rank there. ``path``: for a part of a list, indexes and keys to its place."""
 
     slot: int
     rank: int
-    read: Reader | None  # None: `read_text`, which for text needs no call
+    read: Reader | None  # None: `read_text`, which text need not go through
     path: tuple[int | str, ...] | None = None
 
 
-# Of attributes with a longer name than any column or list has.
+# The rule of attributes whose name is longer than any in `SOURCES`.
 NAME_TOO_LONG = Rule(-1, 0, as_text, ())
 
 
 class RuleTable(dict[str, Rule | None]):
-    """Rules by attribute name, None for a name without one; names are looked at once and remembered."""
+    """A cache of rules by attribute name. None: the name has no rule."""
 
     def __init__(self, sources: Mapping[Slot, tuple[str, ...]] = SOURCES) -> None:
         super().__init__()
@@ -309,13 +309,13 @@ class RuleTable(dict[str, Rule | None]):
         self.update(self._exact)
 
     def __missing__(self, name: str) -> Rule | None:
-        if len(self) >= _REMEMBERED_NAMES:
+        if len(self) >= _MAX_CACHED_NAMES:
             self.clear()
             self.update(self._exact)
         if len(name) > LABEL_CHARS:
             return NAME_TOO_LONG
         rule = next((self._of_list(name, prefix) for prefix in self._lists if name.startswith(prefix)), None)
-        if len(name) <= _REMEMBERED_NAME_CHARS:
+        if len(name) <= _MAX_CACHED_NAME_CHARS:
             self[name] = rule
         return rule
 
@@ -327,15 +327,15 @@ class RuleTable(dict[str, Rule | None]):
                 path.append(int(part))
             elif not (part in WRAPPERS and path and type(path[-1]) is int):
                 path.append(part)
-        if len(path) > _DEEPEST_PATH or type(path[0]) is not int:
+        if len(path) > _MAX_PATH_LENGTH or type(path[0]) is not int:
             return None
         return self._lists[prefix]._replace(path=tuple(path))
 
 
 def assemble(parts: Sequence[tuple[tuple[int | str, ...], Any]]) -> tuple[list[Any], list[int]]:
-    """The list that indexed attributes spell, and the positions of parts that have no place in it.
+    """Assemble a list from ``parts``, and return it with the positions of the parts that contradict an earlier one.
 
-    A part has none where an earlier one put a value at its path, or above it, or values below it.
+    A part contradicts an earlier one if that put a value at its path or above it, or values below it.
     """
     root: dict[int | str, Any] = {}
     unplaced: list[int] = []
@@ -357,13 +357,13 @@ def assemble(parts: Sequence[tuple[tuple[int | str, ...], Any]]) -> tuple[list[A
 
 
 class _Leaf(NamedTuple):
-    """A value in the tree of `assemble`, where a plain dict is a list or an object."""
+    """A value in the tree of `assemble`. Inner nodes are dicts."""
 
     value: Any
 
 
 def _shaped(node: dict[int | str, Any]) -> Any:
-    """``node`` with dicts that only have indexes turned into lists, gaps closed."""
+    """Convert dicts whose keys are all indexes to lists, without gaps."""
     members = {key: _shaped(value) if type(value) is dict else value.value for key, value in node.items()}
     if all(type(key) is int for key in members):
         return [members[key] for key in sorted(members)]
@@ -381,6 +381,6 @@ def _number(value: Any) -> float | int | None:
     return value if type(value) is float and math.isfinite(value) else None
 
 
-def _scaled(value: Any, scale: float, most: int) -> int | None:
+def _scaled(value: Any, scale: float, largest: int) -> int | None:
     number = _number(value)
-    return None if number is None or number < 0 or number > most / scale else min(round(number * scale), most)
+    return None if number is None or number < 0 or number > largest / scale else min(round(number * scale), largest)

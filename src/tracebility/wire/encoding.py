@@ -1,4 +1,4 @@
-"""Content encodings: inflate bodies within a bound, so that a decompression bomb is stopped while it inflates."""
+"""Decompresses bodies within a size limit, so that a decompression bomb is stopped early."""
 
 import sys
 from collections.abc import Sequence
@@ -18,21 +18,22 @@ ENCODINGS = ("identity", "gzip", "deflate", "zstd")
 
 _ALIASES = {"": "identity", "x-gzip": "gzip"}
 _STEP_BYTES = 1 << 20
-# Each new member copies the bytes behind it: a window and a bound keep the cost of many empty members linear.
+# Each new gzip member or zstd frame copies the bytes that follow it. The window and the bound on members keep the cost
+# of a body with many empty ones linear.
 _WINDOW_BYTES = 128 << 10
-_MEMBERS = 10_000
+_MAX_MEMBERS = 10_000
 _GZIP, _ZLIB, _RAW_DEFLATE = 31, 15, -15
 
-# RFC 9659: a zstd content encoding needs no window above 8 MiB; a larger one is memory taken by a few bytes.
+# RFC 9659: a zstd content encoding needs no window above 8 MiB. A few bytes could demand a larger one, and its memory.
 _ZSTD_OPTIONS = {int(zstd.DecompressionParameter.window_log_max): 23}
 _CORRUPT: tuple[type[Exception], ...] = (IsalError, zstd.ZstdError)  # type: ignore[assignment]  # isal's stub has an instance
 
 
 def encoding_of(header: str, accepted: Sequence[str] = ENCODINGS) -> str:
-    """The encoding that a ``content-encoding`` header names, by its first spelling.
+    """The canonical name of the encoding in a ``content-encoding`` header.
 
     Raises:
-        UnsupportedMedia: when it is none of those that are accepted, or several at once.
+        UnsupportedMedia: when it is not in ``accepted``, or the header names several.
     """
     name = header.strip().lower()
     name = _ALIASES.get(name, name)
@@ -44,11 +45,11 @@ def encoding_of(header: str, accepted: Sequence[str] = ENCODINGS) -> str:
 
 
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:
-    """``body`` inflated. Gzip may have several members and zstd several frames; deflate may be zlib's or raw.
+    """Decompress ``body``: gzip with any number of members, zstd with any number of frames, deflate of zlib or raw.
 
     Raises:
-        BadRequest: when the bytes are not of that encoding, or end too early.
-        PayloadTooLarge: as soon as more than ``limit`` bytes come out.
+        BadRequest: when the bytes are not in that encoding, or are truncated.
+        PayloadTooLarge: as soon as the output exceeds ``limit`` bytes.
     """
     if encoding == "identity":
         if len(body) > limit:
@@ -78,7 +79,7 @@ def _inflate(body: bytes, encoding: str, limit: int) -> bytes:
             if encoding == "gzip" and not rest.strip(b"\0") and not body[offset:].strip(b"\0"):
                 break  # gzip files may be padded with zeros
             members += 1
-            if encoding == "deflate" or members >= _MEMBERS:
+            if encoding == "deflate" or members >= _MAX_MEMBERS:
                 raise BadRequest(
                     f"Bytes follow the end of the {encoding} body, which ends before byte {offset}.",
                     hint="Send the compressed body and nothing behind it.",
@@ -111,13 +112,13 @@ def _inflater(encoding: str, data: bytes) -> _Inflater:
         return isal_zlib.decompressobj(_GZIP)
     if encoding == "zstd":
         return zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
-    # RFC 9110's deflate is zlib's format, but many senders leave its two bytes of header out.
+    # RFC 9110's deflate is the zlib format, but many senders omit the two header bytes.
     has_zlib_header = len(data) > 1 and data[0] & 0x0F == 8 and int.from_bytes(data[:2], "big") % 31 == 0
     return isal_zlib.decompressobj(_ZLIB if has_zlib_header else _RAW_DEFLATE)
 
 
 def _unread(inflater: _Inflater) -> bytes:
-    """What to hand to the next call: zlib gives back what it did not read, zstd keeps it."""
+    """The input for the next call: zlib returns unread bytes, zstd keeps them."""
     tail: bytes = getattr(inflater, "unconsumed_tail", b"")
     return tail
 

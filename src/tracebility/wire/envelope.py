@@ -1,8 +1,8 @@
-"""The envelope: one accepted request, or a part of it, between the edge and the worker.
+"""The envelope: one accepted request, or a part of it, on its way from the edge to the worker.
 
-It carries the tenant tuple, the time of acceptance, and the body as the client sent it. Its id is the unit of
-idempotency everywhere: queue, rows, metering, dead letters. A stream entry has two fields: ``h``, the header as
-msgpack, and ``b``, the body.
+It carries the tenant (org, workspace, project), the accept time, and the body as the client sent it. The queue, rows,
+metering and dead letters recognise duplicates by its id. A stream entry has two fields: ``h``, the header as msgpack,
+and ``b``, the body.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ VERSION = 1
 
 
 class MalformedEnvelope(ValueError):
-    """The bytes are not an envelope of a version this program reads."""
+    """The bytes are not an envelope, or one of an unknown version."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything of an envelope except its body.
+    """All of an envelope except its body.
 
-    ``accepted_at_us`` (Unix microseconds, UTC) and ``period`` (``YYYY-MM``) are stamped once, at accept: a date derived
-    again later could put a redelivered row into another partition.
+    ``accepted_at_us`` (Unix microseconds) and ``period`` (``YYYY-MM``, UTC) are set once, at accept. Computed again
+    later, they could put a redelivered row into another partition.
     """
 
     id: UUID
@@ -37,11 +37,11 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     source: str  # "otlp" | "native"
     content_type: str  # "protobuf" | "json"
     content_encoding: str  # "identity" | "gzip" | "deflate" | "zstd"
-    items: int  # accepted items in the body, without those in `rejected`
+    items: int  # number of accepted items in the body, without those in `rejected`
     bytes: int  # size of the body after decompression
     rejected: tuple[int, ...] = ()  # positions in the body of items that the edge rejected and the worker skips
     degraded: bool = False  # admitted while the usage of its org was unknown
-    epoch: int = 0  # of the shard map that routed it; for diagnosis
+    epoch: int = 0  # of the shard map that the envelope was routed by; for diagnosis
     v: int = VERSION
 
 
@@ -52,11 +52,11 @@ class Envelope(msgspec.Struct, frozen=True):
     body: bytes
 
     def routed(self, epoch: int) -> "Envelope":
-        """The same envelope, routed by this epoch of the shard map."""
+        """The same envelope with this epoch of the shard map."""
         return self if epoch == self.header.epoch else Envelope(structs.replace(self.header, epoch=epoch), self.body)
 
     def fields(self) -> dict[str, bytes]:
-        """The fields of its stream entry."""
+        """The fields of the stream entry."""
         return {"h": _encode(self.header), "b": self.body}
 
 
@@ -65,10 +65,10 @@ _decode = msgspec.msgpack.Decoder(Header).decode
 
 
 def from_fields(fields: Mapping[bytes, bytes]) -> Envelope:
-    """The envelope in the ``fields`` of a stream entry.
+    """Decode the envelope in a stream entry.
 
     Raises:
-        MalformedEnvelope: when there is none, or one of another version.
+        MalformedEnvelope: when the fields are not an envelope, or its version is unknown.
     """
     try:
         header = header_of(fields[b"h"])
@@ -82,13 +82,13 @@ def from_fields(fields: Mapping[bytes, bytes]) -> Envelope:
     return Envelope(header, body)
 
 
-def header_of(said: bytes) -> Header:
-    """The header in the field ``h``.
+def header_of(encoded: bytes) -> Header:
+    """Decode the header, the field ``h``.
 
     Raises:
         MalformedEnvelope: when it is unreadable.
     """
     try:
-        return _decode(said)
+        return _decode(encoded)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise MalformedEnvelope(f"not an envelope: {error}") from error

@@ -1,4 +1,4 @@
-"""The result of reading a body: how many items are accepted, which are rejected and why, and what to enqueue."""
+"""The result of inspecting a body: the number of accepted items, the rejected ones, and the bodies to enqueue."""
 
 from dataclasses import dataclass
 
@@ -16,10 +16,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A body that was read.
+    """The result for one body.
 
-    Without ``parts`` the body is enqueued as it came, and the worker skips the items at ``passed_over``.
-    Otherwise the parts are enqueued in its place, without the rejected items.
+    Without ``parts`` the body is enqueued unchanged, and the worker skips the items at the positions ``skipped``.
+    Otherwise the parts are enqueued instead, without the rejected items.
     """
 
     items: int
@@ -28,5 +28,5 @@ class Inspection:
     warnings: tuple[ItemWarning, ...] = ()
 
     @property
-    def passed_over(self) -> tuple[int, ...]:
+    def skipped(self) -> tuple[int, ...]:
         return tuple(one.index for one in self.rejected)

@@ -1,7 +1,7 @@
-"""JSON text from anyone: half surrogates repaired, depth measured and cut, without ever recursing into it.
+"""Prepares untrusted JSON for decoders: repairs lone surrogates, measures nesting, and cuts values that are too deep.
 
-A decoder recurses once a bracket, so text of a thousand brackets stops it. What is too deep is cut out before it is
-decoded, and the item it was in is then refused for its depth: the others are kept.
+A decoder recurses once for each bracket, so a thousand nested brackets make it fail for the whole body. A value that is
+too deep is therefore cut out before decoding. Its item is then rejected for its depth, and the others are kept.
 """
 
 import re
@@ -16,7 +16,7 @@ from tracebility.errors import BadRequest, PayloadTooLarge
 
 T = TypeVar("T")
 
-# Deeper than any bound on depth, so that what was cut is still seen as too deep; shallow enough for every decoder.
+# Deeper than every limit, so that a cut item is still rejected as too deep; shallow enough for every decoder.
 _CUT_DEPTH = 256
 _WINDOW_BYTES = 1 << 20
 _COMMA, _OPENING, _CLOSING, _QUOTE = 1, 2, 3, 4
@@ -25,7 +25,7 @@ for _characters, _kind in ((b",", _COMMA), (b"{[", _OPENING), (b"}]", _CLOSING),
     _KINDS[list(_characters)] = _kind
 _STEPS = np.array([0, 0, 1, -1, 0], np.int8)
 
-# So many values may be decoded without being counted first: some 100 MB of objects.
+# Values that may be decoded without being counted first: about 100 MB of objects.
 _UNCOUNTED = 1_000_000
 
 _SURROGATES = re.compile(
@@ -36,12 +36,12 @@ _SURROGATES = re.compile(
 
 
 def decode(body: bytes, decoder: Callable[[bytes], T]) -> T:
-    """``decoder(body)``, with what is too deep to decode cut out.
+    """Decode ``body``, after cutting out values that are too deep for the decoder.
 
     Raises:
-        BadRequest: when ``body`` is not JSON, with the byte where it stops being that.
-        msgspec.ValidationError: when it is JSON of another shape.
-        UnicodeDecodeError: when a string that is read is not UTF-8.
+        BadRequest: when ``body`` is not JSON; the text names the byte.
+        msgspec.ValidationError: when the JSON does not have the decoder's type.
+        UnicodeDecodeError: when a decoded string is not UTF-8.
     """
     try:
         try:
@@ -56,44 +56,44 @@ def decode(body: bytes, decoder: Callable[[bytes], T]) -> T:
 
 
 def repair(body: bytes) -> bytes:
-    """``body`` with each escaped half of a surrogate pair made U+FFFD: no text can hold one, and decoders refuse it."""
+    """Replace each escaped lone surrogate by U+FFFD. Decoders reject them, because no UTF-8 text can hold them."""
     if b"\\ud" not in body and b"\\uD" not in body:
         return body
     return _SURROGATES.sub(lambda found: b"\\ufffd" if found[1] else found[0], body)
 
 
-def told(error: Exception) -> str:
-    """What a decoder found, in the words of a client: ``name: expected str, got int``."""
-    what, _, where = str(error).partition(" - at `$")
-    what = (what[:1].lower() + what[1:]).replace("`", "")
-    where = where.rstrip("`").lstrip(".")
-    return f"{where}: {what}" if where else what
+def error_text(error: Exception) -> str:
+    """A decoder's error as text for clients: ``name: expected str, got int``."""
+    detail, _, path = str(error).partition(" - at `$")
+    detail = (detail[:1].lower() + detail[1:]).replace("`", "")
+    path = path.rstrip("`").lstrip(".")
+    return f"{path}: {detail}" if path else detail
 
 
-def check_values(text: bytes, most: int, what: str) -> None:
-    """Refuse the list ``text`` when it has more than ``most`` values, before any is decoded.
+def check_values(text: bytes, limit: int, noun: str) -> None:
+    """Check that the list ``text`` has at most ``limit`` values, without decoding them.
 
     Raises:
-        PayloadTooLarge: naming ``what`` there is too much of.
+        PayloadTooLarge: when it has more; the text names the values by ``noun``.
     """
     if text.count(b",") < _UNCOUNTED:
         return
     commas = 0
     for window in _scan(text):
         commas += int(np.count_nonzero((window.kinds == _COMMA) & (window.depths == 1)))
-        if commas >= most:
-            raise PayloadTooLarge(f"The body holds more than {most} {what}.", hint="Send fewer a request.")
+        if commas >= limit:
+            raise PayloadTooLarge(f"The body holds more than {limit} {noun}.", hint="Send fewer a request.")
 
 
 def is_deeper(text: bytes, bound: int) -> bool:
-    """Whether arrays and objects are nested more than ``bound`` deep in ``text``."""
+    """Whether ``text`` nests arrays and objects more than ``bound`` deep."""
     if text.count(b"[") + text.count(b"{") <= bound:
         return False
     return any(int(window.depths.max(initial=0)) > bound for window in _scan(text))
 
 
 def cut(text: bytes) -> bytes:
-    """``text`` with each value that begins more than 256 brackets deep replaced by 0; well formed if ``text`` was."""
+    """Replace each value that begins more than 256 brackets deep by 0. The result is valid JSON if ``text`` was."""
     kept = bytearray()
     inside = 0
     for window in _scan(text):
@@ -113,16 +113,16 @@ def cut(text: bytes) -> bytes:
 
 
 class _Window(NamedTuple):
-    """A stretch of the text, and the commas and brackets in it that stand outside of strings."""
+    """A part of the text, with the commas and brackets in it that are outside of strings."""
 
     text: NDArray[np.uint8]
     places: NDArray[np.int64]
     kinds: NDArray[np.uint8]
-    depths: NDArray[np.int64]  # after each
+    depths: NDArray[np.int64]  # nesting after each of them
 
 
 def _scan(text: bytes) -> Iterator[_Window]:
-    """Nine in ten bytes are none of those: they are looked at once, and only the others counted."""
+    """Find commas and brackets outside of strings. Other bytes, nine in ten, are filtered out first."""
     plain = text.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in text else text
     characters = np.frombuffer(text, np.uint8)
     unescaped = np.frombuffer(plain, np.uint8)

@@ -1,7 +1,7 @@
-"""Native runs: read the JSON of ``POST /v1/runs``, check each run, and bring it into one form.
+"""Native runs: parses the JSON of ``POST /v1/runs``, checks each run, and normalizes it.
 
-Fields that this version does not know are not stored, so that a newer client can talk to an older server. The edge
-names them in warnings, because most are mistakes.
+Unknown fields are not stored, so that a newer client can talk to an older server. The edge names them in warnings,
+because most are mistakes.
 """
 
 import re
@@ -24,15 +24,16 @@ KINDS = frozenset(
     ]
 )
 
+# Accepted spellings of a status, and the status that is stored.
 _STATUSES = {"ok": "ok", "success": "ok", "error": "error", "running": "unset", "pending": "unset", "unset": "unset"}
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _HEX = re.compile(r"[0-9a-fA-F]{16}|[0-9a-fA-F]{32}")
 _NIL = re.compile(r"[0-]+")
-_MAX_COST = 10**9  # the column holds nine digits before the point
+_MAX_COST = 10**9  # the column has nine digits before the decimal point
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens of one call."""
+    """Tokens of one model call."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -42,8 +43,11 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as it is stored. Text that was absent or null is empty; ``inputs`` and ``outputs`` are JSON text, or plain
-    text if a string was sent; ``metadata`` holds strings as they are and everything else as JSON text."""
+    """A run as it is stored.
+
+    Absent and null texts are empty. ``inputs``, ``outputs`` and values of ``metadata`` are plain text if the client
+    sent a string, else JSON text.
+    """
 
     id: str
     trace_id: str
@@ -69,19 +73,19 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode_runs(body: bytes) -> list[Run | Rejection]:
-    """Each run of ``body`` (one run, or ``{"runs": [...]}``) in its order, or why it is rejected.
+    """Decode the runs of ``body`` (one run, or ``{"runs": [...]}``) in order; invalid ones as rejections.
 
-    A child that names its parent and no trace is put into the trace of its topmost ancestor in this body.
+    A child with a parent but without a trace gets the trace of its topmost ancestor in this body.
 
     Raises:
         BadRequest: when ``body`` is not JSON, or not an object.
         PayloadTooLarge: when it holds too many runs.
     """
-    return _placed([_run(index, raw) for index, raw in enumerate(_raw_runs(body)[0])])
+    return _with_traces([_run(index, raw) for index, raw in enumerate(_raw_runs(body)[0])])
 
 
 def _raw_runs(body: bytes) -> tuple[list[Raw], list[str]]:
-    """The JSON text of each run of ``body``, and the names of unknown fields beside them."""
+    """The JSON text of each run of ``body``, and the names of unknown fields of the request."""
     body = jsontext.repair(body)
     unknown: list[str] = []
     try:
@@ -99,16 +103,16 @@ def _raw_runs(body: bytes) -> tuple[list[Raw], list[str]]:
         return _bounded(jsontext.decode(runs, _decode_list)), unknown
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
         raise BadRequest(
-            f"The body is not a run and not a list of runs: {jsontext.told(error)}.",
+            f"The body is not a run and not a list of runs: {jsontext.error_text(error)}.",
             hint='Send one run, or {"runs": [run, ...]}.',
         ) from error
 
 
 def inspect(body: bytes) -> Inspection:
-    """What of ``body`` can be accepted. A large body is cut along its runs into parts.
+    """Decide which runs of ``body`` are accepted. A large body is split between runs into parts.
 
     Raises:
-        BadRequest: when it is not JSON, or not an object.
+        BadRequest: when ``body`` is not JSON, or not an object.
         PayloadTooLarge: when it holds too many runs.
     """
     raws, unknown = _raw_runs(body)
@@ -120,15 +124,15 @@ def inspect(body: bytes) -> Inspection:
     parts: list[Part] = []
     members: list[bytes] = []
     size = 0
-    for index, (raw, was, run) in enumerate(zip(raws, sent, _placed(sent), strict=True)):
+    for index, (raw, before, run) in enumerate(zip(raws, sent, _with_traces(sent), strict=True)):
         if isinstance(run, Rejection):
             refused.append(run)
             continue
         text = bytes(raw)
-        if isinstance(was, Run) and not was.trace_id:
-            # In another part than its parent, the worker could not find the trace of a child.
+        if isinstance(before, Run) and not before.trace_id:
+            # The worker could not find the trace of a child whose parent is in another part.
             text = b'%b,"trace_id":"%b"}' % (text.rstrip()[:-1], run.trace_id.encode())
-            if len(text) > limits.ITEM_BYTES:  # else the worker would reject what was accepted
+            if len(text) > limits.ITEM_BYTES:  # otherwise the worker would reject an accepted run
                 refused.append(Rejection(index, _too_large(len(text))))
                 continue
         if members and size + len(text) > limits.ENVELOPE_BYTES:
@@ -138,14 +142,14 @@ def inspect(body: bytes) -> Inspection:
         size += len(text)
     if members:
         parts.append(_part(members))
-    return Inspection(len(sent) - len(refused), refused, tuple(parts), warnings.told())
+    return Inspection(len(sent) - len(refused), refused, tuple(parts), warnings.listed())
 
 
 def inspect_inline(body: bytes) -> Inspection | None:
-    """As `inspect`, for a body of one envelope; None as soon as that turns out to take long.
+    """As `inspect`, for a body of one envelope; None as soon as it proves too slow for the event loop.
 
     Raises:
-        BadRequest, PayloadTooLarge: as `inspect` does.
+        BadRequest, PayloadTooLarge: as `inspect`.
     """
     sent: list[Run | Rejection] = []
     refused = 0
@@ -161,7 +165,7 @@ def inspect_inline(body: bytes) -> Inspection | None:
 
 def _whole(runs: list[Run | Rejection], warnings: "_Warnings") -> Inspection:
     refused = [run for run in runs if isinstance(run, Rejection)]
-    return Inspection(len(runs) - len(refused), refused, warnings=warnings.told())
+    return Inspection(len(runs) - len(refused), refused, warnings=warnings.listed())
 
 
 def _part(runs: list[bytes]) -> Part:
@@ -178,25 +182,25 @@ def _run(index: int, raw: Raw, warnings: "_Warnings | None" = None) -> Run | Rej
     text = bytes(raw)
     try:
         if len(text) > limits.ITEM_BYTES:
-            raise _Refused(_too_large(len(text)))
+            raise _InvalidValue(_too_large(len(text)))
         if jsontext.is_deeper(text, limits.JSON_DEPTH):
-            raise _Refused(f"arrays and objects are nested more than {limits.JSON_DEPTH} deep")
+            raise _InvalidValue(f"arrays and objects are nested more than {limits.JSON_DEPTH} deep")
         sent = _decode_sent(text) if warnings is None else _decoded(index, text, warnings)
-        return _normal(sent, len(text))
+        return _normalized(sent, len(text))
     except msgspec.ValidationError as error:
-        return Rejection(index, jsontext.told(error))
+        return Rejection(index, jsontext.error_text(error))
     except UnicodeDecodeError as error:
         return Rejection(index, f"a string is not UTF-8: {error.reason}")
-    except (_Refused, times.InvalidTime, msgspec.DecodeError) as error:
+    except (_InvalidValue, times.InvalidTime, msgspec.DecodeError) as error:
         return Rejection(index, str(error))
 
 
 def _decoded(index: int, text: bytes, warnings: "_Warnings") -> "_Sent":
-    """``text`` decoded, its unknown fields named in ``warnings``."""
+    """Decode a run, and add its unknown fields to ``warnings``."""
     try:
         sent: _Sent = _decode_exact_sent(text)
     except msgspec.ValidationError:
-        sent = _decode_sent(text)  # raises what is wrong besides unknown fields
+        sent = _decode_sent(text)  # raises if more than unknown fields is wrong
         warnings.unknown(index, _unknown(text, _Sent))
     if sent.usage and not sent.usage.keys() <= _USAGE_FIELDS:
         warnings.unknown(index, [f"usage.{name}" for name in sent.usage if name not in _USAGE_FIELDS])
@@ -204,12 +208,12 @@ def _decoded(index: int, text: bytes, warnings: "_Warnings") -> "_Sent":
 
 
 def _unknown(text: bytes, kind: type[msgspec.Struct]) -> list[str]:
-    """The names of members of the object ``text`` that are no fields of ``kind``."""
+    """The keys of the object ``text`` that are not fields of ``kind``."""
     return [name for name in jsontext.decode(text, _decode_members) if name not in kind.__struct_fields__]
 
 
 class _Warnings:
-    """Unknown fields of a request. The first ones are named, the others counted."""
+    """Warnings about unknown fields of a request. The first ones are named, the others counted."""
 
     def __init__(self, unknown_beside_runs: list[str]) -> None:
         self.count = 0
@@ -217,24 +221,24 @@ class _Warnings:
         self.unknown(None, unknown_beside_runs)
 
     def unknown(self, index: int | None, names: list[str]) -> None:
-        """Note unknown fields of a run, or of the request."""
+        """Add unknown fields of the run at ``index``, or of the request (None)."""
         for name in names:
             self.count += 1
             if self.count <= limits.REJECTIONS_NAMED:
-                meant = _MEANT.get(name)
-                hint = f"; did you mean '{meant}'?" if meant else ""
-                self._named.append(ItemWarning(f"unknown field '{name[:_NAME_SHOWN]}' is not stored{hint}", index))
+                suggestion = _SUGGESTIONS.get(name)
+                hint = f"; did you mean '{suggestion}'?" if suggestion else ""
+                self._named.append(ItemWarning(f"unknown field '{name[:_SHOWN_CHARS]}' is not stored{hint}", index))
 
-    def told(self) -> tuple[ItemWarning, ...]:
-        """The warnings of the answer."""
+    def listed(self) -> tuple[ItemWarning, ...]:
+        """The warnings for the answer."""
         more = self.count - len(self._named)
         return (*self._named, ItemWarning(f"{more} more unknown fields are not stored")) if more else (*self._named,)
 
 
-_NAME_SHOWN = 60
+_SHOWN_CHARS = 60  # of an unknown field's name
 _USAGE_FIELDS = frozenset(Usage.__struct_fields__)
-# What other formats call the same.
-_MEANT = {
+# Names of our fields in other formats.
+_SUGGESTIONS = {
     "input": "inputs", "output": "outputs", "prompt": "inputs", "completion": "outputs", "response": "outputs",
     "parent_run_id": "parent_id", "parent_span_id": "parent_id", "span_id": "id", "run_id": "id",
     "run_type": "kind", "type": "kind", "span_kind": "kind", "model_name": "model", "user": "user_id",
@@ -254,8 +258,8 @@ def _too_large(size: int) -> str:
     return f"the run is {size} bytes with its trace, more than {limits.ITEM_BYTES >> 20} MiB"
 
 
-class _Refused(ValueError):
-    """A value of the right type that cannot be stored."""
+class _InvalidValue(ValueError):
+    """A value has the right type but cannot be stored. The text is the reason for the client."""
 
 
 class _Batch(msgspec.Struct, frozen=True):
@@ -263,10 +267,12 @@ class _Batch(msgspec.Struct, frozen=True):
 
 
 class _ExactBatch(_Batch, frozen=True, forbid_unknown_fields=True):
-    """The same, without any other field."""
+    """A batch without unknown fields."""
 
 
 class _Sent(msgspec.Struct, frozen=True):
+    """A run as the client sent it."""
+
     id: str
     name: str
     kind: str
@@ -289,7 +295,7 @@ class _Sent(msgspec.Struct, frozen=True):
 
 
 class _ExactSent(_Sent, frozen=True, forbid_unknown_fields=True):
-    """The same, without any other field."""
+    """A run without unknown fields."""
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -307,21 +313,21 @@ _decode_string = msgspec.json.Decoder(str).decode
 _decode_error = msgspec.json.Decoder(_Error).decode
 
 
-def _normal(sent: _Sent, size: int) -> Run:
+def _normalized(sent: _Sent, size: int) -> Run:
     parent_id = _id("parent_id", sent.parent_id) if sent.parent_id else ""
     trace_id = _id("trace_id", sent.trace_id) if sent.trace_id else ""
     run_id = _id("id", sent.id)
     if parent_id == run_id:
-        raise _Refused("parent_id: a run cannot be its own parent")
+        raise _InvalidValue("parent_id: a run cannot be its own parent")
     kind = sent.kind.lower()
     if kind not in KINDS:
-        raise _Refused(f"kind: {sent.kind[:40]!r} is none of {', '.join(sorted(KINDS))}")
+        raise _InvalidValue(f"kind: {sent.kind[:40]!r} is none of {', '.join(sorted(KINDS))}")
     tags = tuple(_label("tags", tag) for tag in sent.tags or ())
     metadata = sent.metadata or {}
     if len(tags) > limits.TAGS:
-        raise _Refused(f"tags: {len(tags)}, more than {limits.TAGS}")
+        raise _InvalidValue(f"tags: {len(tags)}, more than {limits.TAGS}")
     if len(metadata) > limits.ATTRIBUTES:
-        raise _Refused(f"metadata: {len(metadata)} keys, more than {limits.ATTRIBUTES}")
+        raise _InvalidValue(f"metadata: {len(metadata)} keys, more than {limits.ATTRIBUTES}")
     error, error_type = _error(sent.error)
     end_ns = _time("end_time", sent.end_time) if sent.end_time is not None else 0
     return Run(
@@ -350,18 +356,18 @@ def _normal(sent: _Sent, size: int) -> Run:
 
 
 def _id(field: str, value: str) -> str:
-    """An id in the letters it is kept in: RFC 9562 has UUIDs read in either case, and OTLP its hex."""
+    """An id in lower case. UUIDs (RFC 9562) and OTLP's hex ids may be sent in either case."""
     if _UUID.fullmatch(value) is None and _HEX.fullmatch(value) is None:
-        raise _Refused(f"{field}: {value[:40]!r} is not an id: send a UUID, or 16 or 32 hex digits")
+        raise _InvalidValue(f"{field}: {value[:40]!r} is not an id: send a UUID, or 16 or 32 hex digits")
     value = value.lower()
     if _NIL.fullmatch(value):
-        raise _Refused(f"{field}: all zeros name nothing")
+        raise _InvalidValue(f"{field}: all zeros name nothing")
     return value
 
 
-def _text(field: str, value: str, most: int) -> str:
-    if len(value) > most:
-        raise _Refused(f"{field}: {len(value)} characters, more than {most}")
+def _text(field: str, value: str, max_chars: int) -> str:
+    if len(value) > max_chars:
+        raise _InvalidValue(f"{field}: {len(value)} characters, more than {max_chars}")
     return value
 
 
@@ -381,7 +387,7 @@ def _status(value: str | None, *, failed: bool, ended: bool) -> str:
         try:
             return _STATUSES[value.lower()]
         except KeyError:
-            raise _Refused(f"status: {value[:40]!r} is none of {', '.join(_STATUSES)}") from None
+            raise _InvalidValue(f"status: {value[:40]!r} is none of {', '.join(_STATUSES)}") from None
     return "error" if failed else "ok" if ended else "unset"
 
 
@@ -395,20 +401,20 @@ def _count(field: str, value: Any) -> int:
     if value is None:
         return 0
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
-        raise _Refused(f"usage.{field}: {str(value)[:40]!r} is not a whole number")
+        raise _InvalidValue(f"usage.{field}: {str(value)[:40]!r} is not a whole number")
     if not 0 <= value <= limits.MAX_COUNT:
-        raise _Refused(f"usage.{field}: {str(value)[:40]} is not between 0 and 2^63")
+        raise _InvalidValue(f"usage.{field}: {str(value)[:40]} is not between 0 and 2^63")
     return int(value)
 
 
 def _cost(cost: Decimal | None) -> Decimal | None:
     if cost is not None and not (cost.is_finite() and 0 <= cost < _MAX_COST):
-        raise _Refused(f"cost: {cost} is not between 0 and 10^9 US dollars")
+        raise _InvalidValue(f"cost: {cost} is not between 0 and 10^9 US dollars")
     return cost
 
 
 def _plain(raw: Raw) -> str:
-    """The text of a string, the JSON text of everything else; empty for null."""
+    """A string's text, or the JSON text of any other value; empty for null."""
     text = bytes(raw)
     if not text or text == b"null":
         return ""
@@ -426,8 +432,8 @@ def _error(raw: Raw) -> tuple[str, str]:
     return error.message or (_plain(raw) if error.type is None else ""), _label("error.type", error.type)
 
 
-def _placed(runs: list[Run | Rejection]) -> list[Run | Rejection]:
-    """Give runs without a trace one: a root its own id, a child that of its topmost ancestor in ``runs``."""
+def _with_traces(runs: list[Run | Rejection]) -> list[Run | Rejection]:
+    """Set missing trace ids: a root's is its own id, a child's that of its topmost ancestor in ``runs``."""
     if all(isinstance(run, Rejection) or run.trace_id for run in runs):
         return runs
     by_id = {run.id: run for run in runs if isinstance(run, Run)}
@@ -441,17 +447,17 @@ def _placed(runs: list[Run | Rejection]) -> list[Run | Rejection]:
 
 
 def _trace_of(run_id: str, by_id: dict[str, Run], traces: dict[str, str]) -> str:
-    """The trace of ``run_id``. ``traces`` remembers the known ones, so that a long line of parents is walked once."""
-    climbed: dict[str, int] = {}
+    """The trace of ``run_id``. ``traces`` caches results, so that a long chain of parents is walked once."""
+    visited: dict[str, int] = {}
     while run_id not in traces:
         run = by_id.get(run_id)
         if run is None or run.trace_id or not run.parent_id:
             traces[run_id] = run_id if run is None else run.trace_id or run_id
-        elif run_id in climbed:
-            traces[run_id] = min(list(climbed)[climbed[run_id] :])  # a circle of parents: one trace for all of them
+        elif run_id in visited:
+            traces[run_id] = min(list(visited)[visited[run_id] :])  # a cycle of parents: one trace for all of them
         else:
-            climbed[run_id] = len(climbed)
+            visited[run_id] = len(visited)
             run_id = run.parent_id
     trace_id = traces[run_id]
-    traces.update(dict.fromkeys(climbed, trace_id))
+    traces.update(dict.fromkeys(visited, trace_id))
     return trace_id

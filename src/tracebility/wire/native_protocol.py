@@ -1,4 +1,4 @@
-"""The native JSON protocol, ``POST /v1/runs``: its answers and its description."""
+"""The native JSON protocol, ``POST /v1/runs``: its answers and its OpenAPI description."""
 
 from typing import Any
 from urllib.parse import parse_qsl
@@ -14,34 +14,34 @@ from tracebility.wire.rejection import ItemWarning, Rejection
 
 
 def answer(call: Call, inspection: Inspection) -> Answer:
-    """How many runs were accepted, which were rejected, and what looks like a mistake.
+    """The number of accepted runs, the rejected runs with reasons, and warnings.
 
-    A request of which every run was rejected is not accepted: 422.
+    A request whose runs were all rejected is answered 422.
     """
     rejected = [Rejection(one.index, one.error[: limits.REJECTION_CHARS]) for one in inspection.rejected]
-    told: dict[str, Any] = {"accepted": inspection.items, "rejected": rejected}
+    content: dict[str, Any] = {"accepted": inspection.items, "rejected": rejected}
     warnings = (*_ignored(call.query), *inspection.warnings)
     if warnings:
-        told["warnings"] = warnings
+        content["warnings"] = warnings
     if inspection.items or not rejected:
-        return Answer(202, b"application/json", msgspec.json.encode(told))
+        return Answer(202, b"application/json", msgspec.json.encode(content))
     runs = "The run was" if len(rejected) == 1 else f"All {len(rejected)} runs were"
     problem = Unprocessable(
         f"{runs} rejected, nothing was stored: {rejected[0].error}.", hint="Correct what 'rejected' names."
     )
     return Answer(
-        problem.status, b"application/problem+json", msgspec.json.encode(problem.body(call.route.path) | told)
+        problem.status, b"application/problem+json", msgspec.json.encode(problem.body(call.route.path) | content)
     )
 
 
 def _ignored(query: str) -> list[ItemWarning]:
-    """A warning for each query parameter: the route has none, and its key alone names the project."""
-    names = dict.fromkeys(name for name, _ in parse_qsl(query[:_QUERY_READ], keep_blank_values=True))
-    return [ItemWarning(f"query parameter '{name[:_NAME_SHOWN]}' is ignored") for name in names]
+    """A warning for each query parameter. The route has none: the key determines the project."""
+    names = dict.fromkeys(name for name, _ in parse_qsl(query[:_QUERY_CHARS], keep_blank_values=True))
+    return [ItemWarning(f"query parameter '{name[:_SHOWN_CHARS]}' is ignored") for name in names]
 
 
-_QUERY_READ = 1_000
-_NAME_SHOWN = 60
+_QUERY_CHARS = 1_000  # read of a query
+_SHOWN_CHARS = 60  # of a parameter's name
 
 _ID = text_of(description="A UUID, kept as it is sent, or 16 or 32 hex digits.")
 _TIME = {

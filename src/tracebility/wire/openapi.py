@@ -1,4 +1,4 @@
-"""Parts of the OpenAPI 3.1 descriptions of protocols."""
+"""Building blocks of the protocols' OpenAPI 3.1 descriptions."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ BOUNDS = (
 
 
 def json_of(schema: str) -> dict[str, Any]:
-    """A JSON body of the schema of this name."""
+    """A JSON body with the schema of this name."""
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
 
 
@@ -28,6 +28,6 @@ def object_of(required: list[str], **properties: Any) -> dict[str, Any]:
     return {"type": "object", "required": required, "properties": properties}
 
 
-def text_of(most: int | None = None, **more: Any) -> dict[str, Any]:
-    """A string of at most so many characters."""
-    return {"type": "string", **({"maxLength": most} if most else {}), **more}
+def text_of(max_chars: int | None = None, **more: Any) -> dict[str, Any]:
+    """A string of at most ``max_chars`` characters."""
+    return {"type": "string", **({"maxLength": max_chars} if max_chars else {}), **more}

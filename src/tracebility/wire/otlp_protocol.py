@@ -1,4 +1,4 @@
-"""OTLP over HTTP: its routes, its answers, and its description."""
+"""OTLP over HTTP: its routes, its answers, and its OpenAPI description."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ _NO_SPANS = "The request holds no span, so nothing was stored: spans are in reso
 def answer(call: Call, inspection: Inspection) -> Answer:
     """An ExportTraceServiceResponse in the encoding of the request.
 
-    As the protocol has it, a warning is a ``partialSuccess`` of no rejected spans with a message.
+    The protocol sends a warning as ``partialSuccess`` with a message and 0 rejected spans.
     """
     rejected, message = len(inspection.rejected), _message(inspection)
     if call.content_type != otlp.JSON:
@@ -31,18 +31,18 @@ def _message(inspection: Inspection) -> str:
     rejected = len(inspection.rejected)
     if not rejected and not inspection.items:
         return _NO_SPANS
-    told = [one.warning for one in inspection.warnings]
+    sentences = [one.warning for one in inspection.warnings]
     if rejected:
         shown = inspection.rejected[: limits.REJECTIONS_NAMED]
         errors = [one.error[: limits.REJECTION_CHARS] for one in shown]
         if len(shown) < rejected:
             errors.append(f"and {rejected - len(shown)} more")
-        told.append(f"{rejected} of {rejected + inspection.items} spans were rejected: {'; '.join(errors)}")
-    return ". ".join(told)
+        sentences.append(f"{rejected} of {rejected + inspection.items} spans were rejected: {'; '.join(errors)}")
+    return ". ".join(sentences)
 
 
 def answer_problem(content_type: str | None, problem: Problem, instance: str) -> Answer:
-    """A google.rpc.Status for a request in protobuf, problem JSON for every other one."""
+    """A google.rpc.Status for a protobuf request, problem JSON for all others."""
     if content_type != otlp.PROTOBUF:
         return problem_answer(content_type, problem, instance)
     message = f"{problem.title}: {problem.detail} {problem.hint}".rstrip().encode()
@@ -78,7 +78,7 @@ _BINARY: dict[str, Any] = {"application/x-protobuf": {"schema": {"type": "string
 
 OTLP = Protocol(
     source="otlp",
-    # The second is where exporters send that were given the whole address as their base address.
+    # The second path is used by exporters that are configured with the full URL as their base URL.
     routes=(Route("POST", "/v1/traces"), Route("POST", "/v1/traces/v1/traces")),
     media_types={"application/x-protobuf": otlp.PROTOBUF, "application/json": otlp.JSON},
     inspect=lambda body, call: otlp.inspect(body, call.content_type),

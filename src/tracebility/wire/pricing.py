@@ -1,6 +1,6 @@
-"""What a model call costs: prices from ``genai-prices``, looked up once per model so that a span pays a microsecond.
+"""Prices model calls with the data of ``genai-prices``. Each model is looked up once, so a span takes a microsecond.
 
-Amounts are integers: prices in femtodollars a token (a dollar per million tokens is 10**9 of them), results in
+Amounts are integers: prices in femtodollars per token (a dollar per million tokens is 10**9 of them), costs in
 nanodollars, the scale of the ``cost`` columns.
 """
 
@@ -13,14 +13,14 @@ from typing import NamedTuple
 from genai_prices import data_snapshot
 from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
 
-FEMTO_PER_TOKEN = 10**9  # of one dollar per million tokens
-FEMTO_PER_REQUEST = 10**12  # of one dollar per thousand requests
-# Distinct (provider, model) pairs remembered; names come from outside, so the memory has an end.
-_REMEMBERED_MODELS = 4096
-# No model or provider that has a price has a longer name.
-_NAME_CHARS = 200
+FEMTO_PER_TOKEN = 10**9  # for a price of one dollar per million tokens
+FEMTO_PER_REQUEST = 10**12  # for a price of one dollar per thousand requests
+# Bound of the cache by provider and model, because clients choose the names.
+_MAX_CACHED_MODELS = 4096
+# Names of models and providers with a price are shorter.
+_MAX_NAME_CHARS = 200
 
-# OpenTelemetry's provider names that genai-prices does not recognise, or takes for another.
+# OpenTelemetry's provider names that genai-prices does not know, or confuses with another provider.
 _PROVIDERS = {
     "aws.bedrock": "aws",
     "azure.ai.inference": "azure",
@@ -36,7 +36,7 @@ _PROVIDERS = {
 
 
 class _Rate(NamedTuple):
-    """Prices that hold above ``threshold`` input tokens."""
+    """Prices of calls with more than ``threshold`` input tokens, in femtodollars."""
 
     threshold: int
     input: int
@@ -54,16 +54,16 @@ class _Dated:
 
 
 def settle_tokens(given_input: int, cache_read: int, cache_write: int) -> int:
-    """The input count, cached tokens included.
+    """The number of input tokens, including cached ones.
 
-    Raw Anthropic usage leaves them out. That shows when they alone are more than the whole; then they are added.
+    Anthropic's own usage does not include them. If there are more cached tokens than input tokens, add them.
     """
     cached = cache_read + cache_write
     return given_input + cached if cached > given_input else given_input
 
 
 class PriceTable:
-    """Prices by provider and model, each looked up once."""
+    """A cache of prices by provider and model."""
 
     def __init__(self) -> None:
         self._rates: dict[tuple[str, str], tuple[_Rate, ...] | _Dated] = {}
@@ -72,17 +72,17 @@ class PriceTable:
     def cost(
         self, provider: str, model: str, given: int, cache_read: int, cache_write: int, output: int, at_ns: int
     ) -> int | None:
-        """Nanodollars for a call at ``at_ns`` (Unix nanoseconds), or None when the model has no known token price.
+        """The cost in nanodollars of a call at ``at_ns`` (Unix nanoseconds). None: the model has no known token price.
 
-        ``given``, the input tokens, includes those read from and written to a cache.
+        ``given`` is the number of input tokens, including cache reads and writes.
         """
-        if len(model) > _NAME_CHARS:
+        if len(model) > _MAX_NAME_CHARS:
             return None
-        if len(provider) > _NAME_CHARS:
+        if len(provider) > _MAX_NAME_CHARS:
             provider = ""
         rates = self._rates.get((provider, model))
         if rates is None:
-            rates = self._remember(provider, model)
+            rates = self._look_up(provider, model)
         if isinstance(rates, _Dated):
             rates = self._rates_at(rates.model, at_ns)
         if not rates:
@@ -97,8 +97,8 @@ class PriceTable:
             given = max(given - cache_read - cache_write, 0)
         return (femto + given * input_price + 500_000) // 1_000_000
 
-    def _remember(self, provider: str, model: str) -> tuple[_Rate, ...] | _Dated:
-        if len(self._rates) >= _REMEMBERED_MODELS:
+    def _look_up(self, provider: str, model: str) -> tuple[_Rate, ...] | _Dated:
+        if len(self._rates) >= _MAX_CACHED_MODELS:
             self._rates.clear()
         found = _find(_PROVIDERS.get(provider, provider), model)
         rates: tuple[_Rate, ...] | _Dated
@@ -113,7 +113,7 @@ class PriceTable:
 
     def _rates_at(self, model: ModelInfo, at_ns: int) -> tuple[_Rate, ...]:
         price = model.get_prices(datetime.fromtimestamp(at_ns / 1e9, UTC))
-        # Prices are module data of genai-prices and live as long as the process, so an id is never reused.
+        # Prices are module data of genai-prices and are never freed, so an id is not reused.
         known = self._rates_of_price.get(id(price))
         if known is None:
             known = self._rates_of_price[id(price)] = _rates(price)
@@ -121,7 +121,7 @@ class PriceTable:
 
 
 def _find(provider: str, model: str) -> ModelInfo | None:
-    """The model by its provider, else by its name alone: frameworks name themselves as provider."""
+    """Find a model by provider and name, else by name only: some frameworks send their own name as the provider."""
     snapshot = data_snapshot.get_snapshot()
     for provider_id in (provider, None) if provider else (None,):
         try:
@@ -132,7 +132,7 @@ def _find(provider: str, model: str) -> ModelInfo | None:
 
 
 def _rates(price: ModelPrice) -> tuple[_Rate, ...]:
-    """One rate per tier, by rising threshold; none when the model is not sold by the token."""
+    """One rate for each tier, by ascending threshold; none when the model is not priced by token."""
     given, output = price.input_mtok, price.output_mtok
     if given is None and output is None:
         return ()
@@ -154,7 +154,7 @@ def _thresholds(units: Iterable[Decimal | TieredPrices | None]) -> Iterable[int]
 
 
 def _at(unit: Decimal | TieredPrices | None, threshold: int) -> Decimal:
-    """The price of ``unit`` for calls of just more than ``threshold`` input tokens."""
+    """The price of ``unit`` for calls with more than ``threshold`` input tokens, up to the next threshold."""
     if unit is None:
         return Decimal(0)
     if isinstance(unit, Decimal):

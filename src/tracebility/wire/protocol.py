@@ -1,7 +1,7 @@
-"""A protocol: one record with all that the edge and the API description need of a client format.
+"""A protocol: one record with all that the edge and the API description need to know about a client format.
 
-To add one: a module with its parser, a module with its record, a line in `protocols`, its mapping in the worker under
-the same source, and its docs.
+To add a protocol, add a module with its parser, a module with its record, a line in `protocols`, a mapping in the
+worker for its source, and docs.
 """
 
 import re
@@ -17,7 +17,7 @@ from tracebility.wire.inspection import Inspection
 
 
 class Route(NamedTuple):
-    """A method and a path. A segment in braces, as in ``/runs/{id}``, matches anything and is a parameter."""
+    """A method and a path. A segment in braces, as in ``/runs/{id}``, is a parameter that matches any segment."""
 
     method: str
     path: str
@@ -25,17 +25,17 @@ class Route(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What the head of a request says: the route it took, its parameters, and what its body is."""
+    """The head of a request: its route, its parameters, and the type of its body."""
 
     route: Route
-    content_type: str  # as envelopes have it, such as "json"
+    content_type: str  # as in envelopes, for example "json"
     parameters: Mapping[str, str] = field(default_factory=dict)
-    query: str = ""  # as it was sent, behind the question mark
+    query: str = ""  # the undecoded query string, without the question mark
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the client gets."""
+    """A response to the client."""
 
     status: int
     content_type: bytes
@@ -51,7 +51,7 @@ def problem_answer(_: str | None, problem: Problem, instance: str) -> Answer:
 
 
 def headers_of(problem: Problem) -> tuple[tuple[bytes, bytes], ...]:
-    """The headers of ``problem`` but for its content type and those of every answer."""
+    """The headers of ``problem``, except the content type and those that every response has."""
     own = {name: value for name, value in problem.headers().items() if name not in NOT_FOR_OTHERS}
     del own["content-type"]
     return tuple((name.encode(), value.encode()) for name, value in own.items())
@@ -61,26 +61,28 @@ def headers_of(problem: Problem) -> tuple[tuple[bytes, bytes], ...]:
 class Protocol:
     """A client format.
 
-    ``inspect`` reads a body, already inflated, and raises `BadRequest` or `PayloadTooLarge` for one that cannot be
-    accepted at all. ``inspect_inline`` does the same on the event loop, or answers None as soon as that would take
-    long. ``answer`` is the answer to a request whose accepted items are kept; ``answer_problem`` is given the content
-    type of the request as far as it is known.
+    ``inspect`` reads a decompressed body, and raises `BadRequest` or `PayloadTooLarge` if none of it can be accepted.
+    ``inspect_inline`` does the same on the event loop, or returns None as soon as it proves too slow. ``answer`` makes
+    the response once the accepted items are stored durably. ``answer_problem`` makes error responses; its first
+    argument is the content type of the request, None if unknown.
     """
 
-    source: str  # in envelopes: the worker finds the mapping by it
+    source: str  # the value in envelopes, by which the worker finds the mapping
     routes: tuple[Route, ...]
-    media_types: Mapping[str, str]  # to the content type that envelopes have
+    media_types: Mapping[str, str]  # media type of a request -> content type in envelopes
     inspect: Callable[[bytes, Call], Inspection]
     inspect_inline: Callable[[bytes, Call], Inspection | None]
     answer: Callable[[Call, Inspection], Answer]
     answer_problem: Callable[[str | None, Problem, str], Answer] = problem_answer
     encodings: tuple[str, ...] = ENCODINGS
-    media_parameters: tuple[str, ...] = ()  # kept with the content type, such as the boundary of multipart
+    media_parameters: tuple[
+        str, ...
+    ] = ()  # appended to the content type in envelopes, for example the boundary of multipart
     openapi_paths: Mapping[str, Any] = field(default_factory=dict)
     openapi_schemas: Mapping[str, Any] = field(default_factory=dict)
 
     def content_type(self, header: str) -> str | None:
-        """The content type for envelopes that a ``content-type`` header names; None when it is not accepted."""
+        """The content type in envelopes for a ``content-type`` header; None when the header is not accepted."""
         media_type, *parameters = header.split(";")
         known = self.media_types.get(media_type.strip().lower())
         if known is None or not self.media_parameters:
@@ -91,7 +93,7 @@ class Protocol:
 
 
 class Match(NamedTuple):
-    """The protocols of a path by method, and the parameters that the path holds."""
+    """The routes of a path by method, and the parameters in the path."""
 
     routes: Mapping[str, tuple[Route, Protocol]]
     parameters: Mapping[str, str]
@@ -100,8 +102,7 @@ class Match(NamedTuple):
 class Router:
     """Finds the protocol of a request by its path and method.
 
-    A path is found however it is spelled: with a slash at its end, doubled slashes, or in other case. Exporters take a
-    404 for a refusal of the data, which they then drop.
+    Trailing slashes, doubled slashes and case of a path are ignored, because exporters drop their data on a 404.
     """
 
     def __init__(self, protocols: Iterable[Protocol]) -> None:
@@ -118,7 +119,7 @@ class Router:
                 routes[route.method] = (route, protocol)
 
     def find(self, path: str) -> Match | None:
-        """The routes of ``path``; None when no protocol has it."""
+        """The routes of ``path``; None when no protocol has this path."""
         routes = self._fixed.get(path)
         if routes is None:
             path = "/" + "/".join(filter(None, path.split("/")))

@@ -1,4 +1,4 @@
-"""The protocols that this version speaks."""
+"""The list of all protocols."""
 
 from typing import Any
 

@@ -1,12 +1,12 @@
-"""What a client is told about single items of its request."""
+"""Rejections of and warnings about single items of a request."""
 
 import msgspec
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """An item that cannot be stored, and why. Its batch is stored without it.
+    """An item that cannot be stored, and the reason. The other items of its request are stored.
 
-    ``index`` counts the items of the request from 0, in the order in which they stand in it.
+    ``index`` is the position of the item in the request, from 0.
     """
 
     index: int

@@ -1,7 +1,7 @@
-"""The columns of `span`: the one list of them, with their types in the engine and the slot that fills each.
+"""The columns of `span`, with their ClickHouse types and the slots that fill them. There is no other list of them.
 
-A column that an attribute fills needs a line here, its attributes in `conventions.SOURCES`, a migration, and a place in
-`read_runs.sql` if the API is to show it. The worker derives reading and encoding from type and slot.
+A new column for an attribute needs a line here, the attribute's names in `conventions.SOURCES`, a migration, and a line
+in `read_runs.sql` if the API shows it. The worker derives reading and encoding from type and slot.
 """
 
 from enum import Enum, auto
@@ -22,7 +22,7 @@ MAP = "Map(LowCardinality(String), String)"
 
 
 class Shown(Enum):
-    """How the API answers a column of a span."""
+    """How the API shows a column of a span."""
 
     AS_STORED = auto()
     NULL_WHEN_EMPTY = auto()
@@ -31,7 +31,7 @@ class Shown(Enum):
 
 
 class SpanColumn(NamedTuple):
-    """A column; ``slot`` is where an OTLP span's attributes fill it, if they do."""
+    """A column. ``slot``: the slot that fills it from attributes of OTLP spans, if any."""
 
     name: str
     type: str

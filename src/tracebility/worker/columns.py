@@ -1,4 +1,4 @@
-"""A batch's rows as columns in Native format: one table's block at a time, each value touched once more."""
+"""Encodes the rows of a batch as blocks in Native format, one for each table."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, repeat
@@ -29,14 +29,14 @@ from tracebility.worker.previews import Order, previews
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Numbers: TypeAlias = npt.NDArray[np.int64]
 
-# Envelopes, and how many rows each has.
+# Envelopes in the order of the rows, each with its number of rows.
 Headers: TypeAlias = Sequence[tuple[Header, int]]
 
 SPANS_METER = "spans"
 BYTES_METER = "bytes"
 
-# A copy of a span that has less than another never replaces it, whatever the order in which they came. The version is
-# the accept in microseconds, which needs 51 bits until 2041; an end, outputs and usage count for more than any accept.
+# A copy of a span never replaces a more complete one, in any order of arrival. The version is the accept time in
+# microseconds, which fits 51 bits until 2041, plus these higher bits for an end, outputs and usage.
 _WITH_END, _WITH_OUTPUT, _WITH_USAGE = 1 << 54, 1 << 53, 1 << 52
 
 _ENCODERS: dict[str, Callable[[Sequence[Any]], native.Pieces]] = {
@@ -49,8 +49,8 @@ _ENCODERS: dict[str, Callable[[Sequence[Any]], native.Pieces]] = {
     TEXTS: native.arrays_of_strings,
     MAP: native.maps,
 }
-# What a row holds where a source says nothing.
-_NOTHING: dict[str, Any] = {TEXT: "", LABEL: "", COUNT: 0, NULLABLE_NANOS: None, DOLLARS: None, TEXTS: (), MAP: {}}
+# Values for fields that a run does not have.
+_DEFAULTS: dict[str, Any] = {TEXT: "", LABEL: "", COUNT: 0, NULLABLE_NANOS: None, DOLLARS: None, TEXTS: (), MAP: {}}
 
 
 class Block(NamedTuple):
@@ -66,7 +66,7 @@ MAX_VERSION = (1 << 63) - 1
 
 
 def span_block(batch: Batch) -> Block:
-    """The batch's rows for ``span``. A statement's data may be several blocks; the engine makes one part of them."""
+    """The batch's rows of ``span``. An insert may hold several blocks; the engine merges them into one part."""
     blocks = [chunk.block for chunk in batch.chunks]
     if batch.runs:
         blocks.append(_runs_block(batch))
@@ -75,18 +75,18 @@ def span_block(batch: Batch) -> Block:
 
 
 def completeness(has_end: Flags, has_output: Flags, has_usage: Flags) -> Numbers:
-    """What is added to the versions of copies that have an end, outputs or usage."""
-    added: Numbers = has_end * _WITH_END + has_output * _WITH_OUTPUT + has_usage * _WITH_USAGE
-    return added
+    """The bits that an end, outputs and usage add to a version."""
+    bits: Numbers = has_end * _WITH_END + has_output * _WITH_OUTPUT + has_usage * _WITH_USAGE
+    return bits
 
 
 def block_of(data: Mapping[str, native.Pieces], headers: Headers, event_ids: bytes, complete: Numbers) -> bytes:
-    """A block of ``span``: ``data`` by column, and what the envelopes say, so many rows each.
+    """Join a block of ``span`` from ``data`` by column and the columns that the envelopes fill.
 
-    ``complete`` is each row's `completeness`: among copies that say equally much the newest accept wins.
+    ``complete`` is the `completeness` of each row. Among equally complete copies the latest accept wins.
     """
     accepted = np.array(_per_envelope(headers, lambda header: header.accepted_at_us), np.int64)
-    said = {
+    by_column = {
         **data,
         **_tenants(headers),
         "source": native.low_cardinality(_per_envelope(headers, lambda header: header.source)),
@@ -95,12 +95,12 @@ def block_of(data: Mapping[str, native.Pieces], headers: Headers, event_ids: byt
         "accepted_at": [accepted.astype("<i8").tobytes()],
         "version": [(accepted + complete).astype("<i8").tobytes()],
     }
-    columns = [Column(column.name, column.type, said[column.name]) for column in SPAN_COLUMNS]
+    columns = [Column(column.name, column.type, by_column[column.name]) for column in SPAN_COLUMNS]
     return native.block(columns, sum(rows for _, rows in headers))
 
 
 def meter_block(batch: Batch) -> Block:
-    """The batch's rows for ``billing_meter``: a count of one and a count of bytes for each span."""
+    """The batch's rows of ``billing_meter``: for each span one row with quantity 1 and one with its bytes."""
     headers = [*batch.envelopes, *chain.from_iterable(chunk.headers for chunk in batch.chunks)]
     ids = b"".join([*(run["event_id"] for run in batch.runs), *(chunk.event_ids for chunk in batch.chunks)])
     sizes = [*batch.sizes, *chain.from_iterable(chunk.sizes for chunk in batch.chunks)]
@@ -133,9 +133,9 @@ def _runs_block(batch: Batch) -> bytes:
     inputs, outputs = previews(order, texts["inputs"], texts["outputs"])
     data: dict[str, native.Pieces] = texts | {"input_preview": inputs, "output_preview": outputs}
     for column in SPAN_COLUMNS:
-        if (column.name not in data and column.type in _NOTHING) or column.type == NANOS:
-            nothing = _NOTHING.get(column.type)
-            data[column.name] = _ENCODERS[column.type]([run.get(column.name, nothing) for run in runs])
+        if (column.name not in data and column.type in _DEFAULTS) or column.type == NANOS:
+            default = _DEFAULTS.get(column.type)
+            data[column.name] = _ENCODERS[column.type]([run.get(column.name, default) for run in runs])
     has_output = np.array([run["outputs"] != "" for run in runs])
     has_usage = np.array([run["total_tokens"] > 0 or run["cost"] is not None for run in runs])
     complete = completeness(ends > 0, has_output, has_usage)
@@ -150,7 +150,7 @@ def _tenants(headers: Headers) -> dict[str, native.Pieces]:
 
 
 def _first_accepted_wins(headers: Headers) -> native.Pieces:
-    """What is sent again later stays billed in the hour in which it came first, so a settled hour does not change."""
+    """Versions that let the first accept win: a span sent again stays in its first hour, so settled hours are final."""
     return native.signed(_per_envelope(headers, lambda header: MAX_VERSION - header.accepted_at_us))
 
 

@@ -97,7 +97,7 @@ class Legacy:
             content_encoding="identity",
             items=found.items,
             bytes=len(body),
-            rejected=() if found.parts else found.passed_over,
+            rejected=() if found.parts else found.skipped,
             degraded=True,
         )
         return Envelope(header, body)

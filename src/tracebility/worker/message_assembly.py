@@ -1,4 +1,4 @@
-"""Inputs and outputs that a span spreads over many attributes or events, put together into one text each."""
+"""Assembles inputs and outputs that are spread over several attributes or events into one JSON text each."""
 
 import re
 from collections import OrderedDict
@@ -25,8 +25,8 @@ _MESSAGE_SLOTS = (Slot.INPUTS, Slot.OUTPUTS)
 _DETAILS_RANKS = {int(slot): SOURCES[slot].index(f"({OPERATION_DETAILS_EVENT})") for slot in _MESSAGE_SLOTS}
 _DETAILS_RANKS[int(Slot.SYSTEM_INSTRUCTIONS)] = len(SOURCES[Slot.SYSTEM_INSTRUCTIONS])
 _MESSAGES_RANKS = {int(slot): SOURCES[slot].index("(messages)") for slot in _MESSAGE_SLOTS}
-# Attributes of each message event that name the provider: the span has that too.
-_NOT_OF_A_MESSAGE = frozenset({"gen_ai.system", "gen_ai.provider.name"})
+# Attributes of message events that name the provider. The span has the provider too, so messages omit them.
+_PROVIDER_ATTRIBUTES = frozenset({"gen_ai.system", "gen_ai.provider.name"})
 
 MESSAGE_NAMES = frozenset({*MESSAGE_EVENTS, OPERATION_DETAILS_EVENT})
 
@@ -34,14 +34,14 @@ _HOLE = re.compile(rb"\0(\d+)\0")
 
 
 class ListPlan(NamedTuple):
-    """JSON of a list with holes for values: what attributes of the same names, in the same order, always become."""
+    """A list as JSON with holes for values. It is the same for all attributes with this sequence of names."""
 
     fragments: list[bytes]  # one more than there are holes
-    holes: list[int]  # which attribute's value goes where
-    unplaced: list[int]  # attributes that contradict an earlier one, and stay attributes
+    holes: list[int]  # for each hole: the position of the attribute whose value fills it
+    unplaced: list[int]  # positions of attributes that contradict an earlier one, and stay attributes
 
     def fill(self, values: Sequence[bytes]) -> bytes:
-        """The list, given each attribute's value as JSON."""
+        """The list as JSON. ``values``: each attribute's value as JSON."""
         pieces = [b""] * (2 * len(self.holes) + 1)
         pieces[::2] = self.fragments
         pieces[1::2] = [values[hole] for hole in self.holes]
@@ -49,46 +49,49 @@ class ListPlan(NamedTuple):
 
 
 def list_plan(paths: Sequence[Path]) -> ListPlan:
-    """The plan for attributes that spell the elements of a list at ``paths``."""
+    """Make the plan for attributes that put values at ``paths`` of a list."""
     holes = [(path, msgspec.Raw(b"\0%d\0" % position)) for position, path in enumerate(paths)]
     listed, unplaced = assemble(holes)
-    # JSON escapes control characters, so that no name can look like a hole.
+    # JSON escapes control characters, so a name from a client cannot look like a hole.
     parts = _HOLE.split(msgspec.json.encode(listed))
     return ListPlan(parts[::2], [int(part) for part in parts[1::2]], unplaced)
 
 
 class ListPlans:
-    """Plans by the numbers of the attributes' names. Instrumentations make few; names come from outside."""
+    """Plans by sequence of name numbers; the least recently used plan is evicted first.
 
-    MOST_PLANS = 2_000
-    MOST_PARTS = 256  # of a plan that is kept
+    Instrumentations need few plans. The bounds are for clients with arbitrary names.
+    """
+
+    MAX_PLANS = 2_000
+    MAX_PARTS_PER_PLAN = 256  # larger plans are not kept
 
     def __init__(self) -> None:
         self._plans: OrderedDict[tuple[int, ...], ListPlan] = OrderedDict()
 
     def plan(self, names: tuple[int, ...], paths: Mapping[int, Path] | Sequence[Path]) -> ListPlan:
-        """The plan for attributes of ``names``; ``paths`` holds each name's."""
+        """The plan for this sequence of names. ``paths``: the path of each name, by its number."""
         known = self._plans.get(names)
         if known is not None:
             self._plans.move_to_end(names)
             return known
-        made = list_plan([paths[name] for name in names])
-        if len(names) <= self.MOST_PARTS:
-            self._plans[names] = made
-            if len(self._plans) > self.MOST_PLANS:
+        plan = list_plan([paths[name] for name in names])
+        if len(names) <= self.MAX_PARTS_PER_PLAN:
+            self._plans[names] = plan
+            if len(self._plans) > self.MAX_PLANS:
                 self._plans.popitem(last=False)
-        return made
+        return plan
 
     def __len__(self) -> int:
         return len(self._plans)
 
     def clear(self) -> None:
-        """Forget all, because names are numbered anew."""
+        """Delete all plans. Required when the numbers of names change."""
         self._plans.clear()
 
 
 class EventMessages(NamedTuple):
-    """What events say better than attributes: ``texts`` by slot; ``spent``: events that say nothing else."""
+    """Texts from events, by slot. ``spent``: positions of events whose whole content is in the texts."""
 
     texts: dict[int, str]
     spent: set[int]
@@ -97,7 +100,10 @@ class EventMessages(NamedTuple):
 def from_events(
     events: Sequence[Span.Event], names: Sequence[str], table: RuleTable, best_rank: Callable[[int], int]
 ) -> EventMessages:
-    """Inputs, outputs and system instructions that ``events`` carry; ``best_rank`` is of what fills a slot so far."""
+    """Read inputs, outputs and system instructions from ``events``, where they are better than the span's own.
+
+    ``best_rank`` returns the rank of the value that fills a slot so far.
+    """
     texts: dict[int, str] = {}
     ranks: dict[int, int] = {}
     spent: set[int] = set()
@@ -130,7 +136,7 @@ def from_events(
 
 
 def with_system(system: str, inputs: str) -> str:
-    """System instructions put before the messages, as a message of their own."""
+    """Put the system instructions before the input messages, as a separate message."""
     first = b'{"role":"system","parts":' + _parts(system) + b"}"
     if not inputs:
         return (b"[" + first + b"]").decode()
@@ -156,11 +162,12 @@ def _is_json(text: str) -> bool:
 
 
 def _message(event: Span.Event, role: str) -> Any:
-    said = {
+    """The content of a message event, with the role that its event name implies."""
+    content = {
         pair.key: pair.value.string_value or read_any(pair.value)
         for pair in event.attributes
-        if pair.key not in _NOT_OF_A_MESSAGE
+        if pair.key not in _PROVIDER_ATTRIBUTES
     }
-    if not role and len(said) == 1:
-        return next(iter(said.values()))  # an event that carries the whole prompt or completion
-    return ({"role": role} if role and "role" not in said else {}) | said
+    if not role and len(content) == 1:
+        return next(iter(content.values()))  # an event that carries the whole prompt or completion
+    return ({"role": role} if role and "role" not in content else {}) | content

@@ -1,4 +1,4 @@
-"""Native runs to rows: what a client of ``POST /v1/runs`` said, by the columns that OTLP spans fill."""
+"""Maps native runs (``POST /v1/runs``) to rows of `span`."""
 
 from decimal import Decimal
 from typing import Any
@@ -14,7 +14,7 @@ from tracebility.worker.usage import settle
 
 _NANODOLLARS = Decimal(10**9)
 _NO_USAGE = native.Usage()
-# The columns that `settle` fills, in its order.
+# The columns that `settle` returns, in its order.
 _SETTLED = (
     "input_tokens", "output_tokens", "total_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens",
     "cost", "cost_source",
@@ -22,10 +22,10 @@ _SETTLED = (
 
 
 def add_runs(batch: Batch, header: Header, body: bytes) -> int:
-    """Add a row for every run of ``body`` that the edge accepted; how many.
+    """Add a row for each run of ``body`` that the edge accepted, and return their number.
 
     Raises:
-        MalformedEnvelope: when one of them cannot be read here: it was accepted, so it may not get lost.
+        MalformedEnvelope: when an accepted run cannot be read: it must not be dropped silently.
     """
     rejected = frozenset(header.rejected)
     hashed = identity(header)
@@ -47,7 +47,7 @@ def add_runs(batch: Batch, header: Header, body: bytes) -> int:
 
 def _row(prices: PriceTable, run: native.Run) -> dict[str, Any]:
     usage = run.usage or _NO_USAGE
-    said = [
+    sent = [
         _count(usage.input_tokens),
         _count(usage.output_tokens),
         None,
@@ -58,7 +58,7 @@ def _row(prices: PriceTable, run: native.Run) -> dict[str, Any]:
         None,
         None,
     ]
-    settled = settle(prices, run.kind, run.provider, run.model, run.start_ns, said)
+    settled = settle(prices, run.kind, run.provider, run.model, run.start_ns, sent)
     return dict(zip(_SETTLED, settled, strict=True)) | {
         "trace_id": run.trace_id,
         "span_id": run.id,

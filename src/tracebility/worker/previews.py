@@ -1,8 +1,8 @@
-"""Previews: the beginnings of inputs and outputs that a run may show. Few spans carry one, because each costs bytes.
+"""Previews: the first characters of inputs and outputs, for the spans that may provide the preview of their run.
 
-A run shows the input and output of its top span, or else the first input and the last output of its spans. The span
-that is first (or last) in a whole trace is also first (or last) among the spans of its batch. So only those spans of
-each batch carry a preview, and the run is the same however its trace was divided into batches.
+A run shows the input and output of its top span, or else the first input and the last output of its spans. The first
+(or last) span of a whole trace is also the first (or last) one of its batch. So only those spans of each batch need a
+preview, however the trace was divided into batches. All others save the bytes.
 """
 
 from typing import Any, NamedTuple
@@ -15,31 +15,31 @@ from tracebility.stores.native_format import Pieces
 
 PREVIEW_CHARS = 200
 
-_OPEN = (1 << 63) - 1  # a span that has not ended ends last, as in runs.sql
-_UTF8_BYTES = 4  # of a character, at most
+_NOT_ENDED = (1 << 63) - 1  # a span without an end sorts last, as in runs.sql
+_MAX_UTF8_BYTES = 4  # of one character
 
 _Ints = npt.NDArray[np.int64]
 
 
 class Order(NamedTuple):
-    """Of each span what decides whether it is first or last in its trace."""
+    """The fields that decide which span is the first or last of its trace, an array element for each span."""
 
-    trace: _Ints  # its number; an id that two projects use is two traces
+    trace: _Ints  # number of the trace; the same trace id in two projects means two traces
     has_parent: npt.NDArray[np.bool_]
     start_ns: _Ints
-    end_ns: _Ints  # 0: it has not ended
+    end_ns: _Ints  # 0: not ended
 
 
 def previews(spans: Order, inputs: Pieces, outputs: Pieces) -> tuple[Pieces, Pieces]:
-    """``input_preview`` and ``output_preview`` of every span; empty for those that no run would take.
+    """``input_preview`` and ``output_preview`` of each span; empty for spans that no run takes its preview from.
 
-    ``inputs`` and ``outputs`` are cells, as `native_format.text` makes them.
+    ``inputs`` and ``outputs`` are cells of Native format.
     """
-    place = np.arange(len(spans.trace))
-    until = np.where(spans.end_ns == 0, _OPEN, spans.end_ns)
+    position = np.arange(len(spans.trace))
+    until = np.where(spans.end_ns == 0, _NOT_ENDED, spans.end_ns)
     roots, below = np.flatnonzero(~spans.has_parent), np.flatnonzero(spans.has_parent)
-    from_start = below[np.lexsort((place[below], -until[below], spans.start_ns[below], spans.trace[below]))]
-    from_end = below[np.lexsort((-place[below], -spans.end_ns[below], spans.trace[below]))]
+    from_start = below[np.lexsort((position[below], -until[below], spans.start_ns[below], spans.trace[below]))]
+    from_end = below[np.lexsort((-position[below], -spans.end_ns[below], spans.trace[below]))]
     tops = _first_of_each(from_start, spans.trace)
     with_input = np.array([len(one) > 1 for one in inputs], np.bool_)
     with_output = np.array([len(one) > 1 for one in outputs], np.bool_)
@@ -52,20 +52,21 @@ def previews(spans: Order, inputs: Pieces, outputs: Pieces) -> tuple[Pieces, Pie
 
 
 def _first_of_each(ordered: _Ints, trace: _Ints) -> _Ints:
-    codes = trace[ordered]
+    """The first span of each trace. ``ordered``: positions of spans, sorted by trace first."""
+    traces = trace[ordered]
     begins = np.ones(len(ordered), np.bool_)
-    begins[1:] = codes[1:] != codes[:-1]
+    begins[1:] = traces[1:] != traces[:-1]
     first: Any = ordered[begins]
     return first  # type: ignore[no-any-return]
 
 
-def _shortened(texts: Pieces, which: _Ints) -> Pieces:
-    """The first characters of ``which`` of the texts, and of others nothing."""
+def _shortened(texts: Pieces, positions: _Ints) -> Pieces:
+    """The first `PREVIEW_CHARS` characters of the texts at ``positions``; empty texts elsewhere."""
     short = [native.EMPTY_TEXT] * len(texts)
-    for place in which.tolist():
-        cell = texts[place]
+    for position in positions.tolist():
+        cell = texts[position]
         if len(cell) > PREVIEW_CHARS:
-            head = cell[: PREVIEW_CHARS * _UTF8_BYTES + native.MAX_VARINT_BYTES]
+            head = cell[: PREVIEW_CHARS * _MAX_UTF8_BYTES + native.MAX_VARINT_BYTES]
             cell = native.text(native.read_text(head)[:PREVIEW_CHARS])
-        short[place] = cell
+        short[position] = cell
     return short

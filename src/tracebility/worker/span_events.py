@@ -1,4 +1,4 @@
-"""Span events and links as JSON, and the exception that a span recorded."""
+"""Converts span events and links to JSON, and finds the exception that a span recorded."""
 
 import time
 from collections.abc import Collection, Sequence
@@ -14,29 +14,29 @@ _EXCEPTION = "exception"
 _encode = msgspec.json.Encoder().encode
 
 
-class Recorded(NamedTuple):
-    """An exception event. ``escaped``: it left the span, so the span failed even if its status does not say so."""
+class RecordedException(NamedTuple):
+    """An exception event. ``escaped``: the exception left the span, so the span failed even if its status is unset."""
 
     type: str
     message: str
     escaped: bool
 
 
-def exception_of(events: Sequence[Span.Event], names: Sequence[str]) -> Recorded | None:
-    """The last exception that the span recorded."""
+def exception_of(events: Sequence[Span.Event], names: Sequence[str]) -> RecordedException | None:
+    """The last exception that the span recorded, if any."""
     if _EXCEPTION not in names:
         return None
     last = len(names) - 1 - names[::-1].index(_EXCEPTION)
-    said = _attributes(events[last])
-    escaped = str(said.get("exception.escaped", "")).lower() == "true"
-    kind, message = (str(said.get(f"exception.{part}") or "") for part in ("type", "message"))
-    return Recorded(kind, message, escaped)
+    attributes = _attributes(events[last])
+    escaped = str(attributes.get("exception.escaped", "")).lower() == "true"
+    kind, message = (str(attributes.get(f"exception.{part}") or "") for part in ("type", "message"))
+    return RecordedException(kind, message, escaped)
 
 
 def events_json(events: Sequence[Span.Event], names: Sequence[str], spent: Collection[int]) -> bytes:
-    """The events as a JSON array, but for those that are ``spent``; empty when none is left.
+    """The events as a JSON array, without those in ``spent``; empty bytes when no event remains.
 
-    Streamed answers have an event for each piece, which says no more than its name and its time.
+    Events without attributes are encoded directly: spans of streamed answers have one for each piece.
     """
     kept = [
         b'{"name":%b,"time":"%b","attributes":%b}'
@@ -67,7 +67,7 @@ def links_json(links: Sequence[Span.Link]) -> str:
 
 
 def rfc3339(at_ns: int) -> str:
-    """A moment as text, to the nanosecond."""
+    """A time in Unix nanoseconds as RFC 3339 text with nine decimals."""
     seconds = at_ns // 1_000_000_000
     return f"{_second(seconds)}.{at_ns - seconds * 1_000_000_000:09d}Z"
 

@@ -1,4 +1,4 @@
-"""Tokens and cost of a span, from the numbers that its client sent."""
+"""Computes tokens and cost of a span from the numbers that its client sent."""
 
 from tracebility.wire.conventions import MAX_COST_NANODOLLARS, MAX_TOKENS, MODEL_KINDS
 from tracebility.wire.pricing import PriceTable, settle_tokens
@@ -6,22 +6,21 @@ from tracebility.wire.pricing import PriceTable, settle_tokens
 REPORTED = "reported"
 PRICED = "priced"
 
-_NOTHING_SAID: list[int | None] = [None] * 9
-_NOTHING = (0, 0, 0, 0, 0, 0, None, "")
+_NOTHING_SENT: list[int | None] = [None] * 9
+_NO_USAGE = (0, 0, 0, 0, 0, 0, None, "")
 
 
 def settle(
-    prices: PriceTable, kind: str, provider: str | None, model: str | None, at_ns: int, said: list[int | None]
+    prices: PriceTable, kind: str, provider: str | None, model: str | None, at_ns: int, sent: list[int | None]
 ) -> tuple[int, int, int, int, int, int, int | None, str]:
     """Input, output, total, cache read, cache write and reasoning tokens, cost in nanodollars, and the cost's source.
 
-    ``said`` holds the client's numbers: those six, the whole cost, the input's cost and the output's cost. A cost that
-    the client sent is kept. Otherwise a call of a model is priced; spans that wrap such calls repeat their usage and
-    are not priced.
+    ``sent`` holds the client's numbers: those six, then total, input and output cost. A cost from the client is kept.
+    Otherwise model calls are priced; other spans, which repeat the usage of the calls below them, are not.
     """
-    if said == _NOTHING_SAID:
-        return _NOTHING
-    given_input, given_output, given_total, given_read, given_write, reasoning, cost, input_cost, output_cost = said
+    if sent == _NOTHING_SENT:
+        return _NO_USAGE
+    given_input, given_output, given_total, given_read, given_write, reasoning, cost, input_cost, output_cost = sent
     read, write, output = given_read or 0, given_write or 0, given_output or 0
     whole = given_input or 0
     if read or write:

@@ -1,7 +1,7 @@
-"""A batch into the engine: spans, then the rows of their runs, then the meter; all of it may be done again safely.
+"""Writes a batch to the engine: spans, then the rows of their runs, then the meter. Every step may be repeated safely.
 
-Nothing here gives up on data that the engine might still take: while it is away or busy, the batch is held and tried
-again. Only an envelope whose rows the engine calls wrong is given back, alone, as a `Refusal`.
+While the engine is unavailable or overloaded, the batch is held and retried. When the engine rejects rows as bad data,
+the envelope that they came from is isolated and returned as a `Refusal`.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Envelope
 from tracebility.wire.pricing import PriceTable
 from tracebility.worker import mapping
+from tracebility.worker.attribute_names import AttributeNames
 from tracebility.worker.batch import Batch
 from tracebility.worker.batch_bounds import BatchBounds
 from tracebility.worker.columns import Block, meter_block, span_block
@@ -25,12 +26,11 @@ from tracebility.worker.mapping import map_pending
 from tracebility.worker.metrics import WorkerMetrics
 from tracebility.worker.outcomes import Outcome, envelopes_with_outcome, outcome_block
 from tracebility.worker.runs import Runs
-from tracebility.worker.span_reader import AttributeNames
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An entry in this worker's hands."""
+    """An entry that this worker has claimed and not yet acknowledged."""
 
     stream: str
     entry: Entry
@@ -39,7 +39,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An entry that can never be stored as it is."""
+    """An entry that cannot be stored, however often it is retried."""
 
     held: Held
     reason: str
@@ -47,7 +47,7 @@ class Refusal:
 
 @dataclass(slots=True)
 class Work:
-    """A batch under way and the entries it is made of."""
+    """An open batch and its entries."""
 
     batch: Batch
     held: list[Held] = field(default_factory=list)
@@ -55,12 +55,12 @@ class Work:
     opened_at: float = field(default_factory=time.monotonic)
     refused: list[tuple[UUID, Exception]] = field(default_factory=list)  # envelopes that cannot be read
     sealed: "Sealed | None" = None
-    mapping_s: float = 0.0  # that mapping its rows took
+    mapping_s: float = 0.0  # time spent on mapping its rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sealed:
-    """A batch as it goes to the engine."""
+    """An encoded batch. ``spans`` is None once they are stored."""
 
     spans: Block | None
     rows: int
@@ -70,7 +70,7 @@ class Sealed:
 
 
 class Writer:
-    """Writes batches. While the runs of some are computed, the spans of the next are inserted."""
+    """Writes batches. One batch inserts its spans while the runs of others are recomputed."""
 
     def __init__(self, engine: Engine, metrics: WorkerMetrics, stop: asyncio.Event) -> None:
         self._engine = engine
@@ -81,10 +81,10 @@ class Writer:
         self._names = AttributeNames(RuleTable())
         self._prices = PriceTable()
         self._bounds = BatchBounds()
-        self._stored: list[Sealed] = []  # batches whose spans are stored, and neither runs nor meter
+        self._stored: list[Sealed] = []  # batches with stored spans that still wait for runs and meter
 
     def is_full(self, work: Work) -> bool:
-        """Whether ``work`` is to be written before anything is added to it."""
+        """Whether ``work`` must be written before more is added."""
         return self._bounds.is_full(len(work.batch), work.batch.bytes, work.mapping_s)
 
     def new_work(self) -> Work:
@@ -92,7 +92,7 @@ class Writer:
         return Work(Batch(self._names, self._prices))
 
     def seal(self, work: Work) -> None:
-        """Turn the rows into blocks. They are dropped then: in bad weather the blocks may have to wait for long."""
+        """Encode the rows and release them, because the encoded blocks may wait for long during an outage."""
         batch = work.batch
         if work.sealed is None and (len(batch) or batch.refused):
             with self._metrics.stage_seconds.labels("map").time():
@@ -105,10 +105,10 @@ class Writer:
             work.batch = self.new_work().batch
 
     async def write(self, work: Work) -> list[Refusal]:
-        """Write ``work``; the entries of it that the engine will not have.
+        """Write ``work`` and return the entries that could not be stored.
 
         Raises:
-            Stopped: when the worker is to end before the engine has answered. Nothing may be acknowledged then.
+            Stopped: when the worker stops before the engine has confirmed. No entry may be acknowledged then.
         """
         self.seal(work)
         sealed = work.sealed
@@ -122,7 +122,7 @@ class Writer:
                 await self._insert("spans", sealed.spans)
                 self._bounds.inserted(sealed.rows, time.monotonic() - began)
             failpoint("worker_after_span_insert")
-            # The spans are the largest of what is held, and not needed again.
+            # Release the spans: they take most of the memory and are not needed again.
             await self._write_runs(replace(sealed, spans=None))
         except EngineRejected as error:
             refused = {refusal.held.entry.id for refusal in refusals}
@@ -140,7 +140,7 @@ class Writer:
         return await self._retry.until_answered(lambda: envelopes_with_outcome(self._engine, outcomes))
 
     async def settle(self, outcomes: Sequence[Outcome]) -> None:
-        """Write what became of envelopes.
+        """Write outcomes of envelopes.
 
         Raises:
             Stopped: as `write`.
@@ -149,29 +149,29 @@ class Writer:
             return
         block = outcome_block(outcomes)
         with self._metrics.stage_seconds.labels("outcomes").time():
-            # This program made every word of it: nobody's data is wrong when the engine will not have it.
+            # No client data is in an outcome, so a rejection by the engine is no reason to give up: retry until stored.
             await self._retry.until_answered(lambda: self._put(block))
 
     async def finish(self) -> None:
-        """Compute the runs that were left for later, when all that there was is written and the worker is to end."""
+        """Recompute the large runs that were postponed. Call this once all batches are written and the worker stops."""
         await self._runs.finish()
 
     def close(self) -> None:
-        """End what is under way; a run that was not computed is computed with its next span."""
+        """Cancel postponed recomputes. A run that was not recomputed is recomputed with its next span."""
         self._runs.close()
 
     async def _write_runs(self, sealed: Sealed) -> None:
-        """Recompute the runs of a batch whose spans are stored, and meter it; with all others that wait for that too.
+        """Recompute the runs of a batch whose spans are stored, and write its meter, together with all waiting batches.
 
-        The engine takes 140 ms of CPU for a recompute whatever its number of runs.
+        A recompute costs the engine 140 ms of CPU, whatever the number of runs.
 
         Raises:
-            EngineRejected, Stopped: as `_insert`, of this batch alone.
+            EngineRejected, Stopped: as `_insert`, for this batch only.
         """
         self._stored.append(sealed)
         try:
             async with self._runs_turn:
-                if any(one is sealed for one in self._stored):  # else another batch's turn included it
+                if any(one is sealed for one in self._stored):  # else it was written together with another batch
                     await self._write_stored(sealed)
         finally:
             self._stored = [one for one in self._stored if one is not sealed]
@@ -198,6 +198,7 @@ class Writer:
         await self._insert("meter", first._replace(rows=rows, data=data))
 
     async def _write_halves(self, held: Sequence[Held], reason: str) -> list[Refusal]:
+        """Map and write each half of the entries again, to isolate those that the engine rejects."""
         if len(held) == 1:
             return [Refusal(held[0], reason)]
         middle = len(held) // 2
@@ -211,10 +212,10 @@ class Writer:
         return refusals
 
     async def _insert(self, stage: str, block: Block | None) -> None:
-        """Insert rows of envelopes.
+        """Insert rows that hold client data.
 
         Raises:
-            EngineRejected: when the engine calls the rows wrong, for one of `BAD_DATA`.
+            EngineRejected: when the engine rejects the rows with a code of `BAD_DATA`.
         """
         if block is None:
             return
@@ -226,7 +227,7 @@ class Writer:
 
 
 def _refusals(work: Work) -> list[Refusal]:
-    """The entries whose envelopes could not be read when they were mapped."""
+    """Refusals of the entries whose envelopes could not be read during mapping."""
     why = dict(work.refused)
     return [
         Refusal(one, f"cannot be read: {type(error).__name__}: {error}")

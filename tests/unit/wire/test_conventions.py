@@ -54,7 +54,7 @@ def test_a_name_that_spells_no_place_in_a_list_has_no_rule(name: str) -> None:
 
 
 def test_names_from_outside_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conventions, "_REMEMBERED_NAMES", 200)
+    monkeypatch.setattr(conventions, "_MAX_CACHED_NAMES", 200)
     table = RuleTable()
     for number in range(1000):
         assert table[f"app.{number}"] is None

@@ -18,9 +18,9 @@ from tracebility.wire.conventions import RuleTable
 from tracebility.wire.envelope import Envelope, Header
 from tracebility.wire.pricing import PriceTable
 from tracebility.worker import mapping
+from tracebility.worker.attribute_names import AttributeNames
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import BYTES_METER, SPANS_METER, Block, meter_block, span_block
-from tracebility.worker.span_reader import AttributeNames
 
 ACCEPTED_AT_US = 1_795_521_600_000_000
 START_NS = ACCEPTED_AT_US * 1000 - 5 * 10**9

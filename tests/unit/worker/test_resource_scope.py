@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tracebility.wire.conventions import RuleTable
 from tracebility.wire.otlp import split
-from tracebility.worker.mapping import read_owner
+from tracebility.worker.resource_scope import read_resource_scope
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 63) - 1) | st.floats() | st.text() | st.binary(),
@@ -26,8 +26,8 @@ def test_what_is_around_spans_is_as_large_as_its_attributes_in_a_row(
     [group] = request.resource_spans
     [scoped] = group.scope_spans
     scoped.scope.attributes.extend(wire.make_request(resource=scope).resource_spans[0].resource.attributes)
-    owner = read_owner(RuleTable(), group.resource, scoped.scope)
+    owner = read_resource_scope(RuleTable(), group.resource, scoped.scope)
     chars = split.scope_chars_of(request)
     assert chars == owner.chars == sum(map(len, chain(owner.keys, owner.values, *owner.scope_attributes)))
     around_bytes = group.resource.ByteSize() + scoped.scope.ByteSize()
-    assert chars <= split.MOST_GROWTH * around_bytes
+    assert chars <= split.MAX_CHARS_PER_BYTE * around_bytes

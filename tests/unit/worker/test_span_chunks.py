@@ -20,11 +20,11 @@ from tracebility.wire.envelope import Envelope
 from tracebility.wire.limits import LABEL_CHARS, NAME_CHARS
 from tracebility.wire.otlp.values import read_any
 from tracebility.worker import mapping
+from tracebility.worker.attribute_names import AttributeNames
 from tracebility.worker.batch import Batch
 from tracebility.worker.columns import meter_block, span_block
 from tracebility.worker.message_assembly import ListPlans
 from tracebility.worker.previews import PREVIEW_CHARS
-from tracebility.worker.span_reader import AttributeNames
 
 CHAT = {
     "gen_ai.operation.name": "chat",
@@ -445,9 +445,9 @@ def test_names_and_plans_of_hostile_spans_are_forgotten(wire: Wire) -> None:
         envelope = wire.make_envelope(wire.make_request(wire.make_span(attributes)).SerializeToString())
         mapping.add(batch, envelope)
         mapping.map_pending(batch)
-        assert len(names) <= AttributeNames.MOST_NAMES + 9_000
+        assert len(names) <= AttributeNames.MAX_NAMES + 9_000
     assert len(names.plans) == 0  # of so many parts none is kept
     small = wire.make_request(*(wire.make_span({f"llm.input_messages.0.x{one}": "v"}) for one in range(2_100)))
     mapping.add(batch, wire.make_envelope(small.SerializeToString(), items=2_100))
     mapping.map_pending(batch)
-    assert len(names.plans) == ListPlans.MOST_PLANS
+    assert len(names.plans) == ListPlans.MAX_PLANS

@@ -1,4 +1,4 @@
-"""OTLP trace requests: what the edge checks (`inspect`), what the worker reads (`decode`, `spans`, `protobuf`)."""
+"""OTLP trace requests: the edge checks them (`inspect`), the worker reads them (`decode`, `spans`, `protobuf`)."""
 
 from tracebility.wire.otlp.inspect import (
     JSON,

@@ -1,4 +1,4 @@
-"""OTLP trace requests: read into the protobuf message, whatever form they came in, and checked span by span."""
+"""Parses OTLP trace requests, protobuf or JSON, into the protobuf message, and checks each span."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -35,13 +35,13 @@ _NO_SPAN = bytes(8)
 
 
 def decode(body: bytes, content_type: str) -> ExportTraceServiceRequest:
-    """The request that ``body`` is, as its protobuf message; ``content_type`` is ``protobuf`` or ``json``.
+    """Decode a request; ``content_type`` is ``protobuf`` or ``json``.
 
-    In a JSON body, a span that no protobuf message can hold becomes an empty one, so that positions stay as they are:
-    the edge has listed it in the header's ``rejected``.
+    A JSON span that does not fit into a protobuf message becomes an empty span, so that the positions of the others
+    stay the same. The edge has listed it in the header's ``rejected``.
 
     Raises:
-        BadRequest: when it is not one.
+        BadRequest: when ``body`` is not a trace request.
     """
     if content_type == JSON:
         return json.decode(body)
@@ -52,100 +52,103 @@ def decode(body: bytes, content_type: str) -> ExportTraceServiceRequest:
 
 
 def spans_of(request: ExportTraceServiceRequest) -> Iterator[Span]:
-    """Each span of ``request`` in its order, which is what the positions in a header's ``rejected`` count."""
+    """All spans in order. Positions in a header's ``rejected`` count in this order."""
     for resource in request.resource_spans:
         for scope in resource.scope_spans:
             yield from scope.spans
 
 
 def inspect(body: bytes, content_type: str) -> Inspection:
-    """What of ``body`` can be kept; ``content_type`` is ``protobuf`` or ``json``.
+    """Decide which spans of ``body`` are accepted; ``content_type`` is ``protobuf`` or ``json``.
 
-    A body of which each span can be read travels as it came. One that is large, or of which a span cannot be read, is
-    cut along its spans and travels in parts.
+    A small body whose spans can all be read is enqueued unchanged. A large one, or one with an unreadable span, is
+    split between its spans into parts.
 
     Raises:
-        BadRequest: when it is not an OTLP request down to its spans.
+        BadRequest: when ``body`` is not a trace request.
         PayloadTooLarge: when it holds too many spans, or resources and scopes are too large.
     """
     if len(body) <= limits.ENVELOPE_BYTES:
-        found = _whole(body, content_type, limits.GROUPS)
+        found = _inspect_whole(body, content_type, limits.GROUPS)
         if found is not None:
             return found
     if content_type == JSON:
         slices = json.cut(json_structs.repair(body))
-        found = in_parts(slices, _why_not_json, json.why_not_scope, json.join, json.read_scope)
-        return _first_warned(found, JSON)
+        found = in_parts(slices, _json_slice_problem, json.scope_problem, json.join, json.read_scope)
+        return _with_warning_of_first_part(found, JSON)
     slices = protobuf.cut(body)
     if not slices and len(body) <= limits.ENVELOPE_BYTES:
-        decode(body, content_type)  # what could not be read is in none of its spans
-    found = in_parts(slices, _why_not_protobuf, protobuf.why_not_scope, protobuf.join, protobuf.read_scope)
-    return _first_warned(found, PROTOBUF)
+        decode(body, content_type)  # raises: the unreadable bytes are in no span
+    found = in_parts(slices, _protobuf_slice_problem, protobuf.scope_problem, protobuf.join, protobuf.read_scope)
+    return _with_warning_of_first_part(found, PROTOBUF)
 
 
 def inspect_inline(body: bytes, content_type: str) -> Inspection | None:
-    """What `inspect` says of a body of one envelope; None as soon as that turns out to take long.
+    """As `inspect`, for a body of one envelope; None as soon as it proves too slow for the event loop.
 
     Raises:
         PayloadTooLarge: when it holds too many spans, or resources and scopes are too large.
     """
-    return _whole(body, content_type, _FEW)
+    return _inspect_whole(body, content_type, _MAX_INLINE)
 
 
-# Up to so many groups and refused spans, and attributes, events and links of one span, are looked at without haste.
-_FEW = 128
+# Groups and rejected spans of a request that is inspected on the event loop; attributes of a span that needs no count
+# of its events, links and nested values.
+_MAX_INLINE = 128
 
-# In so many bytes there are not more attributes, events, links and values than allowed: each takes two at least.
-_FEW_BYTES = 2 * limits.ATTRIBUTES
+# A span of this size holds no more attributes, events, links and values than allowed: each takes at least two bytes.
+_UNCOUNTED_BYTES = 2 * limits.ATTRIBUTES
 
-_CROWDED = f"more than {limits.ATTRIBUTES} attributes, nested ones included"
+_TOO_MANY_ATTRIBUTES = f"more than {limits.ATTRIBUTES} attributes, nested ones included"
 
 
-def _whole(body: bytes, content_type: str, patience: int) -> Inspection | None:
-    """What is found in a ``body`` that may travel as it came; None when it may not.
+def _inspect_whole(body: bytes, content_type: str, bound: int) -> Inspection | None:
+    """Inspect a ``body`` that is enqueued unchanged. None when it has to be split.
 
-    None as well when more than ``patience`` groups are to be looked at one by one, or spans refused.
+    None also when it has more than ``bound`` groups or rejected spans.
     """
     try:
         if content_type == JSON:
             sent = jsontext.decode(json_structs.repair(body), json_structs.read_request)
-            groups, spans = _bounded(json_structs.groups_of(sent))
-            if groups > patience:
+            groups, spans = _count_groups(json_structs.groups_of(sent))
+            if groups > bound:
                 return None
             check_repeated(json.without_spans(sent), json_structs.spans_in_scopes(sent), len(body))
-            found = _found(enumerate(map(_why_not_sent, count(), json_structs.spans_of(sent))), spans, patience)
-            return _warned(found, [span.start_time_unix_nano for span in json_structs.spans_of(sent)])
+            reasons = enumerate(map(_json_span_problem, count(), json_structs.spans_of(sent)))
+            return _with_warning(
+                _inspection(reasons, spans, bound), [span.start_time_unix_nano for span in json_structs.spans_of(sent)]
+            )
         request = ExportTraceServiceRequest.FromString(body)
     except (DecodeError, msgspec.ValidationError, UnicodeDecodeError, json.Unfit):
-        return None  # no reader says which span it is; cut along its spans, the body tells
-    groups, spans = _bounded(_groups_of(request))
-    if groups > patience:
+        return None  # the error does not name the span: inspect the spans one by one
+    groups, spans = _count_groups(_groups_of(request))
+    if groups > bound:
         return None
     in_scopes = [len(scoped.spans) for group in request.resource_spans for scoped in group.scope_spans]
     check_repeated(request, in_scopes, len(body))
-    return _warned(_found(_verdicts(body, request), spans, patience), [*map(_start, spans_of(request))])
+    return _with_warning(_inspection(_problems(body, request), spans, bound), [*map(_start, spans_of(request))])
 
 
-def _found(verdicts: Iterable[tuple[int, str]], spans: int, patience: int) -> Inspection | None:
-    """``verdicts`` say of a span why it is refused, or nothing; spans that are not among them are well."""
+def _inspection(problems: Iterable[tuple[int, str]], spans: int, bound: int) -> Inspection | None:
+    """An inspection of ``problems``: position and reason. Spans without a problem, or with an empty one, are valid."""
     refused: list[Rejection] = []
-    for index, verdict in verdicts:
-        if verdict:
-            refused.append(rejection(index, verdict, len(refused)))
-            if len(refused) > patience:
+    for index, reason in problems:
+        if reason:
+            refused.append(rejection(index, reason, len(refused)))
+            if len(refused) > bound:
                 return None
     return Inspection(spans - len(refused), refused)
 
 
-# 1973 in nanoseconds since 1970. What begins before was counted in another unit.
+# 1973 in nanoseconds since 1970. An earlier start is a time in another unit.
 _EARLIEST_NS = 10**17
 
 
-def _warned(found: Inspection | None, starts: Sequence[int | float | str | None]) -> Inspection | None:
-    """``found`` with a warning when spans began before 1973; ``starts`` are numbers, or text of digits."""
+def _with_warning(found: Inspection | None, starts: Sequence[int | float | str | None]) -> Inspection | None:
+    """Add a warning to ``found`` if accepted spans started before 1973. ``starts`` are numbers or text of digits."""
     if found is None:
         return None
-    rejected = set(found.passed_over)
+    rejected = set(found.skipped)
     early = sum(
         (len(start) < len(str(_EARLIEST_NS)) if isinstance(start, str) else (start or 0) < _EARLIEST_NS)
         and index not in rejected
@@ -160,41 +163,42 @@ def _warned(found: Inspection | None, starts: Sequence[int | float | str | None]
     return replace(found, warnings=(ItemWarning(warning),))
 
 
-def _first_warned(found: Inspection, content_type: str) -> Inspection:
-    """As `_warned` for a request in parts. Clients that count in another unit do so in the first part too."""
+def _with_warning_of_first_part(found: Inspection, content_type: str) -> Inspection:
+    """As `_with_warning`, for a request in parts. A client that uses another unit does so in the first part too."""
     if not found.parts:
         return found
     first = replace(found, rejected=[], parts=())
-    warned = _warned(first, [*map(_start, spans_of(decode(found.parts[0].body, content_type)))])
+    warned = _with_warning(first, [*map(_start, spans_of(decode(found.parts[0].body, content_type)))])
     return found if warned is None else replace(found, warnings=warned.warnings)
 
 
-def _verdicts(body: bytes, request: ExportTraceServiceRequest) -> Iterator[tuple[int, str]]:
+def _problems(body: bytes, request: ExportTraceServiceRequest) -> Iterator[tuple[int, str]]:
+    """Check the spans of ``request``: position, and why the span is rejected, or an empty text."""
     index = 0
-    long = protobuf.spans_above(body, request, _FEW_BYTES)
+    long = protobuf.spans_above(body, request, _UNCOUNTED_BYTES)
     for resource in request.resource_spans:
         for scope in resource.scope_spans:
             spans = list(scope.spans)
-            places: Iterable[int] = range(index, index + len(spans))
-            if not spans or _all_fit(spans):
-                places = [place for place in long if place in places]
-            for place in places:
-                yield place, _why_not_read(place, spans[place - index], long.get(place, b""))
+            positions: Iterable[int] = range(index, index + len(spans))
+            if not spans or _are_all_valid(spans):
+                positions = [position for position in long if position in positions]
+            for position in positions:
+                yield position, _span_problem(position, spans[position - index], long.get(position, b""))
             index += len(spans)
 
 
-def _why_not_read(index: int, span: Span, sent: bytes) -> str:
-    """Why ``span`` cannot be stored; ``sent`` is what it came as, if that is long."""
-    reason = why_not(span)
-    # Each value that is nested in another has a tag that is a line feed, in an array as in a list of pairs.
+def _span_problem(index: int, span: Span, sent: bytes) -> str:
+    """Why ``span`` is rejected; empty if it is valid. ``sent``: its bytes, needed for long spans only."""
+    reason = _head_problem(span)
+    # In arrays and lists of pairs, each nested value begins with the byte 0x0A, so its count is an upper bound.
     if (
         not reason
-        and len(sent) > _FEW_BYTES
-        and _at_the_top(span) + sent.count(b"\n") > limits.ATTRIBUTES
+        and len(sent) > _UNCOUNTED_BYTES
+        and _count_top_level(span) + sent.count(b"\n") > limits.ATTRIBUTES
         and protobuf.has_too_many_attributes(sent)
     ):
-        reason = _CROWDED
-    return f"{named(index, span)}: {reason}" if reason else ""
+        reason = _TOO_MANY_ATTRIBUTES
+    return f"{_span_name(index, span)}: {reason}" if reason else ""
 
 
 def _groups_of(request: ExportTraceServiceRequest) -> Iterator[int]:
@@ -204,8 +208,12 @@ def _groups_of(request: ExportTraceServiceRequest) -> Iterator[int]:
             yield len(scope.spans)
 
 
-def _bounded(groups: Iterable[int]) -> tuple[int, int]:
-    """How many groups and spans there are; each group says how many spans it holds itself."""
+def _count_groups(groups: Iterable[int]) -> tuple[int, int]:
+    """The number of groups (resources and scopes) and of spans. ``groups``: the spans directly in each group.
+
+    Raises:
+        PayloadTooLarge: when there are too many groups or spans.
+    """
     seen = spans = 0
     for of_group in groups:
         seen += 1
@@ -217,8 +225,8 @@ def _bounded(groups: Iterable[int]) -> tuple[int, int]:
     return seen, spans
 
 
-def _all_fit(spans: list[Span]) -> bool:
-    """Whether a look at each field of all spans at once finds nothing: half the time of a look at each span."""
+def _are_all_valid(spans: list[Span]) -> bool:
+    """Check each field of all spans together, which takes half as long as checking each span."""
     trace_ids, span_ids = [*map(_trace_id, spans)], [*map(_span_id, spans)]
     return (
         {*map(len, trace_ids)} == {16}
@@ -229,7 +237,7 @@ def _all_fit(spans: list[Span]) -> bool:
         and max(map(_start, spans)) <= limits.MAX_UNIX_NANO
         and max(map(_end, spans)) <= limits.MAX_UNIX_NANO
         and max(map(len, map(_name, spans))) <= limits.NAME_CHARS
-        and max(map(len, map(_attributes, spans))) <= _FEW
+        and max(map(len, map(_attributes, spans))) <= _MAX_INLINE
     )
 
 
@@ -238,52 +246,52 @@ _start, _end = attrgetter("start_time_unix_nano"), attrgetter("end_time_unix_nan
 _name, _attributes = attrgetter("name"), attrgetter("attributes")
 
 
-def _why_not_protobuf(index: int, one: Slice) -> str:
+def _protobuf_slice_problem(index: int, one: Slice) -> str:
     if len(one.span) > limits.ITEM_BYTES:
         return f"span {index}: it is {len(one.span)} bytes, more than {limits.ITEM_BYTES >> 20} MiB"
     try:
         is_large = len(one.span) > limits.ENVELOPE_BYTES
         if is_large and protobuf.has_too_many_attributes(one.span):
-            return f"span {index}: {_CROWDED}"
-        [span] = spans_of(ExportTraceServiceRequest.FromString(protobuf.alone(one)))
+            return f"span {index}: {_TOO_MANY_ATTRIBUTES}"
+        [span] = spans_of(ExportTraceServiceRequest.FromString(protobuf.request_of(one)))
     except (protobuf.Malformed, DecodeError) as error:
         return f"span {index}: it is no protobuf span, holds text that is not UTF-8, or is nested too deep: {error}"
-    return _why_not_read(index, span, b"" if is_large else bytes(one.span))
+    return _span_problem(index, span, b"" if is_large else bytes(one.span))
 
 
-def _why_not_json(index: int, one: Slice) -> str:
+def _json_slice_problem(index: int, one: Slice) -> str:
     text = bytes(one.span)
     if len(text) > limits.ITEM_BYTES:
         return f"span {index}: it is {len(text)} bytes, more than {limits.ITEM_BYTES >> 20} MiB"
     if len(text) > limits.ENVELOPE_BYTES and text.count(b'"key"') > limits.ATTRIBUTES:
-        return f"span {index}: {_CROWDED}"
+        return f"span {index}: {_TOO_MANY_ATTRIBUTES}"
     try:
-        return _why_not_sent(index, json_structs.read_span(text))
+        return _json_span_problem(index, json_structs.read_span(text))
     except UnicodeDecodeError as error:
         return f"span {index}: a string is not UTF-8: {error.reason}"
     except msgspec.DecodeError as error:
         if jsontext.is_deeper(text, limits.JSON_DEPTH):
             return f"span {index}: values are nested more than {limits.JSON_DEPTH} arrays and objects deep"
-        return f"span {index}: {jsontext.told(error)}"
+        return f"span {index}: {jsontext.error_text(error)}"
 
 
-def _why_not_sent(index: int, sent: json_structs.Span) -> str:
+def _json_span_problem(index: int, sent: json_structs.Span) -> str:
     span = Span()
     try:
         nested = json.check_span(span, sent)
-        reason = _too_many(nested) if nested > limits.ATTRIBUTES else why_not(span)
+        reason = _too_many(nested) if nested > limits.ATTRIBUTES else _head_problem(span)
     except json.Unfit as error:
         reason = str(error)
-    return f"{named(index, span)}: {reason}" if reason else ""
+    return f"{_span_name(index, span)}: {reason}" if reason else ""
 
 
-def named(index: int, span: Span) -> str:
-    """A span as an answer names it."""
+def _span_name(index: int, span: Span) -> str:
+    """A span's position and name, for answers."""
     return f"span {index} ({span.name[:60]!r})" if span.name else f"span {index}"
 
 
-def why_not(span: Span) -> str:
-    """Why ``span`` cannot be stored; empty when it can."""
+def _head_problem(span: Span) -> str:
+    """Why ``span`` is rejected for its ids, times, name or number of attributes; empty if these are valid."""
     if len(span.trace_id) != 16 or span.trace_id == _NO_TRACE:
         return f"trace_id must be 16 bytes that are not all zero, it is {span.trace_id[:32].hex() or 'empty'}"
     if len(span.span_id) != 8 or span.span_id == _NO_SPAN:
@@ -295,12 +303,12 @@ def why_not(span: Span) -> str:
             return f"{field} must be below 2^63, it is {getattr(span, field)}"
     if len(span.name) > limits.NAME_CHARS:
         return f"name must be at most {limits.NAME_CHARS} characters, it has {len(span.name)}"
-    count = _at_the_top(span)
+    count = _count_top_level(span)
     return _too_many(count) if count > limits.ATTRIBUTES else ""
 
 
-def _at_the_top(span: Span) -> int:
-    """Attributes, events and links, without what is nested in their values."""
+def _count_top_level(span: Span) -> int:
+    """The number of attributes, events and links, without values nested in attributes."""
     return (
         len(span.attributes)
         + sum(1 + len(event.attributes) for event in span.events)
@@ -313,7 +321,7 @@ def _too_many(count: int) -> str:
 
 
 def partial_success(rejected: int, message: str) -> ExportTraceServiceResponse:
-    """The answer to a request of which ``rejected`` spans were not kept, or with a warning alone; else an empty one."""
+    """The answer to a request: ``message`` names rejected spans or warns; an empty response if there is none."""
     response = ExportTraceServiceResponse()
     if message:
         response.partial_success.rejected_spans = rejected

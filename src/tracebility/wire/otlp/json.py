@@ -1,7 +1,7 @@
-"""From OTLP's JSON to its protobuf message, so that the rest knows one form.
+"""Converts OTLP/JSON to the protobuf message, so that all other code handles one form.
 
-Ids are hex of either case, 64-bit numbers text or numbers, enums numbers or names. `check_span` looks at all that
-`fill_span` would choke on, at a fraction of its cost: the edge checks, the worker fills.
+Ids are hex in either case; 64-bit numbers are text or numbers; enums are numbers or names. The edge only checks a span
+(`check_span`), which costs a fraction of converting it (`fill_span`) and finds the same errors. The worker converts.
 """
 
 import binascii
@@ -24,14 +24,14 @@ from tracebility.wire.otlp.split import ResourceScope, Slice, not_a_request, too
 
 
 class Unfit(ValueError):
-    """JSON of the right shape whose value no OTLP message can hold."""
+    """A JSON value of the right type that does not fit into the protobuf message."""
 
 
 def decode(body: bytes) -> ExportTraceServiceRequest:
-    """The message that ``body`` is. A span that no message can hold becomes an empty one.
+    """Convert a request. A span that does not fit into the message becomes an empty span.
 
     Raises:
-        BadRequest: when it is not an OTLP request.
+        BadRequest: when ``body`` is not a trace request.
     """
     try:
         request = jsontext.decode(repair(body), read_request)
@@ -39,15 +39,15 @@ def decode(body: bytes) -> ExportTraceServiceRequest:
         for sent in request.resource_spans or ():
             fill_group(message, sent)
     except (msgspec.ValidationError, UnicodeDecodeError, Unfit) as error:
-        raise not_a_request(jsontext.told(error)) from error
+        raise not_a_request(jsontext.error_text(error)) from error
     return message
 
 
 def without_spans(request: Request) -> ExportTraceServiceRequest:
-    """All resources and scopes of ``request``, without spans.
+    """Convert all resources and scopes of ``request``, without spans.
 
     Raises:
-        Unfit: when one cannot.
+        Unfit: when a value of them does not fit.
     """
     message = ExportTraceServiceRequest()
     for group in request.resource_spans or ():
@@ -57,10 +57,10 @@ def without_spans(request: Request) -> ExportTraceServiceRequest:
 
 
 def fill_group(message: ExportTraceServiceRequest, sent: ResourceSpans) -> None:
-    """Bring ``sent`` into ``message``, with an empty span in the place of each that is unfit.
+    """Convert ``sent`` and add it to ``message``. A span that does not fit becomes an empty span.
 
     Raises:
-        Unfit: when its resource or a scope is.
+        Unfit: when a value of its resource or a scope does not fit.
     """
     group = message.resource_spans.add(schema_url=sent.schema_url or "")
     if sent.resource is not None:
@@ -82,15 +82,15 @@ def fill_group(message: ExportTraceServiceRequest, sent: ResourceSpans) -> None:
 
 
 def check_span(target: trace_pb2.Span, sent: Span) -> int:
-    """Bring the head of ``sent`` into ``target`` and look at the rest: how many attributes there are in all.
+    """Convert the head of ``sent``, check the rest, and return the number of attributes, events, links and values.
 
     Raises:
-        Unfit: naming the field whose value a message cannot hold.
+        Unfit: when a value does not fit; the text names the field.
     """
     _fill_head(target, sent)
     count = _check_attributes(sent.attributes)
     for event in sent.events or ():
-        _moment("events.timeUnixNano", event.time_unix_nano)
+        _unix_nano("events.timeUnixNano", event.time_unix_nano)
         count += 1 + _check_attributes(event.attributes)
     for link in sent.links or ():
         _hex("links.traceId", link.trace_id)
@@ -100,10 +100,10 @@ def check_span(target: trace_pb2.Span, sent: Span) -> int:
 
 
 def fill_span(target: trace_pb2.Span, sent: Span) -> None:
-    """Bring ``sent`` into ``target``.
+    """Convert ``sent`` into ``target``.
 
     Raises:
-        Unfit: naming the field whose value a message cannot hold.
+        Unfit: when a value does not fit; the text names the field.
     """
     _fill_head(target, sent)
     _fill_attributes(target.attributes, sent.attributes)
@@ -113,7 +113,7 @@ def fill_span(target: trace_pb2.Span, sent: Span) -> None:
     for event in sent.events or ():
         into = target.events.add(
             name=event.name or "",
-            time_unix_nano=_moment("events.timeUnixNano", event.time_unix_nano),
+            time_unix_nano=_unix_nano("events.timeUnixNano", event.time_unix_nano),
             dropped_attributes_count=_uint32(event.dropped_attributes_count),
         )
         _fill_attributes(into.attributes, event.attributes)
@@ -128,8 +128,8 @@ def fill_span(target: trace_pb2.Span, sent: Span) -> None:
         _fill_attributes(link_into.attributes, link.attributes)
 
 
-# Brackets around a value: its own, the pair, the list of attributes, the span. An array of values adds three, a list of
-# pairs four.
+# Nesting depth in JSON of an attribute's value: the value, the pair, the list of attributes, the span. An array adds
+# three levels, a list of pairs four.
 _VALUE_DEPTH = 4
 _ARRAY_DEPTH = 3
 _KVLIST_DEPTH = 4
@@ -144,8 +144,8 @@ def _fill_head(target: trace_pb2.Span, sent: Span) -> None:
     target.parent_span_id = _hex("parentSpanId", sent.parent_span_id)
     target.name = sent.name or ""
     target.kind = _enum("kind", trace_pb2.Span.SpanKind, sent.kind)
-    target.start_time_unix_nano = _moment("startTimeUnixNano", sent.start_time_unix_nano)
-    target.end_time_unix_nano = _moment("endTimeUnixNano", sent.end_time_unix_nano)
+    target.start_time_unix_nano = _unix_nano("startTimeUnixNano", sent.start_time_unix_nano)
+    target.end_time_unix_nano = _unix_nano("endTimeUnixNano", sent.end_time_unix_nano)
     if sent.trace_state:
         target.trace_state = sent.trace_state
     if sent.flags:
@@ -167,7 +167,7 @@ def _check_attributes(sent: Attributes, depth: int = _VALUE_DEPTH) -> int:
 
 
 def _check_value(value: AnyValue, depth: int) -> int:
-    """How many pairs and items are nested in it."""
+    """Check a value, and return the number of pairs and items nested in it."""
     if depth > limits.JSON_DEPTH:
         raise Unfit(_TOO_DEEP)
     if value.string_value is not None:
@@ -231,30 +231,30 @@ def _hex(field: str, text: str | None) -> bytes:
         data = bytes.fromhex(text)
     except ValueError:
         data = b""
-    if len(data) * 2 != len(text):  # it passes over spaces
+    if len(data) * 2 != len(text):  # `fromhex` ignores spaces
         raise Unfit(f"{field} must be hex digits, it is {text[:40]!r}")
     return data
 
 
-def _moment(field: str, value: int | float | str | None) -> int:
+def _unix_nano(field: str, value: int | float | str | None) -> int:
     return _long(field, value, 0, limits.MAX_UNIX_NANO) if value else 0
 
 
-def _long(field: str, value: int | float | str | None, least: int, most: int) -> int:
+def _long(field: str, value: int | float | str | None, smallest: int, largest: int) -> int:
     try:
         number = int(value or 0)
     except (ValueError, OverflowError):
         raise Unfit(f"{field} must be a whole number, it is {str(value)[:40]!r}") from None
     if isinstance(value, float) and number != value:
         raise Unfit(f"{field} must be a whole number, it is {value}")
-    if not least <= number <= most:
-        raise Unfit(f"{field} must be from {least} to {most}, it is {str(value)[:40]}")
+    if not smallest <= number <= largest:
+        raise Unfit(f"{field} must be from {smallest} to {largest}, it is {str(value)[:40]}")
     return number
 
 
 def _double(value: int | float | str | None) -> float:
     try:
-        return float(value or 0)  # "NaN" and "Infinity" are how JSON spells them
+        return float(value or 0)  # proto3 JSON spells these numbers "NaN" and "Infinity"
     except (ValueError, OverflowError):
         raise Unfit(f"doubleValue must be a number, it is {str(value)[:40]!r}") from None
 
@@ -267,7 +267,7 @@ def _base64(text: str) -> bytes:
 
 
 def _uint32(value: int | float | str | None) -> int:
-    """A number that nothing depends on: what cannot be read is 0, and rejects no span."""
+    """A count or flags. They are informative only, so an unreadable value becomes 0 and does not reject the span."""
     try:
         return min(max(int(value or 0), 0), (1 << 32) - 1)
     except (ValueError, OverflowError):
@@ -288,10 +288,10 @@ def _enum(field: str, enum: Any, value: int | str | None) -> Any:
 
 
 def cut(body: bytes) -> list[Slice]:
-    """The spans of a JSON request whose text `jsontext.repair` has seen.
+    """Split a JSON request, already repaired by `jsontext.repair`, into its spans.
 
     Raises:
-        BadRequest: when it is not JSON of an OTLP request down to its spans.
+        BadRequest: when it is not JSON, or its structure down to the spans is not a trace request.
         PayloadTooLarge: when it holds too many spans, or too many groups of them.
     """
     try:
@@ -313,12 +313,12 @@ def cut(body: bytes) -> list[Slice]:
                 if len(slices) > limits.ITEMS:
                     raise too_many_spans()
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise not_a_request(jsontext.told(error)) from error
+        raise not_a_request(jsontext.error_text(error)) from error
     return slices
 
 
 def join(slices: Iterable[Slice]) -> bytes:
-    """A request of ``slices``."""
+    """Join ``slices`` to a request."""
     groups = [
         b'{%b"scopeSpans":[{%b"spans":[%b]}]}' % (owner.resource, owner.scope, b",".join(one.span for one in members))
         for owner, members in groupby(slices, lambda one: one.owner)
@@ -326,8 +326,8 @@ def join(slices: Iterable[Slice]) -> bytes:
     return b'{"resourceSpans":[%b]}' % b",".join(groups)
 
 
-def why_not_scope(owner: ResourceScope) -> str:
-    """Why no span can be kept that has this resource and scope; empty when they are well."""
+def scope_problem(owner: ResourceScope) -> str:
+    """Why all spans of this resource and scope are rejected; empty if they are valid."""
     size = len(owner.resource) + len(owner.scope)
     if size > limits.RESOURCE_SCOPE_BYTES:
         return f"its resource and scope are {size} bytes, more than {limits.RESOURCE_SCOPE_BYTES >> 10} KiB"
@@ -339,10 +339,10 @@ def why_not_scope(owner: ResourceScope) -> str:
 
 
 def read_scope(owner: ResourceScope) -> ExportTraceServiceRequest:
-    """A resource and scope, with a span that says nothing.
+    """Decode a resource and scope, as a request with one empty span.
 
     Raises:
-        BadRequest: when they cannot be read.
+        BadRequest: when they cannot be decoded.
     """
     return decode(join([Slice(owner, b"{}")]))
 
@@ -378,5 +378,5 @@ def _list(raw: Raw) -> list[Raw]:
 
 
 def _members(**values: Raw) -> bytes:
-    """What stands before the list in an object: each member that was sent, with a comma after it."""
+    """The given members as JSON text, each followed by a comma; members that were not sent are left out."""
     return b"".join(b'"%b":%b,' % (name.encode(), bytes(raw)) for name, raw in values.items() if bytes(raw))

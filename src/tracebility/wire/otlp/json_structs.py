@@ -1,6 +1,6 @@
-"""The shape of OTLP in JSON. Every field may be absent or null; fields that are not here are passed over.
+"""Structs of OTLP/JSON. Every field may be absent or null; unknown fields are ignored.
 
-As proto3's JSON mapping has it: numbers may be text, and names may be those of the .proto file (``resource_spans``).
+As in proto3's JSON mapping, numbers may be text, and fields may have their .proto names (``resource_spans``).
 """
 
 import re
@@ -15,7 +15,7 @@ Long = int | float | str | None
 
 
 class _Struct(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """None refers to itself, so that the collector need not look at the thousands that a body makes."""
+    """Without garbage collection (``gc=False``): the structs have no cycles, and a body makes thousands of them."""
 
 
 class AnyValue(_Struct, frozen=True, rename="camel", gc=False):
@@ -113,9 +113,9 @@ class Request(_Struct, frozen=True, rename="camel", gc=False):
 
 
 def repair(body: bytes) -> bytes:
-    """``body`` as `jsontext.repair` leaves it, with the names of the .proto file spelled as JSON usually has them.
+    """Apply `jsontext.repair`, and change .proto field names to camel case.
 
-    In this mapping every key of an object is a field's name: what clients name themselves are values.
+    This is safe because every object key is a field name in OTLP/JSON: names chosen by clients are values.
     """
     body = jsontext.repair(body)
     return _PROTO_NAMES.sub(_camel, body) if b'_spans"' in body else body
@@ -136,7 +136,7 @@ read_span = msgspec.json.Decoder(Span).decode
 
 
 def groups_of(request: Request) -> Iterator[int]:
-    """How many spans each resource (none) and each scope of ``request`` holds itself."""
+    """The number of spans directly in each resource (always 0) and each scope of ``request``."""
     for group in request.resource_spans or ():
         yield 0
         for scoped in group.scope_spans or ():
@@ -144,12 +144,12 @@ def groups_of(request: Request) -> Iterator[int]:
 
 
 def spans_in_scopes(request: Request) -> list[int]:
-    """How many spans each scope of ``request`` has."""
+    """The number of spans of each scope of ``request``."""
     return [len(scoped.spans or ()) for group in request.resource_spans or () for scoped in group.scope_spans or ()]
 
 
 def spans_of(request: Request) -> Iterator[Span]:
-    """Each span of ``request`` in its order."""
+    """All spans of ``request`` in order."""
     for group in request.resource_spans or ():
         for scoped in group.scope_spans or ():
             yield from scoped.spans or ()

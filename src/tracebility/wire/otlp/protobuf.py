@@ -1,7 +1,7 @@
-"""The protobuf wire format of OTLP requests: where spans lie, and requests split by span, without decoding them.
+"""Finds spans in the protobuf wire format of OTLP requests, and splits requests between spans, without decoding.
 
-Requests are split when they are too large for one envelope or one parse, or when a span cannot be parsed, so that the
-others are kept. A span's resource and scope are kept as they came, and repeated where spans that shared them part.
+A request is split when it is too large for one envelope, or when a span cannot be parsed, so that the others are kept.
+Each part repeats the resources and scopes of its spans unchanged.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,11 +19,11 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class Malformed(ValueError):
-    """The bytes are not protobuf. ``str()`` says where."""
+    """The bytes are not protobuf. ``str()`` names the offset."""
 
 
 class Group(NamedTuple):
-    """Spans of one resource and scope: the encoded resource and scope, and start and end of each span."""
+    """The spans of one scope: the encoded resource and scope, and start and end of each span."""
 
     resource: bytes
     scope: bytes
@@ -31,10 +31,10 @@ class Group(NamedTuple):
 
 
 def groups(body: bytes) -> Iterator[Group]:
-    """The spans of ``body``, in the order of the decoded request.
+    """Find the spans of ``body``, in the order of the decoded request.
 
     Raises:
-        Malformed: when it is not protobuf, or holds what only a decoder follows, such as protobuf's own groups.
+        Malformed: when it is not protobuf, or has fields that only a decoder can read, such as protobuf groups.
     """
     for _, start, end in _messages(body, 0, len(body), 1):
         resource: list[bytes] = []
@@ -43,7 +43,7 @@ def groups(body: bytes) -> Iterator[Group]:
             if number in (1, 2) and to < at:
                 raise Malformed(f"field {number} at byte {at} is not a message")
             if number == 1:
-                resource.append(body[at:to])  # a message in pieces is its pieces joined
+                resource.append(body[at:to])  # protobuf merges repeated messages: joined bytes do the same
             elif number == 2:
                 scopes.append((at, to))
         for scope_at, scope_end in scopes:
@@ -59,9 +59,9 @@ def groups(body: bytes) -> Iterator[Group]:
             yield Group(b"".join(resource), b"".join(scope), spans)
 
 
-def spans_above(body: bytes, request: ExportTraceServiceRequest, most: int) -> dict[int, bytes]:
-    """The spans of ``body`` that are larger than ``most`` bytes, as they came, by their position in ``request``."""
-    if len(body) <= most:
+def spans_above(body: bytes, request: ExportTraceServiceRequest, size: int) -> dict[int, bytes]:
+    """The bytes of all spans with more than ``size`` bytes, by position in ``request``, which is ``body`` decoded."""
+    if len(body) <= size:
         return {}
     expected = sum(len(scope.spans) for resource in request.resource_spans for scope in resource.scope_spans)
     try:
@@ -69,16 +69,16 @@ def spans_above(body: bytes, request: ExportTraceServiceRequest, most: int) -> d
     except Malformed:
         places = []
     if len(places) == expected:
-        return {at: body[start:end] for at, (start, end) in enumerate(places) if end - start > most}
+        return {at: body[start:end] for at, (start, end) in enumerate(places) if end - start > size}
     spans = (span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans)
-    return {at: span.SerializeToString() for at, span in enumerate(spans) if span.ByteSize() > most}
+    return {at: span.SerializeToString() for at, span in enumerate(spans) if span.ByteSize() > size}
 
 
 def cut(body: bytes) -> list[Slice]:
-    """The spans of a protobuf request.
+    """Split a protobuf request into its spans.
 
     Raises:
-        BadRequest: when it is not protobuf down to its spans.
+        BadRequest: when its structure down to the spans is not valid protobuf.
         PayloadTooLarge: when it holds too many spans, or too many groups of them.
     """
     try:
@@ -88,7 +88,7 @@ def cut(body: bytes) -> list[Slice]:
 
 
 def join(slices: Iterable[Slice]) -> bytes:
-    """A request of ``slices``."""
+    """Join ``slices`` to a request."""
     request = bytearray()
     for owner, members in groupby(slices, lambda one: one.owner):
         scope = b"".join((owner.scope, *(_field(2, one.span) for one in members)))
@@ -96,16 +96,16 @@ def join(slices: Iterable[Slice]) -> bytes:
     return bytes(request)
 
 
-def alone(one: Slice) -> bytes:
-    """A request of the span only, as deep in it as it was: how deep values may be is counted from the outermost."""
-    return join([Slice(_NOTHING, one.span)])
+def request_of(one: Slice) -> bytes:
+    """A request with this span only. Parsing it applies the nesting limit at the same depth as in the whole request."""
+    return join([Slice(_EMPTY, one.span)])
 
 
 def has_too_many_attributes(span: bytes | memoryview) -> bool:
-    """Whether a span has more than ``limits.ATTRIBUTES``, in events, links and nested values too.
+    """Whether a span has more than ``limits.ATTRIBUTES`` attributes, events, links and nested values.
 
-    Counted on the wire, which takes 50 times as long as parsing it: for spans that may have so many. A large one is
-    counted before it is parsed, for a parsed attribute takes up to 40 times its bytes.
+    Counting in the wire format takes 50 times as long as parsing, so only suspicious spans are counted. Large spans are
+    counted before parsing, because a parsed attribute takes up to 40 times its bytes in memory.
 
     Raises:
         Malformed: when the span is not protobuf.
@@ -113,8 +113,8 @@ def has_too_many_attributes(span: bytes | memoryview) -> bool:
     return _count(span, _SPAN) > limits.ATTRIBUTES
 
 
-def why_not_scope(owner: ResourceScope) -> str:
-    """Why no span can be kept that has this resource and scope; empty when they are well."""
+def scope_problem(owner: ResourceScope) -> str:
+    """Why all spans of this resource and scope are rejected; empty if they are valid."""
     size = len(owner.resource) + len(owner.scope)
     if size > limits.RESOURCE_SCOPE_BYTES:
         return f"its resource and scope are {size} bytes, more than {limits.RESOURCE_SCOPE_BYTES >> 10} KiB"
@@ -128,16 +128,16 @@ def why_not_scope(owner: ResourceScope) -> str:
 
 
 def read_scope(owner: ResourceScope) -> ExportTraceServiceRequest:
-    """A resource and scope, with a span that says nothing.
+    """Decode a resource and scope, as a request with one empty span.
 
     Raises:
-        DecodeError: when they cannot be read.
+        DecodeError: when they cannot be decoded.
     """
     return ExportTraceServiceRequest.FromString(join([Slice(owner, b"")]))
 
 
 def _count(message: bytes | memoryview, children: "_Children") -> int:
-    """Attributes, events, links and nested values in ``message``; stops above ``limits.ATTRIBUTES``."""
+    """Count attributes, events, links and nested values in ``message``; stops above ``limits.ATTRIBUTES``."""
     seen = visited = 0
     todo = [(0, len(message), children)]
     while todo:
@@ -147,17 +147,16 @@ def _count(message: bytes | memoryview, children: "_Children") -> int:
             if inner is not None and value_end >= value_start:
                 seen += counts
                 visited += 1
-                if seen > limits.ATTRIBUTES or visited > _MOST_VISITED:
+                if seen > limits.ATTRIBUTES or visited > _MAX_VISITED:
                     return limits.ATTRIBUTES + 1
                 if value_end > value_start:
                     todo.append((value_start, value_end, inner))
     return seen
 
 
-_NOTHING = ResourceScope(b"", b"")
+_EMPTY = ResourceScope(b"", b"")
 
-# By number of the field: whether a message there counts, and what may be in it. A value does not: its pair does, or its
-# place in an array.
+# By field number: 1 if the message counts, and its own children. Values do not count: their pair or array item does.
 _Children = dict[int, "tuple[int, _Children | None]"]
 _NO_CHILD: tuple[int, _Children | None] = (0, None)
 _VALUE: _Children = {}
@@ -167,8 +166,8 @@ _SPAN: _Children = {9: (1, _PAIR), 11: (1, {3: (1, _PAIR)}), 13: (1, {4: (1, _PA
 _RESOURCE: _Children = {1: (0, {1: (1, _PAIR)})}
 _SCOPE: _Children = {1: (0, {3: (1, _PAIR)})}
 
-# What counts is at most a pair around a value around an array or a list.
-_MOST_VISITED = 3 * limits.ATTRIBUTES + 3
+# For each counted pair, at most a value and its array or list are visited too.
+_MAX_VISITED = 3 * limits.ATTRIBUTES + 3
 
 
 def _cut(body: bytes) -> Iterator[Slice]:
@@ -192,10 +191,10 @@ def _cut(body: bytes) -> Iterator[Slice]:
                 yield Slice(owner, view[span_start:span_end])
 
 
-_Place = tuple[int, int, int]  # where the tag begins, where the message begins and ends
+_Offsets = tuple[int, int, int]  # start of the tag, start and end of the message
 
 
-def _messages(body: bytes, start: int, end: int, wanted: int) -> Iterator[_Place]:
+def _messages(body: bytes, start: int, end: int, wanted: int) -> Iterator[_Offsets]:
     count = 0
     for number, tag, value_start, value_end in fields(body, start, end):
         if number == wanted:
@@ -207,9 +206,10 @@ def _messages(body: bytes, start: int, end: int, wanted: int) -> Iterator[_Place
             yield tag, value_start, value_end
 
 
-def _without(body: bytes, start: int, end: int, places: list[_Place]) -> bytes:
+def _without(body: bytes, start: int, end: int, removed: list[_Offsets]) -> bytes:
+    """The bytes from ``start`` to ``end`` without the ``removed`` fields."""
     kept = []
-    for tag, _, after in places:
+    for tag, _, after in removed:
         kept.append(body[start:tag])
         start = after
     kept.append(body[start:end])
@@ -217,14 +217,16 @@ def _without(body: bytes, start: int, end: int, places: list[_Place]) -> bytes:
 
 
 def fields(body: bytes | memoryview, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Number, start of the tag, start and end of the value; the end is before the start of what has no length.
+    """For each field: its number, start of the tag, start and end of the value.
+
+    For a field without a length (a number) the end is smaller than the start.
 
     Raises:
-        Malformed: when the bytes are no protobuf message.
+        Malformed: when the bytes are not a protobuf message.
     """
     while at < end:
         tag_at = at
-        # Nearly all large messages are one field again and again, of 128 bytes to 16 KiB: no calls for those.
+        # Large messages mostly repeat one field of 128 bytes to 16 KiB. This case needs no function calls.
         if body[at] & 0x87 == _BYTES and at + 2 < end and body[at + 1] >= 0x80 > body[at + 2]:
             number = body[at] >> 3
             at, length = at + 3, body[at + 1] & 0x7F | body[at + 2] << 7

@@ -1,4 +1,4 @@
-"""Spans cut out of a request, each with what it cannot be read without, and requests made of them again."""
+"""Splits a request into its spans, each with its resource and scope, and joins accepted spans into smaller requests."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from tracebility.wire.rejection import Rejection
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResourceScope:
-    """A scope and its resource, as they came."""
+    """A resource and a scope, as bytes of the request."""
 
     resource: bytes
     scope: bytes
 
 
 class Slice(NamedTuple):
-    """One span, as it came: a view of the body, of which there is no second copy until it is joined."""
+    """One span, as a view of the body. Joining makes the only copy."""
 
     owner: ResourceScope
     span: bytes | memoryview
@@ -34,14 +34,14 @@ class Slice(NamedTuple):
 
 def in_parts(
     slices: Iterable[Slice],
-    why_not: Callable[[int, Slice], str],
-    why_not_scope: Callable[[ResourceScope], str],
+    span_problem: Callable[[int, Slice], str],
+    scope_problem: Callable[[ResourceScope], str],
     join: Callable[[Iterable[Slice]], bytes],
     read_scope: Callable[[ResourceScope], ExportTraceServiceRequest],
 ) -> Inspection:
-    """Those of ``slices`` that can be kept, in requests of about ``limits.ENVELOPE_BYTES``.
+    """Join the valid spans of ``slices`` to requests of about ``limits.ENVELOPE_BYTES``.
 
-    ``why_not`` says what keeps a span from being stored, ``why_not_scope`` what keeps all that share a scope.
+    ``span_problem`` returns why a span is rejected, ``scope_problem`` why all spans of a scope are; empty: valid.
 
     Raises:
         PayloadTooLarge: when resources and scopes, repeated for each span, are too large.
@@ -58,17 +58,17 @@ def in_parts(
             owner = one.owner
             sent = owner.resource, owner.scope
             if sent not in known:
-                owner_reason = why_not_scope(owner)
+                owner_reason = scope_problem(owner)
                 known[sent] = owner_reason, 0 if owner_reason else scope_chars_of(read_scope(owner))
             owner_reason, owner_chars = known[sent]
-        reason = f"span {index}: {owner_reason}" if owner_reason else why_not(index, one)
+        reason = f"span {index}: {owner_reason}" if owner_reason else span_problem(index, one)
         if reason:
             refused.append(rejection(index, reason, len(refused)))
             continue
         items += 1
         repeated += owner_chars
         if repeated > limits.REPEATED_BYTES:
-            raise too_much_repeated()
+            raise repeats_too_large()
         if members and size + len(one.span) > limits.ENVELOPE_BYTES:
             parts.append(Part(join(members), len(members)))
             members, size = [], 0
@@ -82,22 +82,22 @@ def in_parts(
 
 
 def rejection(index: int, reason: str, before: int) -> Rejection:
-    """A span that is refused as the next after ``before`` others; an answer names the first ones only."""
+    """The rejection of a span after ``before`` others. Answers show the first reasons only; later ones are not kept."""
     return Rejection(index, reason if before < limits.REJECTIONS_NAMED else "")
 
 
 def too_many_groups() -> PayloadTooLarge:
-    """More resources and scopes than a request may hold."""
+    """The error for more resources and scopes than allowed."""
     return PayloadTooLarge(f"The body holds more than {limits.GROUPS} groups.", hint="Send fewer a request.")
 
 
 def too_many_spans() -> PayloadTooLarge:
-    """More spans than a request may hold."""
+    """The error for more spans than allowed."""
     return PayloadTooLarge(f"The body holds more than {limits.ITEMS} spans.", hint="Send fewer a request.")
 
 
 def not_a_request(detail: str) -> BadRequest:
-    """A body that is no trace request, and where that shows."""
+    """The error for a body that is not a trace request. ``detail``: the parser's message."""
     return BadRequest(
         f"The body is not a whole OTLP trace request: {detail}.",
         hint="Send an ExportTraceServiceRequest as OTLP has it, protobuf or JSON as content-type says, all of it.",
@@ -106,18 +106,18 @@ def not_a_request(detail: str) -> BadRequest:
 
 SCOPE_PREFIX = "otel.scope."
 
-# No message's text has more characters than so many times its bytes: an empty attribute of a scope takes 2 bytes and
-# becomes `otel.scope.` and `null`.
-MOST_GROWTH = 8
+# Most characters that a byte of a resource or scope can become: an empty attribute of a scope has 2 bytes and becomes
+# `otel.scope.` and `null`.
+MAX_CHARS_PER_BYTE = 8
 
 
 def check_repeated(request: ExportTraceServiceRequest, in_scopes: list[int], body_bytes: int) -> None:
-    """See to it that ``request`` stays within the bound; ``in_scopes`` is how many spans each of its scopes has.
+    """Check the size of resources and scopes, repeated for each span. ``in_scopes``: the number of spans of each scope.
 
     Raises:
-        PayloadTooLarge: when it does not.
+        PayloadTooLarge: when it is above ``limits.REPEATED_BYTES``.
     """
-    if body_bytes * MOST_GROWTH * sum(in_scopes) <= limits.REPEATED_BYTES:
+    if body_bytes * MAX_CHARS_PER_BYTE * sum(in_scopes) <= limits.REPEATED_BYTES:
         return
     repeated = 0
     following = iter(in_scopes)
@@ -130,32 +130,32 @@ def check_repeated(request: ExportTraceServiceRequest, in_scopes: list[int], bod
                     of_resource = resource_chars(group.resource)
                 repeated += (of_resource + scope_chars(scoped.scope)) * count
                 if repeated > limits.REPEATED_BYTES:
-                    raise too_much_repeated()
+                    raise repeats_too_large()
 
 
 def scope_chars_of(request: ExportTraceServiceRequest) -> int:
-    """What the one resource and scope of ``request`` come to."""
+    """Characters of the one resource and scope of ``request``."""
     [group] = request.resource_spans
     [scoped] = group.scope_spans
     return resource_chars(group.resource) + scope_chars(scoped.scope)
 
 
 def resource_chars(resource: Resource) -> int:
-    """Characters of a resource's attributes as a row has them."""
+    """Characters of a resource's attributes in a row."""
     texts = {pair.key[: limits.LABEL_CHARS]: as_text(read_any(pair.value)) for pair in resource.attributes}
     return sum(map(len, chain(texts, texts.values())))
 
 
 def scope_chars(scope: InstrumentationScope) -> int:
-    """Characters of a scope's attributes as a row has them."""
+    """Characters of a scope's attributes in a row."""
     return sum(
         min(len(SCOPE_PREFIX) + len(pair.key), limits.LABEL_CHARS) + len(as_text(read_any(pair.value)))
         for pair in scope.attributes
     )
 
 
-def too_much_repeated() -> PayloadTooLarge:
-    """Resources and scopes that are too large for so many spans."""
+def repeats_too_large() -> PayloadTooLarge:
+    """The error for resources and scopes that are too large for their number of spans."""
     return PayloadTooLarge(
         f"Resources and scopes, counted with each of their spans, are more than {limits.REPEATED_BYTES >> 20} MiB.",
         hint="Move large attributes from resource and scope to the spans they are about, or send fewer spans.",

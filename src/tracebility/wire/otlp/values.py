@@ -1,4 +1,4 @@
-"""OTLP's values as Python's own."""
+"""Converts OTLP attribute values to Python objects."""
 
 import base64
 from typing import Any
@@ -7,7 +7,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 
 def read_any(sent: AnyValue) -> Any:
-    """The value of ``sent``; bytes as base64 text, as OTLP's JSON has them, and None where none was sent."""
+    """The value of ``sent``: bytes as base64 text, as in OTLP/JSON; None for an empty value."""
     which = sent.WhichOneof("value")
     if which == "int_value":
         return sent.int_value

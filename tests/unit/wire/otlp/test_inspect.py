@@ -53,7 +53,7 @@ def kept(body: bytes, found: Inspection, content_type: str = "protobuf") -> list
         return []
     if not found.parts:
         spans = list(otlp.spans_of(otlp.decode(body, content_type)))
-        return [span for index, span in enumerate(spans) if index not in found.passed_over]
+        return [span for index, span in enumerate(spans) if index not in found.skipped]
     stored = []
     for part in found.parts:
         spans = list(otlp.spans_of(otlp.decode(part.body, content_type)))
@@ -364,7 +364,7 @@ def test_equal_surroundings_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) 
         looked.append(around)
         return ""
 
-    monkeypatch.setattr(protobuf, "why_not_scope", look)
+    monkeypatch.setattr(protobuf, "scope_problem", look)
     body = shells(field(2, b"\x12\x00"), 100, field(2, b"\x12\x01\xff"))
     assert len(otlp.inspect(body, "protobuf").rejected) == 101
     assert len(looked) == 1

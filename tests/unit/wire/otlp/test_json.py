@@ -132,7 +132,7 @@ def test_a_bad_span_is_named_and_the_others_are_kept(bad: Any) -> None:
     found = otlp.inspect(text, "json")
     assert (found.items, [one.index for one in found.rejected]) == (2, [1])
     assert "span 1" in found.rejected[0].error
-    bodies = [(part.body, part.rejected) for part in found.parts] or [(text, found.passed_over)]
+    bodies = [(part.body, part.rejected) for part in found.parts] or [(text, found.skipped)]
     stored = [
         one.name
         for part, rejected in bodies
