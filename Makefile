@@ -11,8 +11,7 @@ INDEX = index=$${PIP_INDEX_URL:-$$($(PYTHON) -m pip config get global.index-url 
 UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
 UV_COMPILE = $(BIN)/uv pip compile --quiet pyproject.toml --group build --generate-hashes --universal --python-version 3.11 \
 	--no-emit-index-url --no-annotate --no-header
-# In the order of the folders: files with few long tests (browser, faults) begin first.
-PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 # What the engine's own suite depends on; the digest of its last green run is kept beside it.
 ENGINE_DIGEST = { find src/tracebility_engine tests/engine -name '*.py' | LC_ALL=C sort | xargs cat; grep '^chdb-core==' requirements.lock; } | sha256sum
 ENGINE_TESTED = tests/engine/tested.sha256
